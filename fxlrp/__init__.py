@@ -1,0 +1,41 @@
+"""fxlrp: any PyTorch model becomes a relevance program."""
+
+from fxlrp import rules
+from fxlrp.api import compile, presets, rule_set  # noqa: A004  the name torch.compile has, too
+from fxlrp.attributor import Attributor, Result
+from fxlrp.errors import (
+    ArtifactError,
+    CaptureError,
+    FxlrpError,
+    MissingRules,
+    RuleError,
+    SignatureError,
+    TargetError,
+)
+from fxlrp.registry import Facts, Rule, Site, rule
+from fxlrp.rulesets import RuleSet
+from fxlrp.targets import contrast
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArtifactError",
+    "Attributor",
+    "CaptureError",
+    "Facts",
+    "FxlrpError",
+    "MissingRules",
+    "Result",
+    "Rule",
+    "RuleError",
+    "RuleSet",
+    "SignatureError",
+    "Site",
+    "TargetError",
+    "compile",
+    "contrast",
+    "presets",
+    "rule",
+    "rule_set",
+    "rules",
+]

@@ -1,0 +1,113 @@
+"""The entry points of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxlrp._torch import OpOverload
+from fxlrp.attributor import Attributor
+from fxlrp.capture import Objective, Output
+from fxlrp.errors import RuleError
+from fxlrp.registry import Rule
+from fxlrp.rules import PRESETS
+from fxlrp.rulesets import RuleSet
+
+
+def compile(  # noqa: A001  the name torch.compile has, too
+    model: nn.Module | ExportedProgram,
+    args: tuple[Any, ...] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    rules: str | RuleSet | Mapping[OpOverload, Rule] = "attnlrp",
+    read: Sequence[str] = (),
+    output: Output = None,
+    objective: Objective = None,
+    dynamic_shapes: Any = None,
+    backend: str = "eager",
+    strict: bool = True,
+) -> Attributor:
+    """Compile a model into a relevance program.
+
+    The model is captured at the first call, once per input signature, or now if ``args`` or ``kwargs`` are given.
+    It is never changed.
+
+    Args:
+        model: A module in evaluation mode, or a program exported by torch.export.
+        args: Example positional arguments.
+        kwargs: Example keyword arguments.
+        rules: Name of a preset (`presets`), a rule set, or a table of what differs from the default preset.
+        read: Names or patterns (``blocks.*.attn``) of modules and graph nodes whose relevance is wanted too.
+        output: What to explain of the model's output: None (a tensor, else ``logits``, else the first floating
+            tensor), a name, an index, or a function of the output.
+        objective: A function of that tensor to one number per sample, such as a cosine; part of the program.
+        dynamic_shapes: Sizes that may change between calls, as in `torch.export.export`.
+        backend: ``"eager"`` or ``"inductor"``.
+        strict: Raise for an op without a rule; otherwise use the plain adjoint and warn.
+
+    Returns:
+        An `Attributor`: call it as the model, with ``target=``.
+
+    Raises:
+        CaptureError: If the model cannot be exported, or is in training mode.
+        MissingRules: If an op has no rule, naming all of them.
+        RuleError: If there is no preset of that name.
+        SignatureError: If ``output``, ``read`` or ``backend`` name nothing.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)).eval()
+        >>> result = fxlrp.compile(model)(torch.ones(1, 4), target=1)
+        >>> result.relevance.shape
+        torch.Size([1, 4])
+    """
+    load_extensions()
+    names = (read,) if isinstance(read, str) else tuple(read)
+    attributor = Attributor(
+        model,
+        rules=rule_set(rules),
+        read=names,
+        output=output,
+        objective=objective,
+        dynamic_shapes=dynamic_shapes,
+        backend_name=backend,
+        strict=strict,
+    )
+    if args is not None or kwargs is not None:
+        attributor.compile(*(args or ()), **(kwargs or {}))
+    return attributor
+
+
+def rule_set(rules: str | RuleSet | Mapping[OpOverload, Rule]) -> RuleSet:
+    """A rule set from its name, itself, or what differs from the default preset.
+
+    Raises:
+        RuleError: If there is no preset of that name.
+    """
+    if isinstance(rules, RuleSet):
+        return rules
+    if not isinstance(rules, str):
+        return PRESETS["attnlrp"] | rules
+    if rules not in PRESETS:
+        raise RuleError(f"there is no preset {rules!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[rules]
+
+
+def presets() -> dict[str, str]:
+    """Name and one line of every preset."""
+    return {name: preset.summary for name, preset in PRESETS.items()}
+
+
+@cache
+def load_extensions() -> None:
+    """Import the modules that other packages name in the entry-point group ``fxlrp.rules``."""
+    for point in entry_points(group="fxlrp.rules"):
+        try:
+            point.load()
+        except Exception as error:
+            raise RuleError(f"the rules of {point.value} could not be loaded: {error}") from error

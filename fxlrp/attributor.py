@@ -1,0 +1,267 @@
+"""What `fxlrp.compile` returns: a model together with its relevance programs."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from fxlrp._torch import TreeSpec, tree_flatten, tree_unflatten
+from fxlrp.backends import Runner, backend
+from fxlrp.capture import Objective, Output, capture
+from fxlrp.coverage import Coverage, coverage
+from fxlrp.errors import SignatureError
+from fxlrp.pipeline import Plan, lower, plan
+from fxlrp.program import Program
+from fxlrp.rulesets import RuleSet
+from fxlrp.targets import Form, Target
+from fxlrp.targets import lower as lower_target
+
+CACHE = 16
+"""Programs kept per attributor, least recently used out first."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """An attribution.
+
+    Attributes:
+        relevance: Relevance of the input, shaped as it; for token ids one number per token; for several inputs
+            a dictionary by argument name.
+        output: The model's own output, from the same program.
+        read: Relevance at the module outputs and graph nodes asked for with ``read=``.
+    """
+
+    relevance: Any
+    output: Any
+    read: dict[str, Tensor]
+
+
+@dataclass
+class Entry:
+    """One captured signature: its plan and the programs made of it."""
+
+    plan: Plan
+    spec: TreeSpec
+    leaves: tuple[Any, ...]
+    programs: dict[Form, tuple[Program, Runner]] = field(default_factory=dict)
+
+    def sizes(self, leaves: Sequence[Any]) -> dict[Any, int] | None:
+        """Value of each symbolic size for new inputs, or None if they are of another signature."""
+        sizes: dict[Any, int] = {}
+        for node, known, leaf in zip(self.plan.captured.inputs, self.leaves, leaves, strict=True):
+            if not isinstance(known, Tensor) or not isinstance(leaf, Tensor):
+                if isinstance(known, Tensor) or isinstance(leaf, Tensor) or known != leaf:
+                    return None
+                continue
+            fake = node.meta["val"]
+            if (fake.dtype, known.device, fake.ndim) != (leaf.dtype, leaf.device, leaf.ndim):
+                return None
+            if not all(fits(size, n, sizes) for size, n in zip(fake.shape, leaf.shape, strict=True)):
+                return None
+        return sizes
+
+    def output_shape(self, sizes: Mapping[Any, int]) -> tuple[int, ...]:
+        """Shape of the explained output for these sizes."""
+        shape = self.plan.captured.explained.meta["val"].shape
+        return tuple(n if isinstance(n, int) else int(n.node.expr.xreplace(sizes)) for n in shape)
+
+
+def fits(size: Any, n: int, sizes: dict[Any, int]) -> bool:
+    """Whether a size of an input agrees with the captured one; remembers what symbols stand for."""
+    if isinstance(size, int):
+        return size == n
+    expression = size.node.expr.xreplace(sizes)
+    if expression.is_Symbol:
+        limits = size.node.shape_env.var_to_range.get(expression)
+        if limits is not None and n not in limits:
+            return False
+        sizes[expression] = n
+        return True
+    return bool(expression == n)
+
+
+class Attributor:
+    """A compiled model: call it with the model's inputs and a target.
+
+    Programs are made at the first call of each input signature and kept; see `fxlrp.compile`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | ExportedProgram,
+        *,
+        rules: RuleSet,
+        read: Sequence[str] = (),
+        output: Output = None,
+        objective: Objective = None,
+        dynamic_shapes: Any = None,
+        backend_name: str = "eager",
+        strict: bool = True,
+    ) -> None:
+        self.model = model
+        self.rules = rules
+        self._read = tuple(read)
+        self._output, self._objective = output, objective
+        self._dynamic_shapes = dynamic_shapes
+        self._backend: Callable[[Program], Runner] = backend(backend_name)
+        self._strict = strict
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._captures = 0
+        self._last: tuple[Entry, Program] | None = None
+
+    def __repr__(self) -> str:
+        return f"Attributor({type(self.model).__name__}, rules={self.rules.name!r}, {len(self._entries)} signatures)"
+
+    def __call__(self, *args: Any, target: Target = None, **kwargs: Any) -> Result:
+        """Run the model and attribute one number per sample of its output to the inputs.
+
+        Args:
+            args: Positional arguments of the model.
+            target: Which output to explain: None (the largest), a class, an index tuple such as
+                ``(position, token)`` where None stands for the largest, a list or tensor of one of these per
+                sample, a floating point seed shaped as the output, or `fxlrp.contrast`.
+            kwargs: Keyword arguments of the model.
+
+        Raises:
+            CaptureError, MissingRules: At the first call of a signature, as in `fxlrp.compile`.
+            SignatureError: If an input is not finite or does not fit the model.
+            TargetError: If the target does not select one number of each sample.
+        """
+        entry, leaves, sizes = self._entry(args, kwargs)
+        check_finite(entry, leaves)
+        shape = entry.output_shape(sizes)
+        explained = entry.plan.captured.explained.meta["val"]
+        form, numbers = lower_target(target, shape, explained.dtype)
+        numbers = tuple(t.to(explained.device) for t in numbers)
+        program, runner = self._program(entry, form, numbers)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        with torch.no_grad():
+            flat = list(runner(*tensors, *numbers))
+        return pack(entry, program, flat)
+
+    def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
+        """Capture and compile for these inputs without running."""
+        entry, _, sizes = self._entry(args, kwargs)
+        explained = entry.plan.captured.explained.meta["val"]
+        form, numbers = lower_target(target, entry.output_shape(sizes), explained.dtype)
+        self._program(entry, form, tuple(t.to(explained.device) for t in numbers))
+
+    @property
+    def program(self) -> Program:
+        """The program of the last call: ``program.module`` is a plain ``torch.fx.GraphModule``."""
+        return self._used()[1]
+
+    def coverage(self) -> Coverage:
+        """Which op got which rule, for the signature of the last call."""
+        return coverage(self._used()[0].plan, self.rules.name)
+
+    def _used(self) -> tuple[Entry, Program]:
+        if self._last is None:
+            raise SignatureError(
+                "nothing is captured yet: call the attributor once, or compile with example inputs, args=(x,)"
+            )
+        return self._last
+
+    def _entry(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Entry, list[Any], dict[Any, int]]:
+        """The captured signature that the inputs fit, made if there is none."""
+        args, kwargs = bind(self.model, args, kwargs)
+        leaves, spec = tree_flatten((args, kwargs))
+        for key in reversed(self._entries):
+            entry = self._entries[key]
+            if entry.spec == spec and (sizes := entry.sizes(leaves)) is not None:
+                self._entries.move_to_end(key)
+                return entry, leaves, sizes
+        entry = self._capture(args, kwargs, leaves, spec)
+        found = entry.sizes(leaves)
+        if found is None:
+            raise SignatureError(f"these inputs do not fit the program that was exported\n{signature(entry)}")
+        return entry, leaves, found
+
+    def _capture(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec
+    ) -> Entry:
+        captured = capture(
+            self.model,
+            args,
+            kwargs,
+            output=self._output,
+            objective=self._objective,
+            dynamic_shapes=self._dynamic_shapes,
+        )
+        if captured.in_spec != spec:
+            raise SignatureError(
+                f"the exported program takes {captured.in_spec}, not {spec}: pass inputs as they were at its export"
+            )
+        kept = tuple(
+            torch.empty(0, device=leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves
+        )
+        entry = Entry(plan(captured, self.rules, self._read, self._strict), spec, kept)
+        self._captures += 1
+        self._entries[self._captures] = entry
+        if len(self._entries) > CACHE:
+            self._entries.popitem(last=False)
+        return entry
+
+    def _program(self, entry: Entry, form: Form, numbers: tuple[Tensor, ...]) -> tuple[Program, Runner]:
+        if form not in entry.programs:
+            program = lower(entry.plan, form, numbers)
+            entry.programs[form] = program, self._backend(program)
+        self._last = entry, entry.programs[form][0]
+        return entry.programs[form]
+
+
+def bind(
+    model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
+    """Check the arguments against the model's forward and put keywords in a fixed order."""
+    if isinstance(model, nn.Module):
+        try:
+            inspect.signature(model.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise SignatureError(
+                f"{type(model).__name__}.forward{inspect.signature(model.forward)} cannot be called so: {error}"
+            ) from None
+    return args, dict(sorted(kwargs.items()))
+
+
+def check_finite(entry: Entry, leaves: Sequence[Any]) -> None:
+    """Refuse NaN: its relevance would be a wrong number."""
+    for node, leaf in zip(entry.plan.captured.inputs, leaves, strict=True):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.isnan().any():
+            count = int(leaf.isnan().sum())
+            raise SignatureError(
+                f"input '{node.name}' has {count} NaN of {leaf.numel()} values; clean it before explaining"
+            )
+
+
+def signature(entry: Entry) -> str:
+    """The inputs that an entry takes."""
+    lines = [
+        f"  {node.name}: {tuple(val.shape)} {val.dtype}"
+        if isinstance(val, Tensor)
+        else f"  {node.name}: {val!r}"
+        for node in entry.plan.captured.inputs
+        for val in [node.meta["val"]]
+    ]
+    return "It takes\n" + "\n".join(lines)
+
+
+def pack(entry: Entry, program: Program, flat: list[Any]) -> Result:
+    """Put a program's flat results into the shape that the user knows."""
+    captured = entry.plan.captured
+    own, rest = flat[: program.outputs], flat[program.outputs :]
+    values = iter(own)
+    outputs = [next(values) if isinstance(n, fx.Node) else n for n in captured.outputs]
+    relevances = dict(zip(program.relevances, rest, strict=False))
+    read = dict(zip(program.reads, rest[len(relevances) :], strict=True))
+    single = next(iter(relevances.values())) if len(relevances) == 1 else relevances
+    return Result(single, tree_unflatten(outputs, captured.out_spec), read)

@@ -1,0 +1,38 @@
+"""How a program runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fxlrp.errors import SignatureError
+from fxlrp.program import Program
+
+Runner = Callable[..., Any]
+
+
+def eager(program: Program) -> Runner:
+    """The generated Python code, op by op."""
+    return program.module
+
+
+def inductor(program: Program) -> Runner:
+    """One graph compiled by Inductor at its first call."""
+    compiled: Runner = torch.compile(program.module, fullgraph=True)
+    return compiled
+
+
+BACKENDS: dict[str, Callable[[Program], Runner]] = {"eager": eager, "inductor": inductor}
+
+
+def backend(name: str) -> Callable[[Program], Runner]:
+    """The backend of that name.
+
+    Raises:
+        SignatureError: If there is none.
+    """
+    if name not in BACKENDS:
+        raise SignatureError(f"backend={name!r} is none of {', '.join(map(repr, BACKENDS))}")
+    return BACKENDS[name]

@@ -1,0 +1,297 @@
+"""From a model and example inputs to a functional ATen graph."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from fxlrp._torch import FakeTensorMode, make_fx, tree_flatten, tree_unflatten
+from fxlrp.errors import CaptureError, FxlrpError, SignatureError
+from fxlrp.program import Captured, floating
+from fxlrp.provenance import modules
+
+aten = torch.ops.aten
+
+KEEP_WHOLE = frozenset(
+    """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul
+    scaled_dot_product_attention softmax log_softmax layer_norm rms_norm group_norm instance_norm
+    gelu silu mish elu selu celu leaky_relu hardswish hardsigmoid softplus log_sigmoid
+    max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d
+    upsample_linear1d upsample_trilinear3d""".split()
+)
+"""Ops that have a rule of their own; everything else is decomposed to core ATen."""
+
+Output = str | int | Callable[[Any], Any] | None
+Objective = Callable[[Tensor], Tensor] | None
+
+_library = torch.library.Library("fxlrp", "FRAGMENT")
+_library.define("hold(Tensor x) -> Tensor")
+_library.impl("hold", lambda x: x.clone(), "CompositeExplicitAutograd")
+
+REMEDIES = {
+    "GuardOnDataDependentSymNode": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
+    "or pass the input that avoids the branch (for transformers: an explicit attention_mask).",
+    "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
+    "or pass the input that avoids the branch (for transformers: an explicit attention_mask).",
+    "Constraints violated": "The model does not work for every size in dynamic_shapes; fix the named dimension.",
+}
+
+
+def capture(
+    model: nn.Module | ExportedProgram,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    output: Output = None,
+    objective: Objective = None,
+    dynamic_shapes: Any = None,
+) -> Captured:
+    """Export a model and decompose it to core ATen, less the ops in `KEEP_WHOLE`.
+
+    Args:
+        model: The model in evaluation mode, or a program that torch.export made of it.
+        args: Example positional arguments.
+        kwargs: Example keyword arguments.
+        output: What to explain: None (a tensor, else ``logits``, else the first floating tensor), a name,
+            an index, or a function of the model's output.
+        objective: A function of that tensor to one number per sample.
+        dynamic_shapes: As in `torch.export.export`.
+
+    Raises:
+        CaptureError: If the model cannot be exported, or is in training mode.
+        SignatureError: If ``output`` names nothing.
+    """
+    exported = export(model, args, kwargs, dynamic_shapes)
+    hold_detached(exported.graph_module)
+    with warnings.catch_warnings():
+        # torch 2.13 copies tree specs of a class that it deprecated itself
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        exported = exported.run_decompositions(decompositions())
+    spec = exported.graph_signature
+    unsupported = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {
+        s.kind for s in spec.output_specs
+    }
+    if unsupported:
+        raise CaptureError(
+            f"{type(model).__name__} changes its buffers or inputs while it runs, so that a second call would differ. "
+            "Explain a version of it that returns the new state instead."
+        )
+    module = fx.GraphModule(torch.nn.Module(), exported.graph)
+    for name, child in exported.graph_module.named_children():
+        setattr(module, name, child)
+    by_name = {node.name: node for node in module.graph.nodes}
+    constants, names, parameters, inputs = {}, {}, set(), []
+    for s in spec.input_specs:
+        node = by_name[s.arg.name]
+        if s.kind is InputKind.USER_INPUT:
+            node.meta["user_input"] = True
+            inputs.append(node)
+            continue
+        assert s.target is not None
+        stored = exported.state_dict if s.target in exported.state_dict else exported.constants
+        constants[node], names[node] = stored[s.target], s.target
+        if s.kind is InputKind.PARAMETER:
+            parameters.add(node)
+    mark_module_outputs(module.graph)
+    (returned,) = module.graph.output_node().args
+    outputs = tuple(returned)  # type: ignore[arg-type]
+    in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
+    explained, added = explain(module.graph, outputs, out_spec, output, objective)
+    return Captured(
+        module=module,
+        constants=constants | added,
+        names=names | {node: node.name for node in added},
+        parameters=frozenset(parameters),
+        inputs=tuple(inputs),
+        in_spec=in_spec,
+        outputs=outputs,
+        out_spec=out_spec,
+        explained=explained,
+    )
+
+
+def decompositions() -> dict[Any, Any]:
+    """The core ATen table without the ops that stay whole."""
+    table = torch.export.default_decompositions()
+    return {
+        op: f for op, f in table.items() if op.name().partition("::")[2].partition(".")[0] not in KEEP_WHOLE
+    }
+
+
+def export(
+    model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> ExportedProgram:
+    """Export a module; an exported program is taken as it is."""
+    if isinstance(model, ExportedProgram):
+        return model
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"a model is an nn.Module or an ExportedProgram, not {type(model).__name__}")
+    if model.training:
+        raise CaptureError(
+            f"{type(model).__name__} is in training mode, where dropout and batch norm make the output random or "
+            "dependent on the batch. Call model.eval() first."
+        )
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception as error:
+        raise CaptureError(explanation(model, error)) from error
+
+
+def explanation(model: nn.Module, error: Exception) -> str:
+    """What failed, the user's source line, and what to do."""
+    skipped = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(skipped)]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}  {frames[-1].line}" if frames else "unknown source"
+    what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    known = (remedy for key, remedy in REMEDIES.items() if key in type(error).__name__ or key in str(error))
+    remedy = next(
+        known, "First make the model run on these inputs by itself, then under torch.export.export."
+    )
+    return f"{type(model).__name__} could not be captured\n  {what}\n  at {place}\n{remedy}"
+
+
+def hold_detached(module: fx.GraphModule) -> None:
+    """Replace ``detach`` and no-grad regions, which decomposition would drop, by an op that lasts.
+
+    The author of the model stopped the gradient there, and relevance stops with it.
+    """
+    for node in module.graph.nodes:
+        if node.target is aten.detach.default:
+            node.target = torch.ops.fxlrp.hold.default
+        elif node.target is torch.ops.higher_order.wrap_with_set_grad_enabled and node.args[0] is False:
+            region = getattr(module, node.args[1].target)
+            hold_outputs(region.graph)
+            region.recompile()
+    module.recompile()
+
+
+def hold_outputs(graph: fx.Graph) -> None:
+    """Hold every floating output of a no-grad region."""
+    end = graph.output_node()
+    for value in end.all_input_nodes:
+        if floating(value):
+            with graph.inserting_before(end):
+                held = graph.call_function(torch.ops.fxlrp.hold.default, (value,))
+            held.meta.update(value.meta)
+            end.replace_input_with(value, held)
+
+
+def mark_module_outputs(graph: fx.Graph) -> None:
+    """Write into each node's ``meta["reads"]`` the module calls whose output it is."""
+    last: dict[str, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op == "call_function" and floating(node) and isinstance(node.meta["val"], Tensor):
+            for path in modules(node):
+                if any(path not in modules(user) for user in node.users):
+                    last[path] = node
+    for path, node in last.items():
+        if path:
+            node.meta.setdefault("reads", []).append(path)
+
+
+def explain(
+    graph: fx.Graph, outputs: tuple[Any, ...], out_spec: Any, output: Output, objective: Objective
+) -> tuple[fx.Node, dict[fx.Node, Tensor]]:
+    """Append the choice of the output and the objective; return their node and the constants they bring."""
+    nodes = [n for n in outputs if isinstance(n, fx.Node) and isinstance(n.meta.get("val"), Tensor)]
+
+    def chosen(*tensors: Tensor) -> Tensor:
+        values = dict(zip(nodes, tensors, strict=True))
+        flat = [values.get(n) if isinstance(n, fx.Node) else n for n in outputs]
+        y = pick(tree_unflatten(flat, out_spec), output)
+        if objective is not None:
+            y = objective(y)
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            raise SignatureError(f"the explained output must be a real floating point tensor, not {shown(y)}")
+        return y if y.ndim else y.reshape(1)
+
+    examples = [n.meta["val"] for n in nodes]
+    try:
+        with examples[0].fake_mode, torch.no_grad():
+            traced = make_fx(chosen, _allow_non_fake_inputs=True)(*examples)
+    except FxlrpError:
+        raise
+    except Exception as error:
+        raise SignatureError(
+            f"output= or objective= failed on the model's output\n  {type(error).__name__}: {error}\n"
+            "It takes the output and returns a tensor: for objective=, one number per sample."
+        ) from error
+    return inline(graph, traced, nodes, examples[0].fake_mode)
+
+
+def inline(
+    graph: fx.Graph, traced: fx.GraphModule, nodes: list[fx.Node], mode: FakeTensorMode
+) -> tuple[fx.Node, dict[fx.Node, Tensor]]:
+    """Copy a traced function of ``nodes`` to the end of the graph."""
+    mapping: dict[fx.Node, Any] = {}
+    added: dict[fx.Node, Tensor] = {}
+    sources = iter(nodes)
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            mapping[node] = next(sources)
+        elif node.op == "get_attr":
+            value = getattr(traced, node.target)
+            with graph.inserting_before(next(iter(graph.nodes))):
+                mapping[node] = graph.placeholder(f"objective_{node.name}")
+            mapping[node].meta["val"] = mode.from_tensor(value)
+            added[mapping[node]] = value
+        elif node.op == "call_function":
+            with graph.inserting_before(graph.output_node()):
+                mapping[node] = graph.node_copy(node, mapping.__getitem__)
+    explained = mapping[traced.graph.output_node().args[0]]  # type: ignore[index]
+    return explained, added
+
+
+def pick(out: Any, output: Output) -> Any:
+    """The part of a model's output that is explained."""
+    if callable(output):
+        return output(out)
+    if output is None:
+        if isinstance(out, Tensor):
+            return out
+        if (logits := entry(out, "logits")) is not None:
+            return logits
+        leaves = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor) and t.is_floating_point()]
+        if not leaves:
+            raise SignatureError(
+                "the model returns no floating point tensor, so that there is nothing to explain"
+            )
+        return leaves[0]
+    found = entry(out, output)
+    if found is None:
+        raise SignatureError(f"output={output!r} is not part of the model's output, which is {shown(out)}")
+    return found
+
+
+def entry(out: Any, key: str | int) -> Any:
+    """Entry of a mapping or sequence, or attribute, or None."""
+    if isinstance(out, Mapping) and key in out:
+        return out[key]
+    if isinstance(key, int):
+        return out[key] if isinstance(out, (tuple, list)) and -len(out) <= key < len(out) else None
+    return (
+        getattr(out, key, None)
+        if not isinstance(out, (Tensor, tuple, list, Mapping)) or hasattr(out, "_fields")
+        else None
+    )
+
+
+def shown(out: Any) -> str:
+    """A short description of a model's output."""
+    if isinstance(out, Tensor):
+        return f"one {out.dtype} tensor"
+    if isinstance(out, Mapping):
+        return f"{type(out).__name__} with {', '.join(map(repr, out))}"
+    if isinstance(out, (tuple, list)):
+        return f"{type(out).__name__} of {len(out)}"
+    return type(out).__name__

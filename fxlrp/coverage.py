@@ -1,0 +1,122 @@
+"""Which op got which rule."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import fx
+
+from fxlrp.pipeline import Plan
+from fxlrp.provenance import source_line
+
+PROMISES = ("add", "sub", "sum", "mean", "cat", "stack", "unbind", "split")
+"""Ops whose operands a backward walk over an autograd graph has to promise, because their nodes do not keep them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of op in the model.
+
+    Attributes:
+        op: ATen overload.
+        kind: Mathematical kind of its rule.
+        rule: Name of the rule with its parameters, or ``MISSING``.
+        formula: The rule in one line.
+        count: How many live nodes.
+        source: Source line of the first of them.
+    """
+
+    op: str
+    kind: str
+    rule: str
+    formula: str
+    count: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The coverage report of a compiled model.
+
+    Attributes:
+        rules: Name of the rule set.
+        rows: One row per op and rule, most frequent first.
+        nodes: Ops in the canonical graph.
+        live: Ops on a path from an input to the explained output.
+        covered: How many of them a rule serves.
+        promises_eliminated: Live ops that need no promise in coefficient form.
+        rewrites: Rewrites of each canonical pass.
+    """
+
+    rules: str
+    rows: tuple[Row, ...]
+    nodes: int
+    live: int
+    covered: int
+    promises_eliminated: int
+    rewrites: dict[str, int]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Rows as dictionaries, ready for ``pandas.DataFrame``."""
+        return [asdict(row) for row in self.rows]
+
+    def to_json(self) -> str:
+        """The whole report as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+    def table(self) -> Table:
+        """The report as a rich table."""
+        share = 100 * self.covered / max(self.live, 1)
+        caption = (
+            f"{self.covered} of {self.live} live ops covered ({share:.2f} %), {self.nodes} ops in the graph, "
+            f"{self.promises_eliminated} promises eliminated"
+        )
+        table = Table(
+            title=f"Rule coverage: {self.rules}",
+            caption=caption,
+            title_justify="left",
+            caption_justify="left",
+        )
+        for name in ("op", "kind", "rule"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("count", justify="right")
+        table.add_column("first source line", overflow="ellipsis", no_wrap=True)
+        for row in self.rows:
+            style = "bold red" if row.rule == "MISSING" else "yellow" if row.kind == "taylor" else None
+            table.add_row(row.op, row.kind, row.rule, str(row.count), row.source, style=style)
+        return table
+
+    def __str__(self) -> str:
+        buffer = io.StringIO()
+        Console(file=buffer, width=150).print(self.table())
+        return buffer.getvalue().rstrip()
+
+
+def coverage(plan: Plan, rules: str) -> Coverage:
+    """Report on a plan."""
+    groups: dict[tuple[str, str, str, str], list[fx.Node]] = defaultdict(list)
+    for node, twin in plan.twins.items():
+        rule = twin.rule
+        known = ("missing", "MISSING", "the plain adjoint")
+        kind, name, formula = known if node in plan.missing else (rule.kind, rule.name, rule.formula)
+        groups[str(node.target), kind, name, formula].append(node)
+    rows = [
+        Row(op, kind, name, formula, len(nodes), source_line(nodes[0]))
+        for (op, kind, name, formula), nodes in groups.items()
+    ]
+    promises = sum(row.count for row in rows if row.op.split(".")[1] in PROMISES)
+    return Coverage(
+        rules=rules,
+        rows=tuple(sorted(rows, key=lambda row: (row.rule != "MISSING", -row.count, row.op))),
+        nodes=sum(node.op == "call_function" for node in plan.captured.graph.nodes),
+        live=len(plan.twins),
+        covered=len(plan.twins) - len(plan.missing),
+        promises_eliminated=promises,
+        rewrites=dict(plan.rewrites),
+    )

@@ -1,0 +1,113 @@
+"""From the plan to one flat ATen graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxlrp import numerics
+from fxlrp._torch import make_fx, preserve_node_meta
+from fxlrp.program import Captured, Program, Source
+from fxlrp.propagate import Twin, backward, forward
+
+Seed = Callable[[Tensor, Sequence[Tensor]], Tensor]
+
+
+def emit(
+    captured: Captured,
+    twins: Mapping[fx.Node, Twin],
+    sources: Sequence[Source],
+    reads: Mapping[str, fx.Node],
+    seed: Seed,
+    target: Sequence[Tensor],
+) -> Program:
+    """Trace the forward and the reverse walk into one graph.
+
+    Args:
+        captured: The canonical model.
+        twins: Rule and operands of every live node.
+        sources: Where relevance is read; sources of one name are added.
+        reads: Further nodes to read relevance at, by name.
+        seed: Coefficient at the output, given it and the target's tensors.
+        target: Example tensors of the target.
+    """
+    graph = captured.graph
+    given = [node for node in captured.inputs if isinstance(node.meta["val"], Tensor)]
+    fixed = {node: node.meta["val"] for node in captured.inputs if node not in given}
+    constants = list(captured.constants)
+    outputs = [n for n in captured.outputs if isinstance(n, fx.Node)]
+    names = tuple(dict.fromkeys(source.name for source in sources))
+
+    placeholders = [*constants, *given]
+
+    def program(*values: Any) -> list[Any]:
+        env = forward(graph, dict(zip(placeholders, values, strict=False)) | fixed)
+        start = seed(numerics.widen(env[captured.explained]), values[len(placeholders) :])
+        found = backward(graph, env, twins, {captured.explained: start})
+        relevances = dict.fromkeys(names, 0.0)
+        for s in sources:
+            relevances[s.name] = relevances[s.name] + read(env[s.node], found.get(s.node), s.trailing)
+        return [
+            *(env[n] for n in outputs),
+            *(relevances[name] for name in names),
+            *(read(env[n], found.get(n)) for n in reads.values()),
+        ]
+
+    mode = captured.explained.meta["val"].fake_mode
+    with mode, preserve_node_meta(), torch.no_grad():
+        fakes = [mode.from_tensor(t) if not hasattr(t, "fake_mode") else t for t in target]
+        module = make_fx(program, _allow_non_fake_inputs=True)(*detached(placeholders), *fakes)
+    name_inputs(module, [node.name for node in given] + [f"target_{i}" for i in range(len(target))])
+    own_constants(module, [(captured.names[n], captured.constants[n]) for n in constants])
+    return Program(module, len(outputs), names, tuple(reads))
+
+
+def detached(nodes: list[fx.Node]) -> list[Any]:
+    """Fake values of nodes; parameters as plain tensors, as no gradient is taken with respect to them."""
+    values = [node.meta["val"] for node in nodes]
+    return [v.detach() if isinstance(v, Tensor) else v for v in values]
+
+
+def read(x: Tensor, carried: Any, trailing: int = 0) -> Tensor:
+    """Relevance of a value, summed over its trailing dimensions; zero if nothing arrived."""
+    x = numerics.widen(x)
+    r = torch.zeros_like(x) if carried is None else numerics.relevance(carried, x)
+    return r.sum(tuple(range(-trailing, 0))) if trailing else r
+
+
+def name_inputs(module: fx.GraphModule, names: list[str]) -> None:
+    """Name the placeholders behind the constants."""
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    for node, name in zip(placeholders[len(placeholders) - len(names) :], names, strict=True):
+        node._rename(name)
+        node.target = node.name
+
+
+def own_constants(module: fx.GraphModule, constants: list[tuple[str, Any]]) -> None:
+    """Turn the leading placeholders into attributes that are the model's own tensors."""
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    for node, (name, value) in zip(placeholders, constants, strict=False):
+        if node.users:
+            attribute = name.replace(".", "_")
+            while hasattr(module, attribute):
+                attribute += "_"
+            register(module, attribute, value)
+            with module.graph.inserting_before(node):
+                own = module.graph.get_attr(attribute)
+            own.meta = dict(node.meta)
+            node.replace_all_uses_with(own)
+        module.graph.erase_node(node)
+    module.recompile()
+
+
+def register(module: nn.Module, name: str, value: Any) -> None:
+    """Share a parameter, a tensor, or any other constant with the module."""
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    elif isinstance(value, Tensor):
+        module.register_buffer(name, value)
+    else:
+        setattr(module, name, value)

@@ -1,0 +1,80 @@
+"""The arithmetic that all rules share: the one stabiliser, gains, precision, coefficient and relevance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp._torch import tree_map_only
+
+EPSILON = 1e-6
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def opmath(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that relevance is computed in: float32 for half precision, else the same."""
+    return torch.float32 if dtype in _HALF else dtype
+
+
+def widen(value: Any) -> Any:
+    """Cast half precision tensors in a nested value to float32; everything else is left alone."""
+    return tree_map_only(Tensor, lambda t: t.to(opmath(t.dtype)) if t.dtype in _HALF else t, value)
+
+
+def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Move ``z`` away from zero: ``z + e * sgn(z)`` with ``sgn(0) = +1``.
+
+    ``e`` is at least the smallest normal number of the dtype, so that the reciprocal is finite in
+    every precision.
+    """
+    e = max(epsilon, torch.finfo(z.dtype).smallest_normal)
+    return torch.where(z < 0, z - e, z + e)
+
+
+def share(c: Tensor, z: Tensor, weight: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Coefficient for a pre-activation ``weight`` in place of the true output ``z``: ``c * z / stab(weight)``."""
+    return c * z / stabilise(weight, epsilon)
+
+
+def gain(f: Tensor, x: Tensor, slope: float = 1.0) -> Tensor:
+    """``f(x) / x`` for a function with ``f(0) = 0``, continued at 0 by its slope there.
+
+    Safe for functions that are accurate near 0 (tanh, erf, expm1 ...): their quotient is too.
+    """
+    zero = x.abs() < torch.finfo(x.dtype).smallest_normal
+    return torch.where(zero, slope, f / torch.where(zero, 1.0, x))
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """What a rule returns when it knows relevance and no coefficient (flat, w-square, z-box).
+
+    ``R = x * coefficient + rest``. Adds to coefficients and to its own kind.
+    """
+
+    coefficient: Tensor | float
+    rest: Tensor
+
+    def __add__(self, other: Tensor | Relevance) -> Relevance:
+        if isinstance(other, Relevance):
+            return Relevance(self.coefficient + other.coefficient, self.rest + other.rest)
+        return Relevance(self.coefficient + other, self.rest)
+
+    __radd__ = __add__
+
+
+def coefficient(carried: Tensor | Relevance, x: Tensor) -> Tensor:
+    """Coefficient of ``x``; relevance without one is divided by ``x`` with the stabiliser."""
+    if isinstance(carried, Relevance):
+        return carried.coefficient + carried.rest / stabilise(x)
+    return carried
+
+
+def relevance(carried: Tensor | Relevance, x: Tensor) -> Tensor:
+    """Relevance of ``x``: ``x * c``, and 0 where ``x`` is infinite (masked attention logits)."""
+    if isinstance(carried, Relevance):
+        return relevance(carried.coefficient + torch.zeros_like(x), x) + carried.rest
+    return torch.where(x.isinf(), 0.0, x) * carried

@@ -1,0 +1,91 @@
+"""The values that the stages of the compiler hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp._torch import TreeSpec
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model as a graph of ATen ops.
+
+    Attributes:
+        module: Graph module whose placeholders are constants (parameters, buffers) and user inputs.
+        constants: The model's own tensors by placeholder.
+        names: Dotted name of each constant in the model.
+        parameters: The placeholders that are parameters.
+        inputs: Placeholders of the user's inputs, in the order of the flattened ``(args, kwargs)``.
+        outputs: Nodes (or plain values) of the model's own outputs, flattened.
+        out_spec: How to put the outputs together again.
+        explained: The node whose entries a target selects; its first dimension is the batch.
+    """
+
+    module: fx.GraphModule
+    constants: Mapping[fx.Node, Any]
+    names: Mapping[fx.Node, str]
+    parameters: frozenset[fx.Node]
+    inputs: tuple[fx.Node, ...]
+    in_spec: TreeSpec
+    outputs: tuple[Any, ...]
+    out_spec: TreeSpec
+    explained: fx.Node
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The forward graph."""
+        return self.module.graph
+
+
+@dataclass(frozen=True)
+class Source:
+    """A node whose relevance is part of the result.
+
+    Attributes:
+        node: Where the relevance is read.
+        name: Key in the result.
+        trailing: How many trailing dimensions are summed (the features of a token).
+    """
+
+    node: fx.Node
+    name: str
+    trailing: int = 0
+
+
+@dataclass(frozen=True)
+class Program:
+    """Forward and relevance pass as one flat ATen graph.
+
+    Called with the flattened inputs of the model and the tensors of the target.
+
+    Attributes:
+        module: The graph module; its parameters are the model's own tensors.
+        outputs: How many of the first results are the model's own outputs.
+        relevances: Key of each relevance result behind them.
+        reads: Name of each extra relevance behind those.
+    """
+
+    module: fx.GraphModule
+    outputs: int
+    relevances: tuple[str, ...]
+    reads: tuple[str, ...]
+
+
+def floating(node: object) -> bool:
+    """Whether a node holds floating point or complex numbers."""
+    val = node.meta.get("val") if isinstance(node, fx.Node) else None
+    parts = val if isinstance(val, (tuple, list)) else [val]
+    return any(isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex()) for v in parts)
+
+
+def example(node: fx.Node) -> Tensor:
+    """The fake tensor that stands for the node's value."""
+    val = node.meta["val"]
+    assert isinstance(val, torch.Tensor)
+    return val

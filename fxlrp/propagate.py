@@ -1,0 +1,90 @@
+"""The two walks: the model forward, then its relevance in reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxlrp import numerics
+from fxlrp._torch import annotate, set_current_meta, tree_flatten
+from fxlrp.errors import RuleError
+from fxlrp.provenance import describe
+from fxlrp.registry import Facts, Parts, Rule, Site
+
+Env = dict[fx.Node, Any]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """What the compiler decided for one live node: its rule, its operands, what is known of them."""
+
+    rule: Rule
+    slots: tuple[int, ...]
+    facts: Facts
+
+
+@contextmanager
+def provenance(node: fx.Node, role: str) -> Iterator[None]:
+    """Everything emitted inside remembers the forward node it comes from."""
+    with set_current_meta(node), annotate({"fxlrp": role, "node": node.name}):
+        yield
+
+
+def forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:
+    """Run the graph on the values of its placeholders and return the value of every node."""
+    env = dict(values)
+    for node in graph.nodes:
+        if node.op == "call_function":
+            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+            with provenance(node, "forward"):
+                env[node] = node.target(*args, **kwargs)
+    return env
+
+
+def backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed: Mapping[fx.Node, Tensor]) -> Env:
+    """Walk the graph in reverse and return what arrives at every live node.
+
+    Args:
+        graph: The canonical forward graph.
+        env: Value of every node.
+        twins: Rule and operands of every live node that passes relevance on.
+        seed: Coefficient at the nodes where relevance starts.
+
+    Returns:
+        Coefficient (or `numerics.Relevance`) by node.
+    """
+    found: Env = dict(seed)
+    for node in reversed(graph.nodes):
+        if node not in found or node not in twins:
+            continue
+        sources, site = site_of(node, env, twins[node])
+        with provenance(node, twins[node].rule.name):
+            parts = twins[node].rule(site, numerics.coefficient(found[node], site.out))
+            check_parts(node, twins[node].rule, site, parts)
+            for source, part in zip(sources, parts, strict=True):
+                found[source] = found[source] + part if source in found else part
+    return found
+
+
+def site_of(node: fx.Node, env: Env, twin: Twin) -> tuple[list[fx.Node], Site]:
+    """The node as a site, and the nodes that its operands come from."""
+    nodes, spec = tree_flatten((node.args, node.kwargs))
+    values = tuple(env[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in nodes)
+    leaves, out = numerics.widen((values, env[node]))
+    return [nodes[i] for i in twin.slots], Site(node.target, leaves, spec, twin.slots, out, twin.facts)
+
+
+def check_parts(node: fx.Node, rule: Rule, site: Site, parts: Parts) -> None:
+    """One result per operand, shaped as it."""
+    shapes = [(p.rest if isinstance(p, numerics.Relevance) else p).shape for p in parts]
+    wanted = [x.shape for x in site.operands]
+    if shapes != wanted:
+        raise RuleError(
+            f"rule {rule} returned shapes {[tuple(s) for s in shapes]} for operands of shapes "
+            f"{[tuple(s) for s in wanted]}\n  at {describe(node)}\n"
+            "A rule returns one coefficient per operand, each shaped as its operand."
+        )

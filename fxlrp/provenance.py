@@ -1,0 +1,46 @@
+"""Where a graph node comes from: module path and source line."""
+
+import re
+from pathlib import Path
+
+from torch import fx
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n\s*(?P<code>[^\n]*)')
+_SELF = re.compile(r"^(L__self__|L\['self'\]\.?)+")
+
+
+def modules(node: fx.Node) -> dict[str, str]:
+    """The modules that the node runs in, outermost first: call path -> class name.
+
+    The second call of a module has ``@1`` behind its path, the third ``@2``.
+    """
+    stack = node.meta.get("nn_module_stack") or {}
+    found = {}
+    for key, (path, kind) in stack.items():
+        _, mark, call = key.rpartition("@")
+        call_path = f"{path}@{call}" if mark and call.isdigit() else path
+        found[call_path] = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    return found
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module, empty for the model itself."""
+    return next(reversed(modules(node)), "")
+
+
+def source_line(node: fx.Node) -> str:
+    """``file:line  code`` of the user's line that made the node, or ``unknown source``."""
+    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
+    # The innermost frame outside torch is the one that the user can change.
+    outside = [f for f in frames if "/torch/nn/" not in f["file"] and "<eval_with_key>" not in f["file"]]
+    if not frames:
+        return "unknown source"
+    frame = (outside or frames)[-1]
+    folder, name = Path(frame["file"]).parts[-2:] if "/" in frame["file"] else ("", frame["file"])
+    return f"{folder}/{name}:{frame['line']}  {frame['code'].strip()}"
+
+
+def describe(node: fx.Node) -> str:
+    """One line that finds the node again: op, name, module, source."""
+    where = f" in module '{module_path(node)}'" if module_path(node) else ""
+    return f"{node.target} (node '{node.name}'{where}, {source_line(node)})"

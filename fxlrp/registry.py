@@ -1,0 +1,156 @@
+"""Sites, rules, and the one table of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp._torch import OpOverload, OpOverloadPacket, TreeSpec, tree_unflatten
+from fxlrp.errors import RuleError
+from fxlrp.numerics import Relevance
+
+Parts = tuple[Tensor | Relevance, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the analyses proved about one site.
+
+    Attributes:
+        nonnegative: The first operand has no negative entry.
+        dead_below: The coefficient of the output is 0 wherever the output is negative.
+        shares: For a product in invariant mode, the part of the relevance that each operand takes.
+    """
+
+    nonnegative: bool = False
+    dead_below: bool = False
+    shares: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """One application of an op: ``operands`` carry relevance, the other leaves are held fixed.
+
+    Attributes:
+        op: The ATen overload.
+        leaves: Flattened arguments of the call, in the order of the op's schema.
+        spec: How to put the leaves together again.
+        slots: Which leaves are operands.
+        out: The output of the call.
+        facts: What the analyses proved.
+    """
+
+    op: OpOverload
+    leaves: tuple[Any, ...]
+    spec: TreeSpec
+    slots: tuple[int, ...]
+    out: Tensor
+    facts: Facts = Facts()
+
+    @property
+    def operands(self) -> tuple[Tensor, ...]:
+        """The live tensor arguments."""
+        return tuple(self.leaves[i] for i in self.slots)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments by their name in the op's schema, defaults filled in."""
+        args, kwargs = tree_unflatten(self.leaves, self.spec)
+        schema = self.op._schema.arguments
+        return {a.name: a.default_value for a in schema} | dict(zip((a.name for a in schema), args)) | kwargs
+
+    def __call__(self, *operands: Tensor) -> Any:
+        """Apply the op again to other operands."""
+        leaves = list(self.leaves)
+        for i, x in zip(self.slots, operands, strict=True):
+            leaves[i] = x
+        args, kwargs = tree_unflatten(leaves, self.spec)
+        return self.op(*args, **kwargs)
+
+    def fix(self, changes: Mapping[int, Any]) -> Site:
+        """The same site with other leaves at some positions."""
+        return replace(self, leaves=tuple(changes.get(i, leaf) for i, leaf in enumerate(self.leaves)))
+
+    def adjoint(self, c: Tensor) -> tuple[Tensor, ...]:
+        """Vector-Jacobian product: one result per operand, ``J^T c``."""
+        pullback: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.vjp(self, *self.operands)[1]
+        return pullback(c)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pure function of a site and its output's coefficient, with what reports say of it.
+
+    Attributes:
+        name: Name with parameters, such as ``gamma(0.25)``.
+        kind: Mathematical kind, such as ``linear`` or ``product``.
+        apply: The function; it returns one coefficient (or `Relevance`) per operand.
+        holds: Given a node and the slots that relevance could take, those that are held fixed instead.
+        stops: The op passes no relevance at all; liveness ends there.
+    """
+
+    name: str
+    kind: str
+    apply: Callable[[Site, Tensor], Parts]
+    holds: Callable[[fx.Node, tuple[int, ...]], Iterable[int]] | None = None
+    stops: bool = False
+
+    @property
+    def formula(self) -> str:
+        """First line of the function's docstring."""
+        return (self.apply.__doc__ or "").strip().split("\n")[0]
+
+    def __call__(self, site: Site, c: Tensor) -> Parts:
+        """Coefficients of the operands."""
+        return self.apply(site, c)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+Table = dict[OpOverload, Rule]
+RULES: Table = {}
+
+
+def rule(
+    *ops: OpOverload, kind: str | None = None, table: Table = RULES, **traits: Any
+) -> Callable[[Callable[[Site, Tensor], Parts] | Rule], Rule]:
+    """Register a rule for op overloads.
+
+    Args:
+        ops: Overloads such as ``torch.ops.aten.add.Tensor``.
+        kind: Name of the kind in reports; the defining module's name by default.
+        table: Where to register; the default table unless told otherwise.
+        traits: ``holds`` and ``stops`` of `Rule`.
+
+    Raises:
+        RuleError: For an overload packet, or an op that has a rule already.
+    """
+
+    def register(function: Callable[[Site, Tensor], Parts] | Rule) -> Rule:
+        made = function
+        if not isinstance(made, Rule):
+            made = Rule(made.__name__, kind or made.__module__.rpartition(".")[2], made, **traits)
+        for op in ops:
+            check_overload(op)
+            if op in table:
+                raise RuleError(
+                    f"{op} has two rules: {table[op]} and {made}. Override it in a rule set instead."
+                )
+            table[op] = made
+        return made
+
+    return register
+
+
+def check_overload(op: object) -> None:
+    """Refuse what cannot be a key of the table, with the names that could."""
+    if isinstance(op, OpOverloadPacket):
+        names = ", ".join(f"{op}.{name}" for name in op.overloads())
+        raise RuleError(f"{op} is a packet of overloads; a rule is for one of them: {names}")
+    if not isinstance(op, OpOverload):
+        raise RuleError(f"a rule is for an op overload such as torch.ops.aten.add.Tensor, not for {op!r}")

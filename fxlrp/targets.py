@@ -1,0 +1,165 @@
+"""What is explained: from the user's target to the seed, the coefficient at the output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.errors import TargetError
+
+Index = tuple[int | None, ...]
+Entry = int | Index
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Explain why one entry of the output and not another; see `contrast`."""
+
+    wanted: Any
+    other: Any
+
+
+def contrast(wanted: Any, other: Any) -> Contrast:
+    """Target that explains the difference of two outputs.
+
+    The seed is +1 at ``wanted`` and -1 at ``other``, so that relevances sum to the difference of the two.
+
+    Args:
+        wanted: A class, an index tuple, or one of these per sample.
+        other: Likewise.
+    """
+    return Contrast(wanted, other)
+
+
+Target = None | int | Index | Sequence[Entry] | Tensor | Contrast
+
+
+@dataclass(frozen=True)
+class Form:
+    """The part of a target that shapes the program; the numbers are tensors given at each call.
+
+    Attributes:
+        weights: Weight of each term; none for a seed tensor.
+        wild: For each term, the output dimensions where the largest entry is taken.
+    """
+
+    weights: tuple[float, ...]
+    wild: tuple[tuple[int, ...], ...]
+
+
+def lower(target: Target, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Form, tuple[Tensor, ...]]:
+    """Form and tensors of a target for an output of the given shape.
+
+    Raises:
+        TargetError: If the target does not select one number of each sample.
+    """
+    if isinstance(target, Contrast):
+        (one, a), (two, b) = lower(target.wanted, shape, dtype), lower(target.other, shape, dtype)
+        if not (one.weights and two.weights):
+            raise TargetError(
+                "contrast() takes classes or index tuples; give a seed tensor by itself as target=seed"
+            )
+        return Form((*one.weights, *(-w for w in two.weights)), one.wild + two.wild), a + b
+    if isinstance(target, Tensor) and target.is_floating_point():
+        if tuple(target.shape) != shape:
+            raise TargetError(
+                f"a seed has the shape of the output, {shape}, not {tuple(target.shape)}. "
+                "For one class per sample give integers."
+            )
+        if not target.isfinite().all():
+            raise TargetError("the seed has entries that are not finite")
+        return Form((), ()), (target,)
+    entries = [checked(entry, shape) for entry in per_sample(target, shape)]
+    wild = tuple(dim for dim, i in enumerate(entries[0], 1) if i is None) if entries else ()
+    if any(tuple(d for d, i in enumerate(e, 1) if i is None) != wild for e in entries):
+        raise TargetError("None (the largest entry) must be in the same place of every sample's index")
+    numbers = torch.tensor([[-1 if i is None else i for i in e] for e in entries], dtype=torch.int64)
+    return Form((1.0,), (wild,)), (numbers.reshape(len(entries), len(shape) - 1),)
+
+
+def per_sample(target: Any, shape: tuple[int, ...]) -> list[Any]:
+    """One entry per sample."""
+    batch, rank = shape[0], len(shape) - 1
+    if target is None:
+        return [(None,) * rank] * batch
+    if isinstance(target, bool) or (isinstance(target, Tensor) and target.dtype is torch.bool):
+        raise TargetError("a target is a class index, not a truth value")
+    if isinstance(target, Tensor):
+        target = target.tolist() if target.ndim else int(target)
+        target = (
+            [tuple(e) if isinstance(e, list) else e for e in target] if isinstance(target, list) else target
+        )
+    if isinstance(target, (int, tuple)):
+        return [target] * batch
+    if not isinstance(target, Sequence) or isinstance(target, str):
+        raise TargetError(
+            f"target={target!r} is none of: None, a class, an index tuple, a list or tensor of one per sample, "
+            "a floating point seed shaped as the output, fxlrp.contrast(a, b)"
+        )
+    if len(target) != batch:
+        raise TargetError(f"{len(target)} targets for a batch of {batch} samples: give one per sample")
+    return list(target)
+
+
+def checked(entry: Any, shape: tuple[int, ...]) -> Index:
+    """One sample's index, complete, in range and not negative."""
+    index = tuple(entry) if isinstance(entry, (tuple, list)) else (entry,)
+    sizes = shape[1:]
+    if len(index) != len(sizes):
+        hint = ""
+        if len(sizes) == 2:
+            hint = ". For a sequence of logits give (position, token), such as (-1, None) for the largest of the last position"
+        raise TargetError(
+            f"target {entry!r} has {len(index)} indices, but each sample's output has shape {sizes}: "
+            f"give {len(sizes)} of them{hint}"
+        )
+    found: list[int | None] = []
+    for dim, (i, size) in enumerate(zip(index, sizes, strict=True), 1):
+        if i is None:
+            found.append(None)
+            continue
+        if not isinstance(i, int) or isinstance(i, bool):
+            raise TargetError(f"target {entry!r}: indices are whole numbers or None, not {i!r}")
+        if not -size <= i < size:
+            raise TargetError(
+                f"target {entry!r}: index {i} is out of range for dimension {dim} of the output, of size {size}"
+            )
+        found.append(i % size)
+    return tuple(found)
+
+
+def seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Coefficient at the output ``y``: 1 at the chosen entries, 0 elsewhere."""
+    if not form.weights:
+        return tensors[0].to(y.dtype)
+    total = torch.zeros_like(y)
+    for weight, wild, index in zip(form.weights, form.wild, tensors, strict=True):
+        position = flat_position(y, wild, index)
+        total = (
+            total + torch.zeros_like(y).flatten(1).scatter(1, position, weight).view_as(y)
+            if y.ndim > 1
+            else total + weight
+        )
+    return total
+
+
+def flat_position(y: Tensor, wild: tuple[int, ...], index: Tensor) -> Tensor:
+    """Position of each sample's entry in its flattened output; the largest one along wild dimensions."""
+    if not wild:
+        position = index[:, :1] * 0
+        for dim in range(1, y.ndim):
+            position = position * y.shape[dim] + index[:, dim - 1 : dim]
+        return position
+    candidates = y
+    for dim in range(1, y.ndim):
+        if dim not in wild:
+            along = torch.arange(y.shape[dim], device=y.device).view(
+                [-1 if d == dim else 1 for d in range(y.ndim)]
+            )
+            chosen = index[:, dim - 1].view([-1] + [1] * (y.ndim - 1))
+            candidates = torch.where(along == chosen, candidates, -torch.inf)
+    return candidates.flatten(1).argmax(1, keepdim=True)

@@ -1,0 +1,18 @@
+"""The passes in order: canonical form before rules, clean-up after emission."""
+
+from fxlrp.passes import affine, batch_norm, identities, single_output, softmax, subexpressions, verify
+from fxlrp.passes.manager import Pass, run
+
+CANONICAL: tuple[tuple[str, Pass], ...] = (
+    ("erase metadata checks", identities.assertion),
+    ("drop identities", identities.drop),
+    ("open multi-output ops", single_output.open_outputs),
+    ("write products as linear", affine.merge),
+    ("recognise softmax", softmax.recognise),
+    ("fold batch norm", batch_norm.fold),
+    ("verify", verify.verify),
+)
+
+CLEANUP: tuple[tuple[str, Pass], ...] = (("share subexpressions", subexpressions.share),)
+
+__all__ = ["CANONICAL", "CLEANUP", "run"]

@@ -1,0 +1,317 @@
+"""What is known of a graph before rules are applied. Every analysis returns a value and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxlrp._torch import tree_flatten
+from fxlrp.program import Captured, Source, floating
+from fxlrp.provenance import module_path
+from fxlrp.passes.manager import shape
+from fxlrp.registry import Facts, Rule
+
+aten = torch.ops.aten
+
+
+def sources(captured: Captured) -> list[Source]:
+    """Where relevance is read: floating inputs, and lookups whose indices come from an integer input.
+
+    The relevance of a token is the sum over the features that its lookup returned. Lookups indexed by an
+    input itself are reported under its name; others (positions computed from the ids) under their module's.
+    """
+    found = [Source(node, node.name) for node in captured.inputs if floating(node)]
+    origin = {node: node.name for node in captured.inputs if is_integer(node)}
+    for node in captured.graph.nodes:
+        if node.op != "call_function":
+            continue
+        inputs = {n for n in node.all_input_nodes if n in origin}
+        if inputs and floating(node) and is_lookup(node, captured):
+            (index,) = inputs
+            trailing = len(shape(node)) - len(shape(index))
+            found.append(Source(node, origin[index] or module_path(node) or node.name, trailing))
+        elif inputs and not floating(node):
+            moved = node.target in (aten._to_copy.default, aten.view.default, aten.detach.default)
+            same = [n for n in inputs if moved and shape(n) == shape(node)]
+            origin[node] = origin[same[0]] if same else ""
+    return found
+
+
+def is_integer(node: fx.Node) -> bool:
+    """Whether a node holds integers."""
+    dtype = getattr(node.meta.get("val"), "dtype", None)
+    return (
+        dtype is not None and not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
+    )
+
+
+def is_lookup(node: fx.Node, captured: Captured) -> bool:
+    """An embedding, or rows of a parameter picked by index."""
+    if node.target is aten.embedding.default:
+        return True
+    picks = (aten.index.Tensor, aten.index_select.default)
+    return node.target in picks and node.args[0] in captured.parameters
+
+
+def dependents(graph: fx.Graph, starts: Iterable[fx.Node]) -> set[fx.Node]:
+    """Floating nodes with a differentiable path from a source."""
+    found = set(starts)
+    for node in graph.nodes:
+        if node.op == "call_function" and floating(node) and any(n in found for n in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+Slots = dict[fx.Node, tuple[int, ...]]
+Hold = Callable[[fx.Node, tuple[int, ...]], Iterable[int]]
+
+
+def leaves(node: fx.Node) -> list[Any]:
+    """Flattened arguments, in which slots are positions."""
+    return tree_flatten((node.args, node.kwargs))[0]
+
+
+def live(
+    graph: fx.Graph, starts: Collection[fx.Node], end: fx.Node, rules: Mapping[fx.Node, Rule], held: Hold
+) -> Slots:
+    """Nodes on a path from a source to the explained output, with the slots of their operands.
+
+    A path ends at an op whose rule passes nothing on, and does not run through an operand that is held fixed.
+
+    Args:
+        graph: The canonical graph.
+        starts: Nodes where relevance is read.
+        end: The explained node.
+        rules: Rule by node.
+        held: Given a node and the slots that relevance could reach, those to hold fixed.
+    """
+    slots: Slots = {node: () for node in graph.nodes if node in starts}
+    for node in graph.nodes:
+        stops = node in rules and rules[node].stops
+        if node.op != "call_function" or node in slots or stops or not floating(node):
+            continue
+        reached = tuple(
+            i for i, leaf in enumerate(leaves(node)) if isinstance(leaf, fx.Node) and leaf in slots
+        )
+        if passed := tuple(i for i in reached if i not in set(held(node, reached))):
+            slots[node] = passed
+    needed = {end} & slots.keys()
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed |= set(operands(node, slots))
+    return {node: slots[node] for node in graph.nodes if node in needed}
+
+
+def operands(node: fx.Node, slots: Slots) -> list[fx.Node]:
+    """The nodes in a node's live slots, one per slot."""
+    given = leaves(node)
+    return [given[i] for i in slots.get(node, ())]
+
+
+def freeze(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], frozen: bool) -> Hold:
+    """What is held fixed: what the node's rule says, and gates and statistics inside products."""
+
+    def held(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+        rule = rules.get(node)
+        if rule is not None and rule.holds is not None:
+            return rule.holds(node, reached)
+        if frozen and node.target is aten.mul.Tensor:
+            given = leaves(node)
+            factors = [i for i in reached if given[i] in held_factors]
+            return factors if len(factors) < len(reached) else ()
+        return ()
+
+    return held
+
+
+GATES = frozenset(
+    {
+        aten.sigmoid.default,
+        aten.hardsigmoid.default,
+        aten.softplus.default,
+        aten.exp.default,
+        aten.exp2.default,
+        aten.cos.default,
+        aten.cosh.default,
+    }
+)
+ODD = frozenset({aten.tanh.default, aten.erf.default})
+REDUCTIONS = frozenset(
+    {
+        aten.mean.dim,
+        aten.mean.default,
+        aten.sum.dim_IntList,
+        aten.var.correction,
+        aten.var.dim,
+        aten.std.correction,
+        aten.amax.default,
+        aten.linalg_vector_norm.default,
+        aten.norm.ScalarOpt_dim,
+    }
+)
+SHAPES = frozenset(
+    {
+        aten.view.default,
+        aten.expand.default,
+        aten.unsqueeze.default,
+        aten.squeeze.dims,
+        aten.permute.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten._to_copy.default,
+        aten.clone.default,
+        aten.repeat.default,
+        aten.cat.default,
+        aten.transpose.int,
+    }
+)
+ELEMENTWISE = SHAPES | {aten.mul.Tensor, aten.mul.Scalar, aten.neg.default}
+OFFSETS = frozenset({aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar})
+SCALES = (
+    ELEMENTWISE | OFFSETS | {aten.sqrt.default, aten.clamp.default, aten.clamp_min.default, aten.abs.default}
+)
+INVERSES = frozenset({aten.rsqrt.default, aten.reciprocal.default})
+
+
+def factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
+    """Nodes that only gate or normalise: held fixed where they multiply something else.
+
+    A *gate* is not zero where its own input is zero: sigmoid, exp, ``1 + tanh``. A *statistic* is the inverse
+    of a scale that a reduction measured: ``rsqrt(mean(x^2) + eps)``. Both survive shape ops, constant factors
+    and offsets.
+    """
+    kinds: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        if node in dependent and node.op == "call_function":
+            kinds[node] = factor_kind(
+                node, [kinds.get(n, "") for n in node.all_input_nodes if n in dependent]
+            )
+    return {node for node, kind in kinds.items() if kind in ("gate", "statistic")}
+
+
+def factor_kind(node: fx.Node, inputs: list[str]) -> str:
+    """``gate``, ``odd`` (a gate once a constant is added), ``scale``, ``statistic``, or nothing."""
+    op, kinds = node.target, set(inputs)
+    one = next(iter(kinds)) if len(kinds) == 1 else ""
+    if op in GATES:
+        return "gate"
+    if op in ODD:
+        return "odd"
+    if op in REDUCTIONS:
+        return "scale"
+    if (op in INVERSES or is_negative_power(node)) and one == "scale":
+        return "statistic"
+    if op in OFFSETS and one in ("gate", "odd"):
+        return "gate" if len(inputs) == 1 and adds_something(node) else one
+    if op in SCALES or op is aten.pow.Tensor_Scalar:
+        kept = {"gate", "statistic"} if op in ELEMENTWISE else set()
+        return one if one in kept | {"scale"} or (one == "odd" and op in ELEMENTWISE) else ""
+    return ""
+
+
+def is_negative_power(node: fx.Node) -> bool:
+    """``x ** -k`` or ``1 / x``."""
+    if node.target is aten.pow.Tensor_Scalar:
+        return isinstance(node.args[1], (int, float)) and node.args[1] < 0
+    return False
+
+
+def adds_something(node: fx.Node) -> bool:
+    """Whether the constant of an addition is not a plain zero."""
+    return not any(isinstance(a, (int, float)) and a == 0 for a in node.args)
+
+
+def nonnegative(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes whose entries are proved to be at least 0."""
+    makes = {
+        aten.relu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.exp.default, aten.abs.default,
+        aten.softmax.int, aten.softplus.default, aten.sqrt.default, aten.rsqrt.default, aten.linalg_vector_norm.default,
+    }  # fmt: skip
+    keeps = SHAPES | {
+        aten.add.Tensor, aten.mul.Tensor, aten.mean.dim, aten.sum.dim_IntList, aten.max_pool2d.default,
+        aten.max_pool1d.default, aten.max_pool3d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default,
+        aten.adaptive_avg_pool1d.default, aten.maximum.default, aten.amax.default,
+    }  # fmt: skip
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        inputs = [n for n in node.all_input_nodes if floating(n)]
+        numbers = [a for a in node.args if isinstance(a, (int, float))] if node.target not in SHAPES else []
+        alpha = node.kwargs.get("alpha", 1)
+        kept = node.target in keeps and inputs and all(n in found for n in inputs) and alpha >= 0
+        clamped = (
+            node.target in (aten.clamp.default, aten.hardtanh.default)
+            and (node.args[1:] or (-1,))[0] is not None
+        )
+        if (
+            node.target in makes
+            or (
+                kept
+                and all(
+                    number >= 0 for number in numbers if node.target in (aten.mul.Tensor, aten.add.Tensor)
+                )
+            )
+            or (clamped and bound(node) >= 0)
+        ):
+            found.add(node)
+    return found
+
+
+def bound(node: fx.Node) -> float:
+    """Lower bound of a clamp."""
+    low: Any = node.args[1] if len(node.args) > 1 else -1.0
+    return low if isinstance(low, (int, float)) else -1.0
+
+
+def dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node) -> set[fx.Node]:
+    """Nodes that relevance reaches only through ReLU: the coefficient is 0 where they are negative."""
+    found = set()
+    for node in slots:
+        users = [u for u in node.users if node in operands(u, slots)]
+        gated = all(
+            u.target is aten.relu.default and rules[u].kind in ("pointwise", "adjoint") for u in users
+        )
+        if users and gated and node is not end:
+            found.add(node)
+    return found
+
+
+def chain_shares(slots: Slots) -> dict[fx.Node, tuple[float, ...]]:
+    """Shares of the factors of a product chain, so that each factor of the whole chain takes the same part.
+
+    ``(a * b) * c`` gives its left operand 2/3 and its right 1/3; ``a * b`` then halves the 2/3.
+    """
+    factors: dict[fx.Node, int] = {}
+    found = {}
+
+    def count(node: fx.Node) -> int:
+        return factors.get(node, 1) if len(node.users) == 1 else 1
+
+    for node in slots:
+        if node.target is aten.mul.Tensor and slots[node]:
+            counts = [count(n) for n in operands(node, slots)]
+            factors[node] = sum(counts)
+            found[node] = tuple(c / sum(counts) for c in counts)
+        elif node.target is aten.pow.Tensor_Scalar and slots[node] and is_whole(node.args[1]):
+            factors[node] = int(node.args[1]) * count(operands(node, slots)[0])  # type: ignore[arg-type]
+    return found
+
+
+def is_whole(number: object) -> bool:
+    """A positive whole number."""
+    return isinstance(number, (int, float)) and number > 0 and number == int(number)
+
+
+def facts(
+    graph: fx.Graph, slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node, invariant: bool
+) -> dict[fx.Node, Facts]:
+    """Everything proved about each live node."""
+    positive = nonnegative(graph)
+    dead = dead_below_zero(slots, rules, end)
+    shares = chain_shares(slots) if invariant else {}
+    return {
+        node: Facts(all(n in positive for n in operands(node, slots)), node in dead, shares.get(node))
+        for node in slots
+    }

@@ -1,0 +1,74 @@
+"""Drop what changes nothing in evaluation mode."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from fxlrp.passes.manager import Pass, insert, shape, sweep
+
+aten = torch.ops.aten
+
+
+def first(node: fx.Node) -> fx.Node:
+    """``op(x, ...) -> x``."""
+    return node.args[0]  # type: ignore[return-value]
+
+
+def dropout(node: fx.Node) -> fx.Node | None:
+    """``dropout(x, p, train=False) -> x``."""
+    return first(node) if not node.args[2] else None
+
+
+def cast(node: fx.Node) -> fx.Node | None:
+    """A cast to the same dtype and device."""
+    before, after = first(node).meta["val"], node.meta["val"]
+    return first(node) if (before.dtype, before.device) == (after.dtype, after.device) else None
+
+
+def reshape(node: fx.Node) -> fx.Node | None:
+    """A view, expand or slice that keeps the shape and starts at the first entry."""
+    starts_elsewhere = node.target is aten.slice.Tensor and len(node.args) > 4 and node.args[4] != 1
+    return first(node) if shape(first(node)) == shape(node) and not starts_elsewhere else None
+
+
+def copy(node: fx.Node) -> fx.Node | None:
+    """``copy(a, b) -> b`` in the shape and dtype of ``a``."""
+    old, new = node.args[:2]
+    assert isinstance(old, fx.Node)
+    assert isinstance(new, fx.Node)
+    if new.meta["val"].dtype != old.meta["val"].dtype:
+        new = insert(node, aten._to_copy.default, new, dtype=old.meta["val"].dtype)
+    return new if shape(new) == shape(old) else insert(node, aten.expand.default, new, list(shape(old)))
+
+
+def held(node: fx.Node) -> fx.Node:
+    """The capture's ``hold`` becomes ``detach``, so that programs contain ATen ops only."""
+    return insert(node, aten.detach.default, node.args[0])
+
+
+def assertion(graph: fx.Graph) -> int:
+    """Erase checks of metadata, which capture has done."""
+    checks = [n for n in graph.nodes if n.target is aten._assert_tensor_metadata.default]
+    for node in checks:
+        graph.erase_node(node)
+    return len(checks)
+
+
+drop: Pass = sweep(
+    {
+        aten.dropout.default: dropout,
+        aten.alias.default: first,
+        aten.clone.default: first,
+        aten.contiguous.default: first,
+        aten.lift_fresh_copy.default: first,
+        aten.positive.default: first,
+        aten._to_copy.default: cast,
+        aten.view.default: reshape,
+        aten._unsafe_view.default: reshape,
+        aten.expand.default: reshape,
+        aten.slice.Tensor: reshape,
+        aten.copy.default: copy,
+        torch.ops.fxlrp.hold.default: held,
+    }
+)

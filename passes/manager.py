@@ -1,0 +1,99 @@
+"""Runs passes: the graph is legal before and after each, not during."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxlrp._torch import FakeTensor
+
+log = logging.getLogger("fxlrp")
+
+Pass = Callable[[fx.Graph], int]
+Rewrite = Callable[[fx.Node], "fx.Node | None"]
+
+
+def run(
+    module: fx.GraphModule,
+    passes: Iterable[tuple[str, Pass]],
+    after: Callable[[str, fx.GraphModule], None] | None = None,
+) -> dict[str, int]:
+    """Run passes in order, in place, and return the number of rewrites of each.
+
+    Args:
+        module: The graph module to change.
+        passes: Name and pass, in order.
+        after: Called after each pass, to verify, print or time it.
+    """
+    counts: dict[str, int] = {}
+    for name, apply in passes:
+        try:
+            counts[name] = apply(module.graph)
+            module.graph.eliminate_dead_code(is_impure_node=is_impure)
+            module.graph.lint()
+            if after is not None:
+                after(name, module)
+        except Exception as error:
+            error.add_note(f"while running pass {name!r}")
+            raise
+        log.debug("%-28s %4d rewrites, %d nodes", name, counts[name], len(module.graph.nodes))
+    module.recompile()
+    return counts
+
+
+def is_impure(node: fx.Node) -> bool:
+    """Inputs, outputs and the assertions that guard data-dependent sizes stay; nothing else has effects."""
+    return node.op in ("placeholder", "output") or "_assert_scalar" in str(node.target)
+
+
+def sweep(rewrites: Mapping[Any, Rewrite]) -> Pass:
+    """A pass of local rewrites by op. A rewrite returns the node to use instead, or None to leave it."""
+
+    def one_sweep(graph: fx.Graph) -> int:
+        hits = 0
+        for node in list(graph.nodes):
+            rewrite = rewrites.get(node.target) if node.op == "call_function" else None
+            if rewrite is not None and (new := rewrite(node)) is not None:
+                substitute(node, new)
+                hits += 1
+        return hits
+
+    return one_sweep
+
+
+def substitute(old: fx.Node, new: fx.Node) -> None:
+    """Use ``new`` wherever ``old`` was used; the module outputs that ``old`` stood for move along."""
+    old.replace_all_uses_with(new)
+    if "reads" in old.meta:
+        new.meta["reads"] = [*new.meta.get("reads", []), *old.meta.pop("reads")]
+    old.graph.erase_node(old)
+
+
+def insert(before: fx.Node, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    """Insert a call before a node: computed on the fake values, with the origin of that node."""
+    values, named = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
+    with before.graph.inserting_before(before):
+        new = before.graph.call_function(op, args, kwargs)
+    new.meta = {k: v for k, v in before.meta.items() if k not in ("val", "tensor_meta", "reads")}
+    fakes = [v for v in values if isinstance(v, FakeTensor)]
+    with fakes[0].fake_mode:
+        new.meta["val"] = op(*values, **named)
+    return new
+
+
+def reaches(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that depend on the user's inputs: what is not among them is constant."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.meta.get("user_input") or any(n in found for n in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def shape(node: fx.Node) -> tuple[Any, ...]:
+    """Shape of a node's value; empty if it is no tensor."""
+    val = node.meta.get("val")
+    return tuple(val.shape) if isinstance(val, Tensor) else ()

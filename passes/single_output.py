@@ -1,0 +1,106 @@
+"""Give every op on the path one tensor output."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxlrp.passes.manager import insert, shape, substitute
+
+aten = torch.ops.aten
+
+Opener = Callable[[fx.Node, int, dict[str, Any]], "fx.Node | None"]
+
+
+def named(node: fx.Node) -> dict[str, Any]:
+    """Arguments by name, defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
+    return {a.name: given.get(a.name, a.default_value) for a in schema}
+
+
+def piece(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+    """``split`` and ``unbind`` pieces are slices and selections."""
+    x, dim = args["self"], args["dim"]
+    if node.target is aten.unbind.int:
+        return insert(node, aten.select.int, x, dim, index)
+    sizes = [part.shape[dim] for part in node.meta["val"]]
+    start = sum(sizes[:index])
+    return insert(node, aten.slice.Tensor, x, dim, start, start + sizes[index])
+
+
+def value_at_index(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+    """``topk``, ``sort``, ``max`` ... : values are gathered at the winning positions."""
+    if index != 0:
+        return None
+    x, dim, keepdim = args["self"], args["dim"], args.get("keepdim", True)
+    positions = insert(node, operator.getitem, node, 1)
+    positions.meta["val"] = node.meta["val"][1]
+    node.append(positions)
+    wide = positions if keepdim else insert_after(positions, aten.unsqueeze.default, positions, dim)
+    picked = insert_after(wide, aten.gather.default, x, dim, wide)
+    return picked if keepdim else insert_after(picked, aten.squeeze.dims, picked, [dim])
+
+
+def insert_after(previous: fx.Node, op: Any, *args: Any) -> fx.Node:
+    """Insert a call right behind a node."""
+    new = insert(previous, op, *args)
+    previous.append(new)
+    return new
+
+
+def variance(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+    """``var_mean`` is a variance and a mean."""
+    if index == 0:
+        return insert(
+            node,
+            aten.var.correction,
+            args["self"],
+            args["dim"],
+            correction=args["correction"],
+            keepdim=args["keepdim"],
+        )
+    return insert(
+        node,
+        aten.mean.dim,
+        args["self"],
+        args["dim"] or list(range(len(shape(args["self"])))),
+        args["keepdim"],
+    )
+
+
+OPENERS: dict[Any, Opener] = {
+    aten.split.Tensor: piece,
+    aten.split_with_sizes.default: piece,
+    aten.unbind.int: piece,
+    aten.topk.default: value_at_index,
+    aten.sort.default: value_at_index,
+    aten.sort.stable: value_at_index,
+    aten.max.dim: value_at_index,
+    aten.min.dim: value_at_index,
+    aten.median.dim: value_at_index,
+    aten.nanmedian.dim: value_at_index,
+    aten.mode.default: value_at_index,
+    aten.kthvalue.default: value_at_index,
+    aten.cummax.default: value_at_index,
+    aten.cummin.default: value_at_index,
+    aten.var_mean.correction: variance,
+}
+
+
+def open_outputs(graph: fx.Graph) -> int:
+    """Rewrite ``getitem(op(x), i)`` to an op with one output."""
+    hits = 0
+    for node in list(graph.nodes):
+        source = node.args[0] if node.target is operator.getitem else None
+        if not isinstance(source, fx.Node) or source.target not in OPENERS:
+            continue
+        new = OPENERS[source.target](source, node.args[1], named(source))
+        if new is not None:
+            substitute(node, new)
+            hits += 1
+    return hits

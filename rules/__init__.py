@@ -1,0 +1,29 @@
+"""The rules, one module per mathematical kind. Importing this package fills the table."""
+
+from fxlrp.rules import (
+    attention,
+    linear,
+    norms,
+    pointwise,
+    products,
+    selection,
+    silent,
+    softmax,
+    taylor,
+    weighted,
+)
+from fxlrp.rules.presets import PRESETS
+
+__all__ = [
+    "PRESETS",
+    "attention",
+    "linear",
+    "norms",
+    "pointwise",
+    "products",
+    "selection",
+    "silent",
+    "softmax",
+    "taylor",
+    "weighted",
+]

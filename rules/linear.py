@@ -1,0 +1,148 @@
+"""Degree 1: the output is a sum of its operands' entries, and each entry's coefficient is the adjoint's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxlrp.numerics import opmath
+from fxlrp.registry import Site, rule
+
+aten = torch.ops.aten
+
+
+@rule(
+    # sums and scalings
+    aten.add.Tensor,
+    aten.add.Scalar,
+    aten.sub.Tensor,
+    aten.sub.Scalar,
+    aten.rsub.Scalar,
+    aten.rsub.Tensor,
+    aten.neg.default,
+    aten.mul.Scalar,
+    aten.div.Scalar,
+    aten.sum.default,
+    aten.sum.dim_IntList,
+    aten.mean.default,
+    aten.mean.dim,
+    aten.cumsum.default,
+    aten.lerp.Scalar,
+    aten.trace.default,
+    # pooling and resampling
+    aten.avg_pool1d.default,
+    aten.avg_pool2d.default,
+    aten.avg_pool3d.default,
+    aten.adaptive_avg_pool1d.default,
+    aten.adaptive_avg_pool2d.default,
+    aten.adaptive_avg_pool3d.default,
+    aten._adaptive_avg_pool2d.default,
+    aten._adaptive_avg_pool3d.default,
+    aten.upsample_nearest1d.vec,
+    aten.upsample_nearest2d.vec,
+    aten.upsample_nearest3d.vec,
+    aten.upsample_nearest1d.default,
+    aten.upsample_nearest2d.default,
+    aten.upsample_nearest3d.default,
+    aten.upsample_linear1d.vec,
+    aten.upsample_bilinear2d.vec,
+    aten.upsample_bicubic2d.vec,
+    aten.upsample_trilinear3d.vec,
+    aten.upsample_linear1d.default,
+    aten.upsample_bilinear2d.default,
+    aten.upsample_bicubic2d.default,
+    aten.upsample_trilinear3d.default,
+    aten._upsample_bilinear2d_aa.default,
+    aten._upsample_bicubic2d_aa.default,
+    aten.grid_sampler_2d.default,
+    # moves
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.expand.default,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.cat.default,
+    aten.stack.default,
+    aten.repeat.default,
+    aten.repeat_interleave.self_int,
+    aten.flip.default,
+    aten.roll.default,
+    aten.constant_pad_nd.default,
+    aten.reflection_pad1d.default,
+    aten.reflection_pad2d.default,
+    aten.replication_pad1d.default,
+    aten.replication_pad2d.default,
+    aten.pixel_shuffle.default,
+    aten.pixel_unshuffle.default,
+    aten.as_strided.default,
+    aten.diagonal.default,
+    aten.unfold.default,
+    aten.im2col.default,
+    aten.col2im.default,
+    aten.tril.default,
+    aten.triu.default,
+    aten.alias.default,
+    aten.clone.default,
+    # selection by fixed indices and masks
+    aten.gather.default,
+    aten.index.Tensor,
+    aten.index_select.default,
+    aten.embedding.default,
+    aten.where.self,
+    aten.masked_fill.Scalar,
+    aten.masked_fill.Tensor,
+    aten.masked_scatter.default,
+    aten.index_put.default,
+    aten._unsafe_index.Tensor,
+    aten.index_add.default,
+    aten.scatter.src,
+    aten.scatter.value,
+    aten.scatter_add.default,
+    aten.slice_scatter.default,
+    aten.select_scatter.default,
+)
+def linear(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T c``: an op of degree 1 conserves exactly, and what a bias adds the bias absorbs.
+
+    Shapes: ``c`` as ``site.out``; each result as its operand.
+    Source: Bach et al. 2015, eq. 56-58 with epsilon -> 0, divided by the input; Euler's identity for k = 1.
+    """
+    return site.adjoint(c)
+
+
+@rule(
+    aten.linear.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+    aten.convolution.default,
+    aten._native_batch_norm_legit_no_training.default,
+)
+def affine(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = W^T c``; a weight that depends on the input makes the op a product of two, which halve.
+
+    Source: Bach et al. 2015, eq. 58 with epsilon -> 0; Achtibat et al. 2024, eq. 8.
+    """
+    input_and_weight = max(sum(slot < 2 for slot in site.slots), 1)
+    parts = zip(site.slots, site.adjoint(c), strict=True)
+    return tuple(part / input_and_weight if slot < 2 else part for slot, part in parts)
+
+
+@rule(aten._to_copy.default)
+def cast(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c``: a cast moves a value between dtypes and keeps its relevance."""
+    (x,) = site.operands
+    return (c.to(device=x.device, dtype=opmath(x.dtype)),)

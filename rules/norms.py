@@ -1,0 +1,66 @@
+"""Normalisers: the statistic is held fixed, the rest is affine, the bias absorbs its part."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxlrp.registry import Site, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.layer_norm.default)
+def layer_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = g - mean(g)`` with ``g = c * w / std``: the adjoint with the standard deviation fixed.
+
+    Source: Achtibat et al. 2024, proposition 3.4; Ali et al. 2022, LN-rule.
+    """
+    a = site.arguments
+    dims = tuple(range(-len(a["normalized_shape"]), 0))
+    return (centred(c, a["input"], a["weight"], a["eps"], dims),)
+
+
+@rule(aten.group_norm.default)
+def group_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = g - mean(g)`` with ``g = c * w / std``, mean and deviation over each group of channels."""
+    a = site.arguments
+    x: Tensor = a["input"]
+    weight = along_channels(a["weight"], x)
+    grouped = x.reshape(x.shape[0], a["num_groups"], -1)
+    g = c if weight is None else c * weight
+    return (centred(g.reshape(grouped.shape), grouped, None, a["eps"], (-1,)).reshape(x.shape),)
+
+
+@rule(aten.instance_norm.default)
+def instance_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = g - mean(g)`` with ``g = c * w / std``, per channel; affine with running statistics."""
+    a = site.arguments
+    if not a["use_input_stats"]:
+        return site.adjoint(c)
+    x: Tensor = a["input"]
+    return (centred(c, x, along_channels(a["weight"], x), a["eps"], tuple(range(2, x.ndim))),)
+
+
+@rule(aten.rms_norm.default)
+def rms_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * w / rms``: relevance passes element by element.
+
+    Source: Achtibat et al. 2024, proposition 3.4.
+    """
+    a = site.arguments
+    x: Tensor = a["input"]
+    eps = torch.finfo(x.dtype).eps if a["eps"] is None else a["eps"]
+    scale = torch.rsqrt(x.square().mean(tuple(range(-len(a["normalized_shape"]), 0)), keepdim=True) + eps)
+    return (c * scale if a["weight"] is None else c * a["weight"] * scale,)
+
+
+def centred(c: Tensor, x: Tensor, weight: Tensor | None, eps: float, dims: tuple[int, ...]) -> Tensor:
+    """Adjoint of ``w * (x - mean) / std`` with ``std`` fixed."""
+    g = (c if weight is None else c * weight) * torch.rsqrt(x.var(dims, correction=0, keepdim=True) + eps)
+    return g - g.mean(dims, keepdim=True)
+
+
+def along_channels(weight: Tensor | None, x: Tensor) -> Tensor | None:
+    """A vector over channels, shaped to multiply ``x``."""
+    return None if weight is None else weight.reshape(-1, *[1] * (x.ndim - 2))

@@ -1,0 +1,123 @@
+"""Element-wise functions with f(0) = 0: relevance passes unchanged, ``c_x = c * f(x) / x`` in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fxlrp.numerics import gain, stabilise
+from fxlrp.registry import Site, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.relu.default)
+def relu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * 1[x > 0]``."""
+    (x,) = site.operands
+    return (torch.where(x > 0, c, 0.0),)
+
+
+@rule(aten.gelu.default)
+def gelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * Phi(x)``, with Phi by erf or by the tanh approximation.
+
+    Source: Hendrycks and Gimpel 2016; Achtibat et al. 2024, eq. 9.
+    """
+    (x,) = site.operands
+    if "tanh" in site.leaves:
+        return (c * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)),)
+    return (c * (0.5 * torch.erfc(x * -math.sqrt(0.5))),)
+
+
+@rule(aten.silu.default)
+def silu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * sigmoid(x)``."""
+    (x,) = site.operands
+    return (c * torch.sigmoid(x),)
+
+
+@rule(aten.mish.default)
+def mish(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * tanh(softplus(x))``."""
+    (x,) = site.operands
+    return (c * torch.tanh(torch.nn.functional.softplus(x)),)
+
+
+@rule(aten.hardswish.default)
+def hardswish(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * hardsigmoid(x)``."""
+    (x,) = site.operands
+    return (c * torch.nn.functional.hardsigmoid(x),)
+
+
+@rule(aten.leaky_relu.default)
+def leaky_relu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * (1 if x > 0 else slope)``."""
+    (x,) = site.operands
+    slope = site.leaves[1] if len(site.leaves) > 1 else 0.01
+    return (torch.where(x > 0, c, c * slope),)
+
+
+@rule(aten.prelu.default, aten._prelu_kernel.default)
+def prelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * (1 if x > 0 else w)``: homogeneous of degree 1 in x, so the adjoint."""
+    return site.adjoint(c)
+
+
+@rule(aten.abs.default)
+def absolute(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * sgn(x)``."""
+    (x,) = site.operands
+    return (c * torch.sgn(x),)
+
+
+@rule(aten.hardtanh.default)
+def hardtanh(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * clamp(x, lo, hi) / x``, which is 1 inside; with 0 outside the range, the adjoint.
+
+    ReLU6 is the case lo = 0, hi = 6.
+    """
+    (x,) = site.operands
+    low, high = site.leaves[1:3] if len(site.leaves) > 2 else (-1.0, 1.0)
+    if not low <= 0 <= high:
+        return site.adjoint(c)
+    inside = (x > low) & (x < high)
+    return (c * torch.where(inside, 1.0, site.out / torch.where(inside | (x == 0), 1.0, x)),)
+
+
+@rule(aten.sqrt.default)
+def root(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c / sqrt(x)``, stabilised at 0."""
+    return (c / stabilise(site.out),)
+
+
+SLOPES: dict[Callable[..., object], float] = {
+    aten.tanh.default: 1.0,
+    aten.erf.default: 2 / math.sqrt(math.pi),
+    aten.atan.default: 1.0,
+    aten.asin.default: 1.0,
+    aten.sin.default: 1.0,
+    aten.tan.default: 1.0,
+    aten.sinh.default: 1.0,
+    aten.asinh.default: 1.0,
+    aten.atanh.default: 1.0,
+    aten.expm1.default: 1.0,
+    aten.log1p.default: 1.0,
+    aten.elu.default: 1.0,
+    aten.selu.default: 1.0507009873554805 * 1.6732632423543772,
+    aten.celu.default: 1.0,
+    aten.hardshrink.default: 0.0,
+    aten.softshrink.default: 0.0,
+}
+"""Functions that are accurate near 0, with their slope there."""
+
+
+@rule(*SLOPES)  # type: ignore[arg-type]
+def accurate(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * f(x) / x``, continued at 0 by the slope."""
+    (x,) = site.operands
+    return (c * gain(site.out, x, SLOPES[site.op]),)

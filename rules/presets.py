@@ -1,0 +1,135 @@
+"""Published rule sets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import fx
+
+from fxlrp._torch import OpOverload, tree_flatten
+from fxlrp.registry import Rule
+from fxlrp.rules.attention import value_only
+from fxlrp.rules.linear import affine
+from fxlrp.rules.products import product
+from fxlrp.rules.softmax import stopped
+from fxlrp.rules.taylor import adjoint
+from fxlrp.rules.weighted import alpha_beta, epsilon, flat, gamma, z_box, z_plus
+from fxlrp.rulesets import RuleSet
+
+aten = torch.ops.aten
+
+CONVOLUTIONS = (
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+)
+LINEAR = (aten.linear.default,)
+SUMS = (
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.sum.dim_IntList,
+    aten.mean.dim,
+    aten.mean.default,
+    aten.avg_pool1d.default,
+    aten.avg_pool2d.default,
+    aten.avg_pool3d.default,
+    aten.adaptive_avg_pool1d.default,
+    aten.adaptive_avg_pool2d.default,
+    aten.adaptive_avg_pool3d.default,
+)
+ACTIVATIONS = (aten.silu.default, aten.gelu.default, aten.relu.default)
+GATED = (aten.sigmoid.default, aten.add.Tensor, aten.add.Scalar)
+
+
+def table(convolution: Rule) -> dict[OpOverload, Rule]:
+    """zennit's mapping: one rule for convolutions, epsilon for dense layers, sums and average pools."""
+    return dict.fromkeys(CONVOLUTIONS, convolution) | dict.fromkeys((*LINEAR, *SUMS), epsilon())
+
+
+def activated(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+    """Slots of a product that come out of an activation function, unless all do."""
+    leaves = tree_flatten((node.args, node.kwargs))[0]
+    held = [slot for slot in reached if leaves[slot].target in ACTIVATIONS]
+    return held if len(held) < len(reached) else ()
+
+
+signal_takes_all = Rule("signal_takes_all", "product", product.apply, holds=activated)
+
+_PLUS = table(z_plus())
+_ALPHA_BETA = table(alpha_beta(2.0, 1.0))
+_ZENNIT = "zennit's composite of that name, batch norm merged"
+
+PRESETS: dict[str, RuleSet] = {
+    preset.name: preset
+    for preset in (
+        RuleSet(
+            "attnlrp",
+            "AttnLRP for transformers and everything else (Achtibat et al. 2024); binary products as published",
+        ),
+        RuleSet(
+            "attnlrp_gamma",
+            "AttnLRP for vision transformers: gamma 0.25 on convolutions, 0.05 on dense layers outside attention "
+            "(Achtibat et al. 2024, B.5)",
+            dict.fromkeys(CONVOLUTIONS, gamma(0.25)) | dict.fromkeys(LINEAR, gamma(0.05)),
+        )
+        .where(affine, ops=LINEAR, module="*att*")
+        .where(affine, ops=LINEAR, position="last")
+        .named("attnlrp_gamma"),
+        RuleSet(
+            "cp_lrp",
+            "CP-LRP: attention weights and activated gates are constants (Ali et al. 2022)",
+            {
+                aten.softmax.int: stopped,
+                aten._softmax.default: stopped,
+                aten.scaled_dot_product_attention.default: value_only,
+                aten.mul.Tensor: signal_takes_all,
+            },
+        ),
+        RuleSet("epsilon", "LRP-epsilon for all linear ops (Bach et al. 2015)", table(epsilon())),
+        RuleSet("epsilon_plus", f"z+ on convolutions, epsilon on dense layers: {_ZENNIT}", _PLUS),
+        RuleSet("epsilon_plus_flat", f"epsilon_plus with the flat rule on the first layer: {_ZENNIT}", _PLUS)
+        .where(flat(), ops=(*CONVOLUTIONS, *LINEAR), position="first")
+        .named("epsilon_plus_flat"),
+        RuleSet(
+            "epsilon_alpha2_beta1",
+            f"alpha-beta on convolutions, epsilon on dense layers: {_ZENNIT}",
+            _ALPHA_BETA,
+        ),
+        RuleSet(
+            "epsilon_alpha2_beta1_flat",
+            f"epsilon_alpha2_beta1 with the flat rule on the first layer: {_ZENNIT}",
+            _ALPHA_BETA,
+        )
+        .where(flat(), ops=(*CONVOLUTIONS, *LINEAR), position="first")
+        .named("epsilon_alpha2_beta1_flat"),
+        RuleSet(
+            "epsilon_gamma_box",
+            f"z-box for inputs in [-3, 3] first, gamma 0.25 on convolutions, epsilon on dense layers: {_ZENNIT}",
+            table(gamma(0.25)),
+        )
+        .where(z_box(-3.0, 3.0), ops=CONVOLUTIONS, position="first")
+        .named("epsilon_gamma_box"),
+        RuleSet(
+            "gradient",
+            "every rule is the adjoint: input x gradient, the oracle of the tests",
+            default=adjoint,
+            freeze=False,
+        ),
+    )
+}
+"""Every preset by name."""
+
+
+def epsilon_gamma_box(low: float, high: float) -> RuleSet:
+    """The preset ``epsilon_gamma_box`` for inputs in ``[low, high]``."""
+    preset = PRESETS["epsilon_gamma_box"]
+    return preset.where(z_box(low, high), ops=CONVOLUTIONS, position="first").named(
+        f"epsilon_gamma_box({low:g}, {high:g})"
+    )

@@ -1,0 +1,39 @@
+"""The winner takes all: these ops hand one of their entries on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxlrp.registry import Site, rule
+
+aten = torch.ops.aten
+
+
+@rule(
+    aten.max_pool1d.default,
+    aten.max_pool2d.default,
+    aten.max_pool3d.default,
+    aten.adaptive_max_pool2d.default,
+    aten.max.default,
+    aten.min.default,
+    aten.max.other,
+    aten.min.other,
+    aten.amax.default,
+    aten.amin.default,
+    aten.median.default,
+    aten.maximum.default,
+    aten.minimum.default,
+    aten.fmax.default,
+    aten.fmin.default,
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.clamp_max.default,
+    aten.clamp.Tensor,
+)
+def winner(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c`` at the winning entries and 0 elsewhere; ties share it.
+
+    Source: Bach et al. 2015, section on pooling; zennit leaves max-pooling to its gradient likewise.
+    """
+    return site.adjoint(c)

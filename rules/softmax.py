@@ -1,0 +1,27 @@
+"""Softmax: its Taylor rule, or no relevance at all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxlrp.registry import Rule, Site, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default)
+def taylor_softmax(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = s * (c - <s, c>)``: first Taylor order, the ordinary adjoint. Leaks: not conserving.
+
+    Source: Achtibat et al. 2024, proposition 3.1.
+    """
+    return site.adjoint(c)
+
+
+def stop(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = 0``: the attention weights are constants (AH-rule of Ali et al. 2022)."""
+    return tuple(torch.zeros_like(x) for x in site.operands)
+
+
+stopped = Rule("stopped", "stopped", stop, stops=True)
