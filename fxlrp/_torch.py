@@ -5,7 +5,7 @@ from torch._ops import OpOverloadPacket as OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx as make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv as ShapeEnv
+from torch.fx.experimental.symbolic_shapes import statically_known_true as statically_known_true
 from torch.fx.traceback import annotate as annotate
 from torch.fx.traceback import preserve_node_meta as preserve_node_meta
 from torch.fx.traceback import set_current_meta as set_current_meta

@@ -106,6 +106,7 @@ def capture(
     outputs = tuple(returned)  # type: ignore[arg-type]
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     explained, added = explain(module.graph, outputs, out_spec, output, objective)
+    module.graph.output_node().args = ((*outputs, explained),)
     return Captured(
         module=module,
         constants=constants | added,
@@ -113,9 +114,7 @@ def capture(
         parameters=frozenset(parameters),
         inputs=tuple(inputs),
         in_spec=in_spec,
-        outputs=outputs,
         out_spec=out_spec,
-        explained=explained,
     )
 
 

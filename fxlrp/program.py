@@ -22,9 +22,8 @@ class Captured:
         names: Dotted name of each constant in the model.
         parameters: The placeholders that are parameters.
         inputs: Placeholders of the user's inputs, in the order of the flattened ``(args, kwargs)``.
-        outputs: Nodes (or plain values) of the model's own outputs, flattened.
+        in_spec: How to put the inputs together again.
         out_spec: How to put the outputs together again.
-        explained: The node whose entries a target selects; its first dimension is the batch.
     """
 
     module: fx.GraphModule
@@ -33,14 +32,22 @@ class Captured:
     parameters: frozenset[fx.Node]
     inputs: tuple[fx.Node, ...]
     in_spec: TreeSpec
-    outputs: tuple[Any, ...]
     out_spec: TreeSpec
-    explained: fx.Node
 
     @property
     def graph(self) -> fx.Graph:
         """The forward graph."""
         return self.module.graph
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """Nodes (or plain values) of the model's own outputs, flattened."""
+        return tuple(self.graph.output_node().args[0][:-1])  # type: ignore[index, arg-type]
+
+    @property
+    def explained(self) -> fx.Node:
+        """The node whose entries a target selects; its first dimension is the batch."""
+        return self.graph.output_node().args[0][-1]  # type: ignore[index, return-value]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import fx
 from fxlrp._torch import tree_flatten
 from fxlrp.program import Captured, Source, floating
 from fxlrp.provenance import module_path
-from fxlrp.passes.manager import shape
+from fxlrp.passes.manager import same, shape
 from fxlrp.registry import Facts, Rule
 
 aten = torch.ops.aten
@@ -34,9 +34,9 @@ def sources(captured: Captured) -> list[Source]:
             trailing = len(shape(node)) - len(shape(index))
             found.append(Source(node, origin[index] or module_path(node) or node.name, trailing))
         elif inputs and not floating(node):
-            moved = node.target in (aten._to_copy.default, aten.view.default, aten.detach.default)
-            same = [n for n in inputs if moved and shape(n) == shape(node)]
-            origin[node] = origin[same[0]] if same else ""
+            moved = node.target in (aten._to_copy.default, aten.reshape.default, aten.detach.default)
+            kept = [n for n in inputs if moved and same(shape(n), shape(node))]
+            origin[node] = origin[kept[0]] if kept else ""
     return found
 
 
@@ -154,7 +154,7 @@ REDUCTIONS = frozenset(
 )
 SHAPES = frozenset(
     {
-        aten.view.default,
+        aten.reshape.default,
         aten.expand.default,
         aten.unsqueeze.default,
         aten.squeeze.dims,

@@ -45,7 +45,7 @@ def scale_and_shift(at: fx.Node, norm: fx.Node) -> tuple[fx.Node, fx.Node]:
 
 def along(at: fx.Node, vector: fx.Node, dim: int, ndim: int) -> fx.Node:
     """View a vector so that it multiplies along one dimension."""
-    return insert(at, aten.view.default, vector, [-1 if i == dim else 1 for i in range(ndim)])
+    return insert(at, aten.reshape.default, vector, [-1 if i == dim else 1 for i in range(ndim)])
 
 
 def linear_args(node: fx.Node) -> list[Any]:

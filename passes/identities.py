@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxlrp.passes.manager import Pass, insert, shape, sweep
+from fxlrp.passes.manager import Pass, insert, same, shape, sweep
 
 aten = torch.ops.aten
 
@@ -29,7 +29,12 @@ def cast(node: fx.Node) -> fx.Node | None:
 def reshape(node: fx.Node) -> fx.Node | None:
     """A view, expand or slice that keeps the shape and starts at the first entry."""
     starts_elsewhere = node.target is aten.slice.Tensor and len(node.args) > 4 and node.args[4] != 1
-    return first(node) if shape(first(node)) == shape(node) and not starts_elsewhere else None
+    return first(node) if same(shape(first(node)), shape(node)) and not starts_elsewhere else None
+
+
+def view(node: fx.Node) -> fx.Node | None:
+    """A view becomes a reshape: without clones the strides are others."""
+    return reshape(node) or insert(node, aten.reshape.default, *node.args)
 
 
 def copy(node: fx.Node) -> fx.Node | None:
@@ -39,7 +44,7 @@ def copy(node: fx.Node) -> fx.Node | None:
     assert isinstance(new, fx.Node)
     if new.meta["val"].dtype != old.meta["val"].dtype:
         new = insert(node, aten._to_copy.default, new, dtype=old.meta["val"].dtype)
-    return new if shape(new) == shape(old) else insert(node, aten.expand.default, new, list(shape(old)))
+    return new if same(shape(new), shape(old)) else insert(node, aten.expand.default, new, list(shape(old)))
 
 
 def held(node: fx.Node) -> fx.Node:
@@ -64,8 +69,8 @@ drop: Pass = sweep(
         aten.lift_fresh_copy.default: first,
         aten.positive.default: first,
         aten._to_copy.default: cast,
-        aten.view.default: reshape,
-        aten._unsafe_view.default: reshape,
+        aten.view.default: view,
+        aten._unsafe_view.default: view,
         aten.expand.default: reshape,
         aten.slice.Tensor: reshape,
         aten.copy.default: copy,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxlrp._torch import FakeTensor
+from fxlrp._torch import FakeTensor, statically_known_true, tree_flatten
 
 log = logging.getLogger("fxlrp")
 
@@ -78,8 +78,8 @@ def insert(before: fx.Node, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
     with before.graph.inserting_before(before):
         new = before.graph.call_function(op, args, kwargs)
     new.meta = {k: v for k, v in before.meta.items() if k not in ("val", "tensor_meta", "reads")}
-    fakes = [v for v in values if isinstance(v, FakeTensor)]
-    with fakes[0].fake_mode:
+    fake = next(v for v in tree_flatten((values, named))[0] if isinstance(v, FakeTensor))
+    with fake.fake_mode:
         new.meta["val"] = op(*values, **named)
     return new
 
@@ -97,3 +97,8 @@ def shape(node: fx.Node) -> tuple[Any, ...]:
     """Shape of a node's value; empty if it is no tensor."""
     val = node.meta.get("val")
     return tuple(val.shape) if isinstance(val, Tensor) else ()
+
+
+def same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    """Whether two shapes are known to be equal, without a guard on sizes that depend on data."""
+    return len(a) == len(b) and all(statically_known_true(n == m) for n, m in zip(a, b, strict=True))

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.passes.manager import Pass, insert, shape, sweep
+from fxlrp.passes.manager import Pass, insert, same, shape, sweep
 
 aten = torch.ops.aten
 
 MOVES = (
     aten.expand.default,
-    aten.view.default,
+    aten.reshape.default,
     aten.unsqueeze.default,
     aten.alias.default,
     aten.clone.default,
@@ -42,7 +42,7 @@ def summed(node: Any, exponential: fx.Node) -> int | None:
         return None
     dim = int(dims[0]) % ndim
     kept = tuple(1 if i == dim else n for i, n in enumerate(shape(exponential)))
-    return dim if tuple(shape(node)) in (kept, tuple(shape(exponential))) else None
+    return dim if same(shape(node), kept) or same(shape(node), shape(exponential)) else None
 
 
 def without_offset(logits: fx.Node, dim: int) -> Any:
@@ -50,12 +50,12 @@ def without_offset(logits: fx.Node, dim: int) -> Any:
     if logits.target is not aten.sub.Tensor or logits.kwargs:
         return logits
     x, offset = logits.args[0], skip_moves(logits.args[1])
-    if not isinstance(x, fx.Node) or shape(x) != shape(logits):
+    if not isinstance(x, fx.Node) or not same(shape(x), shape(logits)):
         return logits
     before = shape(logits.args[1]) if isinstance(logits.args[1], fx.Node) else ()
     reduced = shape(offset) if len(shape(offset)) == len(shape(x)) else before
     padded = (1,) * (len(shape(x)) - len(reduced)) + tuple(reduced)
-    return x if padded[dim] == 1 else logits
+    return x if same((padded[dim],), (1,)) else logits
 
 
 def softmax(node: fx.Node) -> fx.Node | None:

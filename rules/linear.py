@@ -56,8 +56,7 @@ aten = torch.ops.aten
     aten._upsample_bicubic2d_aa.default,
     aten.grid_sampler_2d.default,
     # moves
-    aten.view.default,
-    aten._unsafe_view.default,
+    aten.reshape.default,
     aten.permute.default,
     aten.transpose.int,
     aten.t.default,
@@ -81,7 +80,6 @@ aten = torch.ops.aten
     aten.replication_pad2d.default,
     aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default,
-    aten.as_strided.default,
     aten.diagonal.default,
     aten.unfold.default,
     aten.im2col.default,
