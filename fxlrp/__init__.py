@@ -1,7 +1,7 @@
 """fxlrp: any PyTorch model becomes a relevance program."""
 
 from fxlrp import rules
-from fxlrp.api import compile, presets, rule_set  # noqa: A004  the name torch.compile has, too
+from fxlrp.api import compile, presets, rule_set
 from fxlrp.attributor import Attributor, Result
 from fxlrp.errors import (
     ArtifactError,

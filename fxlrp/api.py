@@ -19,7 +19,7 @@ from fxlrp.rules import PRESETS
 from fxlrp.rulesets import RuleSet
 
 
-def compile(  # noqa: A001  the name torch.compile has, too
+def compile(
     model: nn.Module | ExportedProgram,
     args: tuple[Any, ...] | None = None,
     kwargs: Mapping[str, Any] | None = None,

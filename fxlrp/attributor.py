@@ -169,9 +169,7 @@ class Attributor:
             )
         return self._last
 
-    def _entry(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Entry, list[Any], dict[Any, int]]:
+    def _entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, list[Any], dict[Any, int]]:
         """The captured signature that the inputs fit, made if there is none."""
         args, kwargs = bind(self.model, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
@@ -186,9 +184,7 @@ class Attributor:
             raise SignatureError(f"these inputs do not fit the program that was exported\n{signature(entry)}")
         return entry, leaves, found
 
-    def _capture(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec
-    ) -> Entry:
+    def _capture(self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec) -> Entry:
         captured = capture(
             self.model,
             args,
@@ -201,9 +197,7 @@ class Attributor:
             raise SignatureError(
                 f"the exported program takes {captured.in_spec}, not {spec}: pass inputs as they were at its export"
             )
-        kept = tuple(
-            torch.empty(0, device=leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves
-        )
+        kept = tuple(torch.empty(0, device=leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         entry = Entry(plan(captured, self.rules, self._read, self._strict), spec, kept)
         self._captures += 1
         self._entries[self._captures] = entry
@@ -219,9 +213,7 @@ class Attributor:
         return entry.programs[form]
 
 
-def bind(
-    model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, Any]:
+def bind(model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Check the arguments against the model's forward and put keywords in a fixed order."""
     if isinstance(model, nn.Module):
         try:
@@ -246,9 +238,7 @@ def check_finite(entry: Entry, leaves: Sequence[Any]) -> None:
 def signature(entry: Entry) -> str:
     """The inputs that an entry takes."""
     lines = [
-        f"  {node.name}: {tuple(val.shape)} {val.dtype}"
-        if isinstance(val, Tensor)
-        else f"  {node.name}: {val!r}"
+        f"  {node.name}: {tuple(val.shape)} {val.dtype}" if isinstance(val, Tensor) else f"  {node.name}: {val!r}"
         for node in entry.plan.captured.inputs
         for val in [node.meta["val"]]
     ]

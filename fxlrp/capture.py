@@ -21,29 +21,37 @@ from fxlrp.provenance import modules
 aten = torch.ops.aten
 
 KEEP_WHOLE = frozenset(
-    """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul
-    scaled_dot_product_attention softmax log_softmax layer_norm rms_norm group_norm instance_norm
-    gelu silu mish elu selu celu leaky_relu hardswish hardsigmoid softplus log_sigmoid
-    max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d
-    upsample_linear1d upsample_trilinear3d""".split()
-)
+    {
+        "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+        "matmul", "scaled_dot_product_attention", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm",
+        "instance_norm", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "hardswish", "hardsigmoid",
+        "softplus", "log_sigmoid", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d",
+        "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d",
+        "upsample_trilinear3d",
+    }
+)  # fmt: skip
 """Ops that have a rule of their own; everything else is decomposed to core ATen."""
 
 Output = str | int | Callable[[Any], Any] | None
 Objective = Callable[[Tensor], Tensor] | None
 
-_library = torch.library.Library("fxlrp", "FRAGMENT")
-_library.define("hold(Tensor x) -> Tensor")
-_library.impl("hold", lambda x: x.clone(), "CompositeExplicitAutograd")
-
 REMEDIES = {
-    "GuardOnDataDependentSymNode": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
-    "or pass the input that avoids the branch (for transformers: an explicit attention_mask).",
     "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
     "or pass the input that avoids the branch (for transformers: an explicit attention_mask).",
     "Constraints violated": "The model does not work for every size in dynamic_shapes; fix the named dimension.",
 }
+
+
+@torch.library.custom_op("fxlrp::hold", mutates_args=())
+def hold(x: Tensor) -> Tensor:
+    """Stand for a ``detach`` until decomposition is over."""
+    return x.clone()
+
+
+@hold.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 def capture(
@@ -77,9 +85,7 @@ def capture(
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         exported = exported.run_decompositions(decompositions())
     spec = exported.graph_signature
-    unsupported = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {
-        s.kind for s in spec.output_specs
-    }
+    unsupported = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {s.kind for s in spec.output_specs}
     if unsupported:
         raise CaptureError(
             f"{type(model).__name__} changes its buffers or inputs while it runs, so that a second call would differ. "
@@ -120,10 +126,8 @@ def capture(
 
 def decompositions() -> dict[Any, Any]:
     """The core ATen table without the ops that stay whole."""
-    table = torch.export.default_decompositions()
-    return {
-        op: f for op, f in table.items() if op.name().partition("::")[2].partition(".")[0] not in KEEP_WHOLE
-    }
+    table = dict(torch.export.default_decompositions())
+    return {op: f for op, f in table.items() if op.name().partition("::")[2].partition(".")[0] not in KEEP_WHOLE}
 
 
 def export(
@@ -153,9 +157,7 @@ def explanation(model: nn.Module, error: Exception) -> str:
     place = f"{frames[-1].filename}:{frames[-1].lineno}  {frames[-1].line}" if frames else "unknown source"
     what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     known = (remedy for key, remedy in REMEDIES.items() if key in type(error).__name__ or key in str(error))
-    remedy = next(
-        known, "First make the model run on these inputs by itself, then under torch.export.export."
-    )
+    remedy = next(known, "First make the model run on these inputs by itself, then under torch.export.export.")
     return f"{type(model).__name__} could not be captured\n  {what}\n  at {place}\n{remedy}"
 
 
@@ -262,9 +264,7 @@ def pick(out: Any, output: Output) -> Any:
             return logits
         leaves = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor) and t.is_floating_point()]
         if not leaves:
-            raise SignatureError(
-                "the model returns no floating point tensor, so that there is nothing to explain"
-            )
+            raise SignatureError("the model returns no floating point tensor, so that there is nothing to explain")
         return leaves[0]
     found = entry(out, output)
     if found is None:

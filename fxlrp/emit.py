@@ -47,7 +47,7 @@ def emit(
         env = forward(graph, dict(zip(placeholders, values, strict=False)) | fixed)
         start = seed(numerics.widen(env[captured.explained]), values[len(placeholders) :])
         found = backward(graph, env, twins, {captured.explained: start})
-        relevances = dict.fromkeys(names, 0.0)
+        relevances: dict[str, Any] = dict.fromkeys(names, 0.0)
         for s in sources:
             relevances[s.name] = relevances[s.name] + read(env[s.node], found.get(s.node), s.trailing)
         return [

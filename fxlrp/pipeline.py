@@ -65,7 +65,7 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
         report_missing(missing, strict)
     if not slots:
         raise SignatureError(
-            "no differentiable path leads from an input to the explained output, so that there is nothing to attribute; "
+            "no differentiable path leads from an input to the explained output, so there is nothing to attribute; "
             f"inputs: {', '.join(n.name for n in captured.inputs)}"
         )
     chosen: dict[fx.Node, Rule] = {node: assigned.get(node, adjoint) for node in slots if slots[node]}

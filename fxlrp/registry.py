@@ -44,7 +44,7 @@ class Site:
         facts: What the analyses proved.
     """
 
-    op: OpOverload
+    op: Any
     leaves: tuple[Any, ...]
     spec: TreeSpec
     slots: tuple[int, ...]
@@ -61,7 +61,8 @@ class Site:
         """All arguments by their name in the op's schema, defaults filled in."""
         args, kwargs = tree_unflatten(self.leaves, self.spec)
         schema = self.op._schema.arguments
-        return {a.name: a.default_value for a in schema} | dict(zip((a.name for a in schema), args)) | kwargs
+        given = {a.name: arg for a, arg in zip(schema, args, strict=False)}
+        return {**{a.name: a.default_value for a in schema}, **given, **kwargs}
 
     def __call__(self, *operands: Tensor) -> Any:
         """Apply the op again to other operands."""
@@ -138,9 +139,7 @@ def rule(
         for op in ops:
             check_overload(op)
             if op in table:
-                raise RuleError(
-                    f"{op} has two rules: {table[op]} and {made}. Override it in a rule set instead."
-                )
+                raise RuleError(f"{op} has two rules: {table[op]} and {made}. Override it in a rule set instead.")
             table[op] = made
         return made
 
@@ -150,7 +149,8 @@ def rule(
 def check_overload(op: object) -> None:
     """Refuse what cannot be a key of the table, with the names that could."""
     if isinstance(op, OpOverloadPacket):
-        names = ", ".join(f"{op}.{name}" for name in op.overloads())
+        overloads: list[str] = op.overloads()  # type: ignore[no-untyped-call]
+        names = ", ".join(f"{op}.{name}" for name in overloads)
         raise RuleError(f"{op} is a packet of overloads; a rule is for one of them: {names}")
     if not isinstance(op, OpOverload):
         raise RuleError(f"a rule is for an op overload such as torch.ops.aten.add.Tensor, not for {op!r}")

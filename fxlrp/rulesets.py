@@ -121,7 +121,5 @@ class RuleSet:
             conditions = ", ".join(f"{k}={v}" for k, v in shown.items() if v is not None)
             lines.append(f"  where {conditions or o.predicate}: {o.rule}")
         lines.append(f"  every other op: {self.default or 'the default table'}")
-        lines.append(
-            f"  gates and statistics held fixed: {self.freeze}; product chains as one: {self.invariant}"
-        )
+        lines.append(f"  gates and statistics held fixed: {self.freeze}; product chains as one: {self.invariant}")
         return "\n".join(lines)

@@ -60,9 +60,7 @@ def lower(target: Target, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[F
     if isinstance(target, Contrast):
         (one, a), (two, b) = lower(target.wanted, shape, dtype), lower(target.other, shape, dtype)
         if not (one.weights and two.weights):
-            raise TargetError(
-                "contrast() takes classes or index tuples; give a seed tensor by itself as target=seed"
-            )
+            raise TargetError("contrast() takes classes or index tuples; give a seed tensor by itself as target=seed")
         return Form((*one.weights, *(-w for w in two.weights)), one.wild + two.wild), a + b
     if isinstance(target, Tensor) and target.is_floating_point():
         if tuple(target.shape) != shape:
@@ -90,9 +88,7 @@ def per_sample(target: Any, shape: tuple[int, ...]) -> list[Any]:
         raise TargetError("a target is a class index, not a truth value")
     if isinstance(target, Tensor):
         target = target.tolist() if target.ndim else int(target)
-        target = (
-            [tuple(e) if isinstance(e, list) else e for e in target] if isinstance(target, list) else target
-        )
+        target = [tuple(e) if isinstance(e, list) else e for e in target] if isinstance(target, list) else target
     if isinstance(target, (int, tuple)):
         return [target] * batch
     if not isinstance(target, Sequence) or isinstance(target, str):
@@ -112,7 +108,7 @@ def checked(entry: Any, shape: tuple[int, ...]) -> Index:
     if len(index) != len(sizes):
         hint = ""
         if len(sizes) == 2:
-            hint = ". For a sequence of logits give (position, token), such as (-1, None) for the largest of the last position"
+            hint = ". For logits of a sequence give (position, token); (-1, None) is the largest of the last position"
         raise TargetError(
             f"target {entry!r} has {len(index)} indices, but each sample's output has shape {sizes}: "
             f"give {len(sizes)} of them{hint}"
@@ -157,9 +153,7 @@ def flat_position(y: Tensor, wild: tuple[int, ...], index: Tensor) -> Tensor:
     candidates = y
     for dim in range(1, y.ndim):
         if dim not in wild:
-            along = torch.arange(y.shape[dim], device=y.device).view(
-                [-1 if d == dim else 1 for d in range(y.ndim)]
-            )
+            along = torch.arange(y.shape[dim], device=y.device).view([-1 if d == dim else 1 for d in range(y.ndim)])
             chosen = index[:, dim - 1].view([-1] + [1] * (y.ndim - 1))
             candidates = torch.where(along == chosen, candidates, -torch.inf)
     return candidates.flatten(1).argmax(1, keepdim=True)

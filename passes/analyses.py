@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from fxlrp._torch import tree_flatten
+from fxlrp.passes.manager import same, shape
 from fxlrp.program import Captured, Source, floating
 from fxlrp.provenance import module_path
-from fxlrp.passes.manager import same, shape
 from fxlrp.registry import Facts, Rule
 
 aten = torch.ops.aten
@@ -43,9 +43,7 @@ def sources(captured: Captured) -> list[Source]:
 def is_integer(node: fx.Node) -> bool:
     """Whether a node holds integers."""
     dtype = getattr(node.meta.get("val"), "dtype", None)
-    return (
-        dtype is not None and not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
-    )
+    return dtype is not None and not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
 
 
 def is_lookup(node: fx.Node, captured: Captured) -> bool:
@@ -93,9 +91,7 @@ def live(
         stops = node in rules and rules[node].stops
         if node.op != "call_function" or node in slots or stops or not floating(node):
             continue
-        reached = tuple(
-            i for i, leaf in enumerate(leaves(node)) if isinstance(leaf, fx.Node) and leaf in slots
-        )
+        reached = tuple(i for i, leaf in enumerate(leaves(node)) if isinstance(leaf, fx.Node) and leaf in slots)
         if passed := tuple(i for i in reached if i not in set(held(node, reached))):
             slots[node] = passed
     needed = {end} & slots.keys()
@@ -115,14 +111,12 @@ def freeze(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], fro
     """What is held fixed: what the node's rule says, and gates and statistics inside products."""
 
     def held(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-        rule = rules.get(node)
-        if rule is not None and rule.holds is not None:
-            return rule.holds(node, reached)
-        if frozen and node.target is aten.mul.Tensor:
-            given = leaves(node)
-            factors = [i for i in reached if given[i] in held_factors]
-            return factors if len(factors) < len(reached) else ()
-        return ()
+        given, rule = leaves(node), rules.get(node)
+        factors = {i for i in reached if frozen and node.target is aten.mul.Tensor and given[i] in held_factors}
+        if len(factors) == len(reached):
+            factors = set()
+        rest = tuple(i for i in reached if i not in factors)
+        return factors.union(rule.holds(node, rest) if rule is not None and rule.holds is not None else ())
 
     return held
 
@@ -170,9 +164,7 @@ SHAPES = frozenset(
 )
 ELEMENTWISE = SHAPES | {aten.mul.Tensor, aten.mul.Scalar, aten.neg.default}
 OFFSETS = frozenset({aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar})
-SCALES = (
-    ELEMENTWISE | OFFSETS | {aten.sqrt.default, aten.clamp.default, aten.clamp_min.default, aten.abs.default}
-)
+SCALES = ELEMENTWISE | OFFSETS | {aten.sqrt.default, aten.clamp.default, aten.clamp_min.default, aten.abs.default}
 INVERSES = frozenset({aten.rsqrt.default, aten.reciprocal.default})
 
 
@@ -186,9 +178,7 @@ def factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
     kinds: dict[fx.Node, str] = {}
     for node in graph.nodes:
         if node in dependent and node.op == "call_function":
-            kinds[node] = factor_kind(
-                node, [kinds.get(n, "") for n in node.all_input_nodes if n in dependent]
-            )
+            kinds[node] = factor_kind(node, [kinds.get(n, "") for n in node.all_input_nodes if n in dependent])
     return {node for node, kind in kinds.items() if kind in ("gate", "statistic")}
 
 
@@ -241,18 +231,10 @@ def nonnegative(graph: fx.Graph) -> set[fx.Node]:
         numbers = [a for a in node.args if isinstance(a, (int, float))] if node.target not in SHAPES else []
         alpha = node.kwargs.get("alpha", 1)
         kept = node.target in keeps and inputs and all(n in found for n in inputs) and alpha >= 0
-        clamped = (
-            node.target in (aten.clamp.default, aten.hardtanh.default)
-            and (node.args[1:] or (-1,))[0] is not None
-        )
+        clamped = node.target in (aten.clamp.default, aten.hardtanh.default) and (node.args[1:] or (-1,))[0] is not None
         if (
             node.target in makes
-            or (
-                kept
-                and all(
-                    number >= 0 for number in numbers if node.target in (aten.mul.Tensor, aten.add.Tensor)
-                )
-            )
+            or (kept and all(number >= 0 for number in numbers if node.target in (aten.mul.Tensor, aten.add.Tensor)))
             or (clamped and bound(node) >= 0)
         ):
             found.add(node)
@@ -270,9 +252,7 @@ def dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node) -
     found = set()
     for node in slots:
         users = [u for u in node.users if node in operands(u, slots)]
-        gated = all(
-            u.target is aten.relu.default and rules[u].kind in ("pointwise", "adjoint") for u in users
-        )
+        gated = all(u.target is aten.relu.default and rules[u].kind in ("pointwise", "adjoint") for u in users)
         if users and gated and node is not end:
             found.add(node)
     return found
@@ -312,6 +292,5 @@ def facts(
     dead = dead_below_zero(slots, rules, end)
     shares = chain_shares(slots) if invariant else {}
     return {
-        node: Facts(all(n in positive for n in operands(node, slots)), node in dead, shares.get(node))
-        for node in slots
+        node: Facts(all(n in positive for n in operands(node, slots)), node in dead, shares.get(node)) for node in slots
     }

@@ -55,9 +55,7 @@ def linear_args(node: fx.Node) -> list[Any]:
 
 def is_linear(node: object, dependent: set[fx.Node]) -> bool:
     """A linear op with constant weight and bias."""
-    return (
-        isinstance(node, fx.Node) and node.target in LINEAR and not dependent & set(node.all_input_nodes[1:])
-    )
+    return isinstance(node, fx.Node) and node.target in LINEAR and not dependent & set(node.all_input_nodes[1:])
 
 
 def before(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> bool:
@@ -108,7 +106,7 @@ def foldable(linear: fx.Node) -> bool:
     rest = linear_args(linear)[3:]
     padding = rest[1] if len(rest) > 1 else [0]
     groups = rest[3] if len(rest) > 3 else 1
-    return groups == 1 and not isinstance(padding, str) and not any(padding)  # type: ignore[arg-type]
+    return groups == 1 and not isinstance(padding, str) and not any(padding)
 
 
 def carry(new: fx.Node, linear: fx.Node) -> fx.Node:

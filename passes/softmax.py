@@ -30,11 +30,7 @@ def skip_moves(node: Any) -> Any:
 def summed(node: Any, exponential: fx.Node) -> int | None:
     """The dimension that ``node`` sums ``exponential`` over, kept or put back by broadcasting."""
     total = skip_moves(node)
-    if (
-        not isinstance(total, fx.Node)
-        or total.target is not aten.sum.dim_IntList
-        or total.args[0] is not exponential
-    ):
+    if not isinstance(total, fx.Node) or total.target is not aten.sum.dim_IntList or total.args[0] is not exponential:
         return None
     dims: Any = total.args[1]
     ndim = len(shape(exponential))
@@ -59,12 +55,13 @@ def without_offset(logits: fx.Node, dim: int) -> Any:
 
 
 def softmax(node: fx.Node) -> fx.Node | None:
-    """``exp(z) / sum(exp(z)) -> softmax(z)``, whatever offset is subtracted from ``z`` first."""
+    """Rewrite ``exp(z) / sum(exp(z))`` to ``softmax(z)``, whatever offset is subtracted from ``z`` first."""
     top, bottom = node.args[:2]
     if not isinstance(top, fx.Node) or top.target is not aten.exp.default:
         return None
+    (logits,) = top.all_input_nodes
     dim = summed(bottom, top)
-    return None if dim is None else insert(node, aten.softmax.int, without_offset(top.args[0], dim), dim)
+    return None if dim is None else insert(node, aten.softmax.int, without_offset(logits, dim), dim)
 
 
 recognise: Pass = sweep({aten.div.Tensor: softmax})

@@ -49,7 +49,7 @@ GATED = (aten.sigmoid.default, aten.add.Tensor, aten.add.Scalar)
 
 
 def table(convolution: Rule) -> dict[OpOverload, Rule]:
-    """zennit's mapping: one rule for convolutions, epsilon for dense layers, sums and average pools."""
+    """Zennit's mapping: one rule for convolutions, epsilon for dense layers, sums and average pools."""
     return dict.fromkeys(CONVOLUTIONS, convolution) | dict.fromkeys((*LINEAR, *SUMS), epsilon())
 
 

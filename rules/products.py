@@ -13,9 +13,7 @@ from fxlrp.registry import Site, rule
 aten = torch.ops.aten
 
 
-@rule(
-    aten.mul.Tensor, aten.matmul.default, aten.bmm.default, aten.mm.default, aten.mv.default, aten.dot.default
-)
+@rule(aten.mul.Tensor, aten.matmul.default, aten.bmm.default, aten.mm.default, aten.mv.default, aten.dot.default)
 def product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_i = J_i^T c / k``: each of k live factors takes the same part; one live factor takes all.
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp.numerics import EPSILON, Relevance, share
 from fxlrp.errors import RuleError
+from fxlrp.numerics import EPSILON, Relevance, share
 from fxlrp.registry import Parts, Rule, Site
 
 Weights = tuple[Tensor, Tensor | None]
@@ -23,9 +23,7 @@ def weights(site: Site) -> Weights:
         RuleError: If the weight or bias depends on the input: these rules split a fixed weight by sign.
     """
     if site.slots != (0,):
-        raise RuleError(
-            f"{site.op} has a weight or bias that depends on the input; use the default rule for it"
-        )
+        raise RuleError(f"{site.op} has a weight or bias that depends on the input; use the default rule for it")
     bias = site.leaves[2] if len(site.leaves) > 2 and isinstance(site.leaves[2], Tensor) else None
     return site.leaves[1], bias
 

@@ -113,9 +113,7 @@ def efficientnet_v2_m() -> Sample:
 
 @entry
 def siglip2() -> Sample:
-    small = {
-        k: SMALL[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    }
+    small = {k: SMALL[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
     config = transformers.Siglip2Config(
         text_config=small | {"vocab_size": 100, "max_position_embeddings": 16, "projection_size": 32},
         vision_config=small | {"num_patches": 16, "patch_size": 4},
@@ -197,9 +195,7 @@ def gpt2() -> Sample:
 
 @entry
 def roberta() -> Sample:
-    return text(
-        transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SMALL, num_labels=3))
-    )
+    return text(transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SMALL, num_labels=3)))
 
 
 @entry
