@@ -52,8 +52,8 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
         MissingRules: If ``strict`` and a live op has no rule.
         SignatureError: If a name in ``read`` fits nothing, or no input reaches the output.
     """
-    graph, end = captured.graph, captured.explained
     rewrites = passes.run(captured.module, passes.CANONICAL)
+    graph, end = captured.graph, captured.explained  # after the passes: they may replace the explained node
     sources = analyses.sources(captured)
     starts = {source.node for source in sources}
     dependent = analyses.dependents(graph, starts)
