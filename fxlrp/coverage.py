@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import fx
 
 from fxlrp.pipeline import Plan
@@ -82,14 +83,17 @@ class Coverage:
             caption=caption,
             title_justify="left",
             caption_justify="left",
+            expand=True,
         )
-        for name in ("op", "kind", "rule"):
+        table.add_column("op", overflow="fold")
+        for name in ("kind", "rule"):
             table.add_column(name, no_wrap=True)
-        table.add_column("count", justify="right")
-        table.add_column("first source line", overflow="ellipsis", no_wrap=True)
+        table.add_column("count", justify="right", no_wrap=True)
+        table.add_column("first source line", overflow="ellipsis", no_wrap=True, ratio=1)
         for row in self.rows:
             style = "bold red" if row.rule == "MISSING" else "yellow" if row.kind == "taylor" else None
-            table.add_row(row.op, row.kind, row.rule, str(row.count), row.source, style=style)
+            source = Text(row.source)  # brackets in it are not markup
+            table.add_row(row.op, row.kind, row.rule, str(row.count), source, style=style)
         return table
 
     def __str__(self) -> str:
