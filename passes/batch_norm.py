@@ -1,4 +1,4 @@
-"""Fold evaluation-mode batch norm into the neighbouring linear op."""
+"""Fold evaluation-mode batch norm into the neighbouring linear op, or write it as a product and a sum."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ LINEAR = (aten.linear.default, *CONVOLUTIONS, *TRANSPOSED)
 def fold(graph: fx.Graph) -> int:
     """``bn(linear(x))`` and ``linear(bn(x))`` become one linear op with weights computed in the graph.
 
-    A linear op before the norm must feed nothing else. A convolution behind the norm must not pad: its
-    zeros would have to be shifted too.
+    Without such a neighbour ``bn(x)`` becomes ``x s + t``. A linear op before the norm must feed nothing else. A
+    convolution behind the norm must not pad: its zeros would have to be shifted too.
     """
     hits = 0
     dependent = reaches(graph)
     for node in list(graph.nodes):
         if node.target is operator.getitem and node.args[1] == 0 and node.args[0].target is BATCH_NORM:
-            new = before(node, node.args[0], dependent) or behind(node, node.args[0], dependent)
-            hits += new
+            norm = node.args[0]
+            before(node, norm, dependent) or behind(node, norm, dependent) or alone(node, norm)
+            hits += 1
     return hits
 
 
@@ -94,6 +95,15 @@ def behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> bool:
         new = insert(user, user.target, norm.args[0], weight, bias, *rest)
         substitute(user, carry(new, user))
         dependent.add(new)
+    return True
+
+
+def alone(norm_out: fx.Node, norm: fx.Node) -> bool:
+    """``bn(x) -> x s + t``."""
+    x, ndim = norm.args[0], len(shape(norm_out))
+    s, t = scale_and_shift(norm_out, norm)
+    scaled = insert(norm_out, aten.mul.Tensor, x, along(norm_out, s, 1, ndim))
+    substitute(norm_out, insert(norm_out, aten.add.Tensor, scaled, along(norm_out, t, 1, ndim)))
     return True
 
 

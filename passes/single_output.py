@@ -46,6 +46,25 @@ def value_at_index(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node |
     return picked if keepdim else insert_after(picked, aten.squeeze.dims, picked, [dim])
 
 
+def pooled(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+    """Max pooling of which only the values are wanted."""
+    return insert(node, WITHOUT_POSITIONS[node.target], *args.values()) if index == 0 else None
+
+
+def adaptive(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+    """Adaptive max pooling: values are gathered at the winning positions of the flattened plane."""
+    if index != 0:
+        return None
+    x, size = args["self"], args["output_size"]
+    positions = insert(node, operator.getitem, node, 1)
+    positions.meta["val"] = node.meta["val"][1]
+    node.append(positions)
+    plane = insert_after(positions, aten.flatten.using_ints, x, -len(size), -1)
+    winners = insert_after(plane, aten.flatten.using_ints, positions, -len(size), -1)
+    picked = insert_after(winners, aten.gather.default, plane, -1, winners)
+    return insert_after(picked, aten.unflatten.int, picked, -1, size)
+
+
 def insert_after(previous: fx.Node, op: Any, *args: Any) -> fx.Node:
     """Insert a call right behind a node."""
     new = insert(previous, op, *args)
@@ -73,6 +92,11 @@ def variance(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     )
 
 
+WITHOUT_POSITIONS: dict[Any, Any] = {
+    aten.max_pool2d_with_indices.default: aten.max_pool2d.default,
+    aten.max_pool3d_with_indices.default: aten.max_pool3d.default,
+}
+
 OPENERS: dict[Any, Opener] = {
     aten.split.Tensor: piece,
     aten.split_with_sizes.default: piece,
@@ -89,6 +113,9 @@ OPENERS: dict[Any, Opener] = {
     aten.cummax.default: value_at_index,
     aten.cummin.default: value_at_index,
     aten.var_mean.correction: variance,
+    aten.adaptive_max_pool2d.default: adaptive,
+    aten.adaptive_max_pool3d.default: adaptive,
+    **dict.fromkeys(WITHOUT_POSITIONS, pooled),
 }
 
 

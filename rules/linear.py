@@ -57,6 +57,8 @@ aten = torch.ops.aten
     aten.grid_sampler_2d.default,
     # moves
     aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
     aten.permute.default,
     aten.transpose.int,
     aten.t.default,
@@ -127,7 +129,6 @@ def linear(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     aten.conv_transpose2d.input,
     aten.conv_transpose3d.input,
     aten.convolution.default,
-    aten._native_batch_norm_legit_no_training.default,
 )
 def affine(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = W^T c``; a weight that depends on the input makes the op a product of two, which halve.

@@ -14,7 +14,6 @@ aten = torch.ops.aten
     aten.max_pool1d.default,
     aten.max_pool2d.default,
     aten.max_pool3d.default,
-    aten.adaptive_max_pool2d.default,
     aten.max.default,
     aten.min.default,
     aten.max.other,

@@ -16,7 +16,6 @@ aten = torch.ops.aten
     aten.hardsigmoid.default,
     aten.softplus.default,
     aten.log_sigmoid.default,
-    aten.log_sigmoid_forward.default,
     aten.exp.default,
     aten.exp2.default,
     aten.cos.default,
