@@ -1,5 +1,6 @@
 """Every private torch import, in one place, so that an upstream move is a one-line fix."""
 
+from torch._dispatch.python import enable_python_dispatcher as enable_python_dispatcher
 from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor

@@ -77,14 +77,11 @@ def fits(size: Any, n: int, sizes: dict[Any, int]) -> bool:
     """Whether a size of an input agrees with the captured one; remembers what symbols stand for."""
     if isinstance(size, int):
         return size == n
-    expression = size.node.expr.xreplace(sizes)
-    if expression.is_Symbol:
-        limits = size.node.shape_env.var_to_range.get(expression)
-        if limits is not None and n not in limits:
-            return False
-        sizes[expression] = n
-        return True
-    return bool(expression == n)
+    expression = size.node.expr
+    if not expression.is_Symbol:
+        return bool(expression.xreplace(sizes) == n)
+    limits = size.node.shape_env.var_to_range[expression]
+    return sizes.setdefault(expression, n) == n and limits.lower <= n <= limits.upper
 
 
 class Attributor:
@@ -140,7 +137,7 @@ class Attributor:
         explained = entry.plan.captured.explained.meta["val"]
         form, numbers = lower_target(target, shape, explained.dtype)
         numbers = tuple(t.to(explained.device) for t in numbers)
-        program, runner = self._program(entry, form, numbers)
+        program, runner = self._program(entry, form)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         with torch.no_grad():
             flat = list(runner(*tensors, *numbers))
@@ -150,8 +147,8 @@ class Attributor:
         """Capture and compile for these inputs without running."""
         entry, _, sizes = self._entry(args, kwargs)
         explained = entry.plan.captured.explained.meta["val"]
-        form, numbers = lower_target(target, entry.output_shape(sizes), explained.dtype)
-        self._program(entry, form, tuple(t.to(explained.device) for t in numbers))
+        form, _ = lower_target(target, entry.output_shape(sizes), explained.dtype)
+        self._program(entry, form)
 
     @property
     def program(self) -> Program:
@@ -205,9 +202,9 @@ class Attributor:
             self._entries.popitem(last=False)
         return entry
 
-    def _program(self, entry: Entry, form: Form, numbers: tuple[Tensor, ...]) -> tuple[Program, Runner]:
+    def _program(self, entry: Entry, form: Form) -> tuple[Program, Runner]:
         if form not in entry.programs:
-            program = lower(entry.plan, form, numbers)
+            program = lower(entry.plan, form)
             entry.programs[form] = program, self._backend(program)
         self._last = entry, entry.programs[form][0]
         return entry.programs[form]

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from fxlrp._torch import FakeTensorMode, make_fx, tree_flatten, tree_unflatten
+from fxlrp._torch import FakeTensorMode, make_fx, tree_flatten, tree_map_only, tree_unflatten
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import modules
@@ -143,9 +143,13 @@ def export(
             f"{type(model).__name__} is in training mode, where dropout and batch norm make the output random or "
             "dependent on the batch. Call model.eval() first."
         )
+    # a view as an example makes torch guard on the tensor behind it
+    args, kwargs = tree_map_only(Tensor, lambda t: t.clone() if t._is_view() else t, (args, dict(kwargs)))
     try:
-        with torch.no_grad():
-            return torch.export.export(model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=False)
+        with torch.no_grad(), warnings.catch_warnings():
+            # recurrent modules keep a list of their own weights, which export takes for new attributes
+            warnings.filterwarnings("ignore", ".*_flat_weights.*were assigned during export", UserWarning)
+            return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:
         raise CaptureError(explanation(model, error)) from error
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp import numerics
-from fxlrp._torch import make_fx, preserve_node_meta
+from fxlrp import numerics, targets
+from fxlrp._torch import enable_python_dispatcher, make_fx, preserve_node_meta
 from fxlrp.program import Captured, Program, Source
 from fxlrp.propagate import Twin, backward, forward
-
-Seed = Callable[[Tensor, Sequence[Tensor]], Tensor]
 
 
 def emit(
@@ -21,8 +19,7 @@ def emit(
     twins: Mapping[fx.Node, Twin],
     sources: Sequence[Source],
     reads: Mapping[str, fx.Node],
-    seed: Seed,
-    target: Sequence[Tensor],
+    form: targets.Form,
 ) -> Program:
     """Trace the forward and the reverse walk into one graph.
 
@@ -31,8 +28,7 @@ def emit(
         twins: Rule and operands of every live node.
         sources: Where relevance is read; sources of one name are added.
         reads: Further nodes to read relevance at, by name.
-        seed: Coefficient at the output, given it and the target's tensors.
-        target: Example tensors of the target.
+        form: Form of the target, which gives the coefficient at the output.
     """
     graph = captured.graph
     given = [node for node in captured.inputs if isinstance(node.meta["val"], Tensor)]
@@ -45,7 +41,7 @@ def emit(
 
     def program(*values: Any) -> list[Any]:
         env = forward(graph, dict(zip(placeholders, values, strict=False)) | fixed)
-        start = seed(numerics.widen(env[captured.explained]), values[len(placeholders) :])
+        start = targets.seed(form, numerics.widen(env[captured.explained]), values[len(placeholders) :])
         found = backward(graph, env, twins, {captured.explained: start})
         relevances: dict[str, Any] = dict.fromkeys(names, 0.0)
         for s in sources:
@@ -57,9 +53,9 @@ def emit(
         ]
 
     mode = captured.explained.meta["val"].fake_mode
-    with mode, preserve_node_meta(), torch.no_grad():
-        fakes = [mode.from_tensor(t) if not hasattr(t, "fake_mode") else t for t in target]
-        module = make_fx(program, _allow_non_fake_inputs=True)(*detached(placeholders), *fakes)
+    with mode, enable_python_dispatcher(), preserve_node_meta(), torch.no_grad():
+        target = targets.examples(form, captured.explained.meta["val"])
+        module = make_fx(program, _allow_non_fake_inputs=True)(*detached(placeholders), *target)
     name_inputs(module, [node.name for node in given] + [f"target_{i}" for i in range(len(target))])
     own_constants(module, [(captured.names[n], captured.constants[n]) for n in constants])
     return Program(module, len(outputs), names, tuple(reads))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,16 @@ def gain(f: Tensor, x: Tensor, slope: float = 1.0) -> Tensor:
     """
     zero = x.abs() < torch.finfo(x.dtype).smallest_normal
     return torch.where(zero, slope, f / torch.where(zero, 1.0, x))
+
+
+def adjoint(function: Callable[..., Tensor], operands: Sequence[Tensor], c: Tensor) -> tuple[Tensor, ...]:
+    """Vector-Jacobian product ``J^T c``: one result per operand, zero where the function ignores it."""
+    with torch.enable_grad():
+        inputs = [x.detach().requires_grad_() for x in operands]
+        out = function(*inputs)
+    if not out.requires_grad:
+        return tuple(torch.zeros_like(x) for x in operands)
+    return torch.autograd.grad(out, inputs, c.to(out.dtype), allow_unused=True, materialize_grads=True)
 
 
 @dataclass(frozen=True)

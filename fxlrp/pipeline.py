@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 
-from torch import Tensor, fx
+from torch import fx
 
-from fxlrp import passes, targets
+from fxlrp import passes
 from fxlrp.emit import emit
 from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.passes import analyses
@@ -22,6 +21,7 @@ from fxlrp.provenance import source_line
 from fxlrp.registry import Rule
 from fxlrp.rules.taylor import adjoint
 from fxlrp.rulesets import RuleSet
+from fxlrp.targets import Form
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     return Plan(captured, tuple(sources), twins, missing, find_reads(graph, read, slots), rewrites)
 
 
-def lower(made: Plan, form: targets.Form, target: Sequence[Tensor]) -> Program:
+def lower(made: Plan, form: Form) -> Program:
     """Emit the program of a plan for one form of target, and clean it up."""
-    program = emit(made.captured, made.twins, made.sources, made.reads, partial(targets.seed, form), target)
+    program = emit(made.captured, made.twins, made.sources, made.reads, form)
     passes.run(program.module, passes.CLEANUP)
     return program
 

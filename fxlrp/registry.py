@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, OpOverloadPacket, TreeSpec, tree_unflatten
 from fxlrp.errors import RuleError
-from fxlrp.numerics import Relevance
+from fxlrp.numerics import Relevance, adjoint
 
 Parts = tuple[Tensor | Relevance, ...]
 
@@ -78,8 +77,7 @@ class Site:
 
     def adjoint(self, c: Tensor) -> tuple[Tensor, ...]:
         """Vector-Jacobian product: one result per operand, ``J^T c``."""
-        pullback: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.vjp(self, *self.operands)[1]
-        return pullback(c)
+        return adjoint(self, self.operands, c)
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,13 @@ def checked(entry: Any, shape: tuple[int, ...]) -> Index:
     return tuple(found)
 
 
+def examples(form: Form, y: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of the shapes that a target of this form has for the output ``y``."""
+    if not form.weights:
+        return (torch.empty_like(y),)
+    return tuple(y.new_empty((y.shape[0], y.ndim - 1), dtype=torch.int64) for _ in form.weights)
+
+
 def seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Coefficient at the output ``y``: 1 at the chosen entries, 0 elsewhere."""
     if not form.weights:

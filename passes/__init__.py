@@ -13,6 +13,9 @@ CANONICAL: tuple[tuple[str, Pass], ...] = (
     ("verify", verify.verify),
 )
 
-CLEANUP: tuple[tuple[str, Pass], ...] = (("share subexpressions", subexpressions.share),)
+CLEANUP: tuple[tuple[str, Pass], ...] = (
+    ("drop detachments", identities.undetach),
+    ("share subexpressions", subexpressions.share),
+)
 
 __all__ = ["CANONICAL", "CLEANUP", "run"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
 from fxlrp.passes.manager import same, shape
@@ -33,7 +33,7 @@ def sources(captured: Captured) -> list[Source]:
             (index,) = inputs
             trailing = len(shape(node)) - len(shape(index))
             found.append(Source(node, origin[index] or module_path(node) or node.name, trailing))
-        elif inputs and not floating(node):
+        elif inputs and isinstance(node.meta["val"], Tensor) and not floating(node):
             moved = node.target in (aten._to_copy.default, aten.reshape.default, aten.detach.default)
             kept = [n for n in inputs if moved and same(shape(n), shape(node))]
             origin[node] = origin[kept[0]] if kept else ""

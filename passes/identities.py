@@ -77,3 +77,5 @@ drop: Pass = sweep(
         torch.ops.fxlrp.hold.default: held,
     }
 )
+
+undetach: Pass = sweep({aten.detach.default: first, aten.alias.default: first})

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, fx
+from torch import SymInt, Tensor, fx
 
 from fxlrp._torch import FakeTensor, statically_known_true, tree_flatten
 
@@ -85,10 +85,11 @@ def insert(before: fx.Node, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
 
 
 def reaches(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that depend on the user's inputs: what is not among them is constant."""
+    """Nodes that depend on the values of the user's inputs: what is not among them is constant."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.meta.get("user_input") or any(n in found for n in node.all_input_nodes):
+        dependent = any(n in found for n in node.all_input_nodes) and not isinstance(node.meta.get("val"), SymInt)
+        if node.meta.get("user_input") or dependent:
             found.add(node)
     return found
 
