@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fxlrp.registry import Rule, rule
-from fxlrp.rules.softmax import stop
+from torch import Tensor
+
+from fxlrp.registry import Rule, Site, rule
 
 aten = torch.ops.aten
 
@@ -36,6 +37,12 @@ SHAPED = (
 )
 STOPPED = (aten.detach.default,)
 
-constant_by_steps = rule(*STEPS)(Rule("steps", "silent", stop, stops=True))
-shape_only = rule(*SHAPED)(Rule("shape_only", "silent", stop, stops=True))
-stopped_by_author = rule(*STOPPED)(Rule("detach", "silent", stop, stops=True))
+
+def nothing(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = 0``: the derivative is 0 everywhere, values play no part, or the author detached them."""
+    return tuple(torch.zeros_like(x) for x in site.operands)
+
+
+constant_by_steps = rule(*STEPS)(Rule("steps", "silent", nothing, stops=True))
+shape_only = rule(*SHAPED)(Rule("shape_only", "silent", nothing, stops=True))
+stopped_by_author = rule(*STOPPED)(Rule("detach", "silent", nothing, stops=True))
