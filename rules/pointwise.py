@@ -28,7 +28,7 @@ def gelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     Source: Hendrycks and Gimpel 2016; Achtibat et al. 2024, eq. 9.
     """
     (x,) = site.operands
-    if "tanh" in site.leaves:
+    if site.arguments["approximate"] == "tanh":
         return (c * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)),)
     return (c * (0.5 * torch.erfc(x * -math.sqrt(0.5))),)
 
@@ -58,8 +58,7 @@ def hardswish(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 def leaky_relu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * (1 if x > 0 else slope)``."""
     (x,) = site.operands
-    slope = site.leaves[1] if len(site.leaves) > 1 else 0.01
-    return (torch.where(x > 0, c, c * slope),)
+    return (torch.where(x > 0, c, c * site.arguments["negative_slope"]),)
 
 
 @rule(aten.prelu.default, aten._prelu_kernel.default)
@@ -82,7 +81,7 @@ def hardtanh(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     ReLU6 is the case lo = 0, hi = 6.
     """
     (x,) = site.operands
-    low, high = site.leaves[1:3] if len(site.leaves) > 2 else (-1.0, 1.0)
+    low, high = site.arguments["min_val"], site.arguments["max_val"]
     if not low <= 0 <= high:
         return site.adjoint(c)
     inside = (x > low) & (x < high)
@@ -93,6 +92,13 @@ def hardtanh(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 def root(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c / sqrt(x)``, stabilised at 0."""
     return (c / stabilise(site.out),)
+
+
+@rule(aten.elu.default)
+def elu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * f(x) / x``, continued at 0 by the slope of the negative side."""
+    (x,), a = site.operands, site.arguments
+    return (c * gain(site.out, x, a["alpha"] * a["scale"] * a["input_scale"]),)
 
 
 SLOPES: dict[Callable[..., object], float] = {
@@ -107,7 +113,6 @@ SLOPES: dict[Callable[..., object], float] = {
     aten.atanh.default: 1.0,
     aten.expm1.default: 1.0,
     aten.log1p.default: 1.0,
-    aten.elu.default: 1.0,
     aten.selu.default: 1.0507009873554805 * 1.6732632423543772,
     aten.celu.default: 1.0,
     aten.hardshrink.default: 0.0,

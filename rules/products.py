@@ -34,11 +34,14 @@ def sum_and_product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 @rule(aten.pow.Tensor_Scalar)
 def power(site: Site, c: Tensor) -> tuple[Tensor, ...]:
-    """``c_x = c * x^(k-1)``: ``x^k`` is a product of k equal factors; 1 / x^k passes its adjoint on."""
-    (x,), k = site.operands, site.leaves[1]
+    """``c_x = c * x^(k-1)``: ``x^k`` is a product of k equal factors; 1 / x^k passes its adjoint on.
+
+    A root (k < 1) is stabilised at 0.
+    """
+    (x,), k = site.operands, site.arguments["exponent"]
     if k >= 1:
         return (c * x ** (k - 1),)
-    return (c * site.out / stabilise(x),) if k > 0 else site.adjoint(c)
+    return (c / stabilise(x ** (1 - k)),) if k > 0 else site.adjoint(c)
 
 
 def divisor(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:

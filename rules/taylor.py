@@ -34,7 +34,6 @@ aten = torch.ops.aten
     aten.linalg_vector_norm.default,
     aten.std.correction,
     aten.var.correction,
-    aten.hypot.default,
     # powers of and by tensors
     aten.pow.Tensor_Tensor,
     aten.pow.Scalar,
@@ -47,6 +46,13 @@ aten = torch.ops.aten
 def taylor(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = J^T c``: first order Taylor; conserves only what is homogeneous of degree 1."""
     return site.adjoint(c)
+
+
+@rule(aten.hypot.default)
+def hypotenuse(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_a = c * a / h``, and 0 at the origin: degree 1 as a whole."""
+    s = c / torch.where(site.out == 0, 1.0, site.out)
+    return tuple((s * x).sum_to_size(x.shape) for x in site.operands)
 
 
 def plain_adjoint(site: Site, c: Tensor) -> tuple[Tensor, ...]:
