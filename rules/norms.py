@@ -18,7 +18,7 @@ def layer_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """
     a = site.arguments
     dims = tuple(range(-len(a["normalized_shape"]), 0))
-    return (centred(c, a["input"], a["weight"], a["eps"], dims),)
+    return parts(site, c, centred(c, a["input"], a["weight"], a["eps"], dims))
 
 
 @rule(aten.group_norm.default)
@@ -29,7 +29,7 @@ def group_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     weight = along_channels(a["weight"], x)
     grouped = x.reshape(x.shape[0], a["num_groups"], -1)
     g = c if weight is None else c * weight
-    return (centred(g.reshape(grouped.shape), grouped, None, a["eps"], (-1,)).reshape(x.shape),)
+    return parts(site, c, centred(g.reshape(grouped.shape), grouped, None, a["eps"], (-1,)).reshape(x.shape))
 
 
 @rule(aten.instance_norm.default)
@@ -39,7 +39,7 @@ def instance_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     if not a["use_input_stats"]:
         return site.adjoint(c)
     x: Tensor = a["input"]
-    return (centred(c, x, along_channels(a["weight"], x), a["eps"], tuple(range(2, x.ndim))),)
+    return parts(site, c, centred(c, x, along_channels(a["weight"], x), a["eps"], tuple(range(2, x.ndim))))
 
 
 @rule(aten.rms_norm.default)
@@ -52,7 +52,17 @@ def rms_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     x: Tensor = a["input"]
     eps = torch.finfo(x.dtype).eps if a["eps"] is None else a["eps"]
     scale = torch.rsqrt(x.square().mean(tuple(range(-len(a["normalized_shape"]), 0)), keepdim=True) + eps)
-    return (c * scale if a["weight"] is None else c * a["weight"] * scale,)
+    return parts(site, c, c * scale if a["weight"] is None else c * a["weight"] * scale)
+
+
+def parts(site: Site, c: Tensor, of_input: Tensor) -> tuple[Tensor, ...]:
+    """Coefficients of all operands: a weight that depends on the input halves with it, a bias takes its own share."""
+    if site.slots == (0,):
+        return (of_input,)
+    weight = site.arguments["weight"]
+    factor = [slot == 0 or site.leaves[slot] is weight for slot in site.slots]
+    plain = zip(site.slots, site.adjoint(c), factor, strict=True)
+    return tuple((of_input if slot == 0 else part) / (sum(factor) if f else 1) for slot, part, f in plain)
 
 
 def centred(c: Tensor, x: Tensor, weight: Tensor | None, eps: float, dims: tuple[int, ...]) -> Tensor:
