@@ -21,8 +21,14 @@ def opmath(dtype: torch.dtype) -> torch.dtype:
 
 
 def widen(value: Any) -> Any:
-    """Cast half precision tensors in a nested value to float32; everything else is left alone."""
-    return tree_map_only(Tensor, lambda t: t.to(opmath(t.dtype)) if t.dtype in _HALF else t, value)
+    """Cast half precision tensors in a nested value to float32, and name float32 where it names a half precision."""
+
+    def wide(leaf: Any) -> Any:
+        if isinstance(leaf, torch.dtype):
+            return opmath(leaf)
+        return leaf.to(opmath(leaf.dtype)) if leaf.dtype in _HALF else leaf
+
+    return tree_map_only((Tensor, torch.dtype), wide, value)
 
 
 def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
