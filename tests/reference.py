@@ -1,0 +1,407 @@
+"""The rules once more, slow and literal: dense matrices, loops over entries and closed forms, no automatic derivative.
+
+Coefficients are relevances divided by their tensor: ``c = R / x``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Parts = tuple[Tensor, ...]
+Reference = Callable[["Call", Tensor], Parts]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an op; ``live`` are the positions of its operands among the flattened arguments."""
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    live: tuple[int, ...] = (0,)
+
+    @property
+    def leaves(self) -> list[Any]:
+        return pytree.tree_flatten((self.args, self.kwargs))[0]
+
+    @property
+    def operands(self) -> list[Tensor]:
+        return [self.leaves[slot] for slot in self.live]
+
+    @property
+    def named(self) -> dict[str, Any]:
+        names = [a.name for a in self.op._schema.arguments]
+        defaults = {a.name: a.default_value for a in self.op._schema.arguments}
+        return defaults | dict(zip(names, self.args, strict=False)) | self.kwargs
+
+    def at(self, changes: dict[int, Any]) -> Tensor:
+        """Output with other leaves."""
+        leaves, spec = pytree.tree_flatten((self.args, self.kwargs))
+        args, kwargs = pytree.tree_unflatten([changes.get(i, leaf) for i, leaf in enumerate(leaves)], spec)
+        return self.op(*args, **kwargs)
+
+    @property
+    def out(self) -> Tensor:
+        return self.at({})
+
+
+def matrix(call: Call, slot: int) -> Tensor:
+    """Dense matrix of an op that is affine in one leaf: what it makes of each basis vector."""
+    x = call.leaves[slot]
+    origin = call.at({slot: torch.zeros_like(x)})
+    columns = []
+    for i in range(x.numel()):
+        basis = torch.zeros_like(x).flatten()
+        basis[i] = 1
+        moved = call.at({slot: basis.reshape(x.shape)})
+        columns.append(torch.where(moved == origin, 0.0, moved - origin).flatten())
+    return torch.stack(columns, 1)
+
+
+def transposed(call: Call, slot: int, c: Tensor) -> Tensor:
+    """``W^T c``, shaped as the leaf."""
+    return (matrix(call, slot).T @ c.flatten()).reshape(call.leaves[slot].shape)
+
+
+def linear(call: Call, c: Tensor) -> Parts:
+    """Bach et al. 2015, eq. 58 at epsilon = 0: ``R_i = x_i sum_j w_ij R_j / z_j``."""
+    return tuple(transposed(call, slot, c) for slot in call.live)
+
+
+def product(call: Call, c: Tensor) -> Parts:
+    """Achtibat et al. 2024, eq. 7 and proposition 3.3: each of N factors takes 1/N."""
+    return tuple(part / len(call.live) for part in linear(call, c))
+
+
+def sum_and_product(call: Call, c: Tensor) -> Parts:
+    """``b + A B``: the term takes its own share, the live factors divide theirs."""
+    factors = len([slot for slot in call.live if slot in (1, 2)])
+    return tuple(transposed(call, slot, c) / (factors if slot in (1, 2) else 1) for slot in call.live)
+
+
+def affine(call: Call, c: Tensor) -> Parts:
+    """``W x + b`` with any of the three live: input and weight are two factors."""
+    factors = len([slot for slot in call.live if slot in (0, 1)])
+    return tuple(transposed(call, slot, c) / (factors if slot in (0, 1) else 1) for slot in call.live)
+
+
+def nothing(call: Call, c: Tensor) -> Parts:
+    """No relevance."""
+    return tuple(torch.zeros_like(x) for x in call.operands)
+
+
+def pointwise(*factors: Callable[..., float]) -> Reference:
+    """``c_k = c * g_k(x_1, x_2, ...)`` entry by entry, summed where an operand was broadcast."""
+
+    def apply(call: Call, c: Tensor) -> Parts:
+        tensors = [leaf for leaf in call.leaves if isinstance(leaf, Tensor)]
+        entries = list(zip(*(t.expand(c.shape).flatten().tolist() for t in tensors), strict=True))
+        parts = []
+        for factor, x in zip(factors, call.operands, strict=True):
+            g = torch.tensor([factor(*values) for values in entries], dtype=c.dtype).reshape(c.shape)
+            parts.append((c * g).sum_to_size(x.shape))
+        return tuple(parts)
+
+    return apply
+
+
+def passing(f: Callable[[float], float], slope: float) -> Reference:
+    """Achtibat et al. 2024, eq. 9: ``R_x = R_y``, so ``c_x = c f(x) / x``; at 0 the limit, the slope."""
+    return pointwise(lambda x: f(x) / x if x else slope)
+
+
+def reduced_product(call: Call, c: Tensor) -> Parts:
+    """Each of the n factors takes 1/n: ``c_i = c prod_{j != i} x_j / n``."""
+    x, dim = call.operands[0], call.named.get("dim")
+    rows = x.reshape(1, -1) if dim is None else x.movedim(dim, -1).reshape(-1, x.shape[dim])
+    n = rows.shape[1]
+    found = torch.empty_like(rows)
+    for r, i in itertools.product(range(rows.shape[0]), range(n)):
+        others = [rows[r, j] for j in range(n) if j != i]
+        found[r, i] = c.flatten()[r] * math.prod(others) / n
+    if dim is None:
+        return (found.reshape(x.shape),)
+    return (found.reshape(x.movedim(dim, -1).shape).movedim(-1, dim),)
+
+
+def softmax(call: Call, c: Tensor) -> Parts:
+    """Achtibat et al. 2024, proposition 3.1: ``R_i = x_i (R_i - s_i sum_j R_j)`` with ``R`` at the output ``s c``."""
+    x, dim = call.operands[0], call.args[1]
+    s = x.exp() / x.exp().sum(dim, keepdim=True)
+    r = s * c
+    return (r - s * r.sum(dim, keepdim=True),)
+
+
+def log_softmax(call: Call, c: Tensor) -> Parts:
+    """First Taylor order of ``x - log sum exp x``."""
+    x, dim = call.operands[0], call.args[1]
+    s = x.exp() / x.exp().sum(dim, keepdim=True)
+    return (c - s * c.sum(dim, keepdim=True),)
+
+
+def logsumexp(call: Call, c: Tensor) -> Parts:
+    """First Taylor order: the softmax."""
+    x, dims = call.operands[0], call.args[1]
+    return (c.unsqueeze(dims[0]) * x.exp() / x.exp().sum(dims, keepdim=True),)
+
+
+def vector_norm(call: Call, c: Tensor) -> Parts:
+    """First Taylor order of ``(sum |x|^p)^(1/p)``: ``sgn(x) |x|^(p-1) / y^(p-1)``."""
+    x, p, dims = call.operands[0], call.args[1], call.args[2]
+    c, y = (c.unsqueeze(dims[0]), call.out.unsqueeze(dims[0])) if not call.args[3] else (c, call.out)
+    return (c * x.sign() * (x.abs() / y) ** (p - 1),)
+
+
+def variance(call: Call, c: Tensor) -> Parts:
+    """First Taylor order: ``2 (x - mean) / (n - correction)``."""
+    (x,), dims = call.operands, call.args[1]
+    n = math.prod(x.shape[d] for d in dims) - call.kwargs["correction"]
+    return (c * 2 * (x - x.mean(dims, keepdim=True)) / n,)
+
+
+def deviation(call: Call, c: Tensor) -> Parts:
+    """First Taylor order: that of the variance over ``2 std``."""
+    return variance(call, c / (2 * call.out))
+
+
+def distance(call: Call, c: Tensor) -> Parts:
+    """First Taylor order of ``|a_i - b_j|``, pair by pair."""
+    a, b = call.args[:2]
+    parts = [torch.zeros_like(a), torch.zeros_like(b)]
+    for n, i, j in itertools.product(range(a.shape[0]), range(a.shape[1]), range(b.shape[1])):
+        way = (a[n, i] - b[n, j]) / (a[n, i] - b[n, j]).square().sum().sqrt()
+        parts[0][n, i] += c[n, i, j] * way
+        parts[1][n, j] -= c[n, i, j] * way
+    return tuple(parts[slot] for slot in call.live)
+
+
+def winners(call: Call, c: Tensor) -> Parts:
+    """The entries that equal the result of a reduction share its relevance."""
+    x = call.operands[0]
+    dims = call.args[1] if len(call.args) > 1 else list(range(x.ndim))
+    shape = [1 if d in [e % x.ndim for e in dims] else n for d, n in enumerate(x.shape)]
+    won = (x == call.out.reshape(shape)).to(x.dtype)
+    return (won * c.reshape(shape) / won.sum(dims, keepdim=True),)
+
+
+def max_pool(call: Call, c: Tensor) -> Parts:
+    """The first largest entry of each window takes all."""
+    x = call.operands[0]
+    a = call.named
+    n = len(a["kernel_size"])
+    stride = a["stride"] or a["kernel_size"]
+    found = torch.zeros_like(x)
+    planes = x.reshape(-1, *x.shape[-n:])
+    for p, plane in enumerate(planes):
+        for at in itertools.product(*map(range, c.shape[-n:])):
+            best, where = -math.inf, None
+            for offset in itertools.product(*map(range, a["kernel_size"])):
+                i = tuple(
+                    at[d] * stride[d]
+                    - a["padding"][d % len(a["padding"])]
+                    + offset[d] * a["dilation"][d % len(a["dilation"])]
+                    for d in range(n)
+                )
+                inside = all(0 <= i[d] < plane.shape[d] for d in range(n))
+                if inside and plane[i].item() > best:
+                    best, where = plane[i].item(), i
+            found.reshape(planes.shape)[(p, *where)] += c.reshape(-1, *c.shape[-n:])[(p, *at)]
+    return (found,)
+
+
+def normalised(rows: Tensor, c: Tensor, w: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
+    """Achtibat et al. 2024, proposition 3.4: deviation fixed, ``y_j = w_j sum_i (delta_ij - 1/n) x_i / std``.
+
+    Returns:
+        Coefficient of the input, and of the weight before rows are added.
+    """
+    n = rows.shape[1]
+    centre = torch.eye(n, dtype=rows.dtype) - (1 / n if centred else 0)
+    found, of_weight = torch.empty_like(rows), torch.empty_like(rows)
+    for r, row in enumerate(rows):
+        centred_row = centre @ row
+        std = math.sqrt(centred_row.square().sum().item() / n + eps)
+        found[r] = (w[r].diag() @ centre / std).T @ c[r]
+        of_weight[r] = c[r] * centred_row / std
+    return found, of_weight
+
+
+def norm(
+    groups: Callable[[Tensor], Tensor], weighing: Callable[[Tensor, Tensor], Tensor], centred: bool = True
+) -> Reference:
+    """Reference for a normaliser.
+
+    Args:
+        groups: Rows of the input that are normalised together.
+        weighing: Weight or bias spread to the shape of the input.
+        centred: Whether the mean is taken out.
+    """
+
+    def apply(call: Call, c: Tensor) -> Parts:
+        a = call.named
+        x, w, eps = a["input"], a["weight"], a["eps"]
+        eps = torch.finfo(x.dtype).eps if eps is None else eps
+        spread = torch.ones_like(x) if w is None else weighing(w, x)
+        of_x, of_w = normalised(groups(x), groups(c), groups(spread), eps, centred)
+        factors = len([leaf for leaf in call.operands if leaf is x or leaf is w])
+        parts = []
+        for leaf in call.operands:
+            if leaf is x:
+                parts.append(of_x.reshape(x.shape) / factors)
+            else:
+                entries = of_w.reshape(x.shape) / factors if leaf is w else c
+                marks = [weighing(one.reshape(leaf.shape), x) for one in torch.eye(leaf.numel(), dtype=x.dtype)]
+                parts.append(torch.stack([(entries * mark).sum() for mark in marks]).reshape(leaf.shape))
+        return tuple(parts)
+
+    return apply
+
+
+def attention(call: Call, c: Tensor) -> Parts:
+    """Achtibat et al. 2024, propositions 3.1 and 3.3 nested: ``A V`` halves, softmax by Taylor, ``Q K^T`` halves.
+
+    A product with one live factor is not halved. Grouped queries share keys and values.
+    """
+    a = call.named
+    q, k, v = a["query"], a["key"], a["value"]
+    group = q.shape[-3] // k.shape[-3]
+    scale = q.shape[-1] ** -0.5 if a["scale"] is None else a["scale"]
+    mask = additive_mask(a["attn_mask"], a["is_causal"], q, k)
+    scores_live = any(slot != 2 for slot in call.live)
+    halve_output = 2 if 2 in call.live and scores_live else 1
+    halve_scores = 2 if {0, 1} <= set(call.live) else 1
+    parts = {0: torch.zeros_like(q), 1: torch.zeros_like(k), 2: torch.zeros_like(v)}
+    of_mask = torch.zeros_like(mask)
+    for n, h in itertools.product(range(q.shape[0]), range(q.shape[1])):
+        keys, values = k[n, h // group], v[n, h // group]
+        scores = scale * q[n, h] @ keys.T + mask[n, h]
+        weight = torch.where(scores.isinf(), 0.0, (scores - scores.amax(-1, keepdim=True).clamp(min=-1e30)).exp())
+        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1e-30)
+        parts[2][n, h // group] += weight.T @ c[n, h] / halve_output
+        of_weight = c[n, h] @ values.T / halve_output
+        r = weight * of_weight
+        of_scores = r - weight * r.sum(-1, keepdim=True)
+        parts[0][n, h] += scale * of_scores @ keys / halve_scores
+        parts[1][n, h // group] += scale * of_scores.T @ q[n, h] / halve_scores
+        of_mask[n, h] = of_scores
+    if a["attn_mask"] is not None:
+        parts[3] = of_mask.sum_to_size(a["attn_mask"].shape)
+    return tuple(parts[slot] for slot in call.live)
+
+
+def additive_mask(mask: Tensor | None, causal: bool, q: Tensor, k: Tensor) -> Tensor:
+    """What is added to the scores."""
+    found = torch.zeros(*q.shape[:-1], k.shape[-2], dtype=q.dtype)
+    if causal:
+        found = found.masked_fill(torch.ones(found.shape[-2:]).triu(1).bool(), -math.inf)
+    if mask is None:
+        return found
+    return found.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else found + mask
+
+
+def stab(z: Tensor, e: float) -> Tensor:
+    """``z + e sgn z`` with ``sgn 0 = 1``."""
+    return torch.tensor([v + e if v >= 0 else v - e for v in z.tolist()], dtype=z.dtype)
+
+
+def positive(t: Tensor) -> Tensor:
+    return torch.where(t > 0, t, 0.0)
+
+
+def negative(t: Tensor) -> Tensor:
+    return torch.where(t < 0, t, 0.0)
+
+
+Weighted = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
+
+def weighted(formula: Weighted, e: float) -> Reference:
+    """A rule over ``(W, b, x, c, e)`` with the dense matrix ``W`` of the call (a row per output) and its bias ``b``."""
+
+    def apply(call: Call, c: Tensor) -> Parts:
+        (x,) = call.operands
+        bias = call.at({call.live[0]: torch.zeros_like(x)}).flatten()
+        return (formula(matrix(call, call.live[0]), bias, x.flatten(), c.flatten(), e).reshape(x.shape),)
+
+    return apply
+
+
+def epsilon(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
+    """Bach et al. 2015, eq. 58: ``R_i = x_i sum_j w_ij R_j / stab(z_j)``."""
+    z = w @ x + b
+    return w.T @ (c * z / stab(z, e))
+
+
+def epsilon_sum(e: float) -> Reference:
+    """Epsilon rule of a sum with several live terms: the share of every term of the whole sum."""
+
+    def apply(call: Call, c: Tensor) -> Parts:
+        z = call.out.flatten()
+        s = (c.flatten() * z / stab(z, e)).reshape(c.shape)
+        return linear(call, s)
+
+    return apply
+
+
+def signed(w_above: Tensor, w_below: Tensor, bias: Tensor, x: Tensor, r: Tensor, e: float) -> Tensor:
+    """Share of ``r`` by ``z' = W_above x+ + W_below x- + bias``, as coefficients; none at ``x = 0``."""
+    z = w_above @ positive(x) + w_below @ negative(x) + bias
+    s = r / stab(z, e)
+    return (x > 0) * (w_above.T @ s) + (x < 0) * (w_below.T @ s)
+
+
+def gamma(g: float) -> Weighted:
+    """Generalised gamma rule (Montavon et al. 2019; Andeol et al. 2021), split by the sign of the output."""
+
+    def formula(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
+        z = w @ x + b
+        up, down = w + g * positive(w), w + g * negative(w)
+        above = signed(up, down, b + g * positive(b), x, torch.where(z > 0, c * z, 0.0), e)
+        below = signed(down, up, b + g * negative(b), x, torch.where(z < 0, c * z, 0.0), e)
+        return above + below
+
+    return formula
+
+
+def alpha_beta(alpha: float, beta: float) -> Weighted:
+    """Bach et al. 2015, eq. 60, for inputs of any sign."""
+
+    def formula(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
+        r = c * (w @ x + b)
+        up = signed(positive(w), negative(w), positive(b), x, r, e)
+        down = signed(negative(w), positive(w), negative(b), x, r, e)
+        return alpha * up - beta * down
+
+    return formula
+
+
+def flat(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
+    """Lapuschkin et al. 2019: relevance spreads evenly over the receptive field."""
+    field = (w != 0).to(w.dtype)
+    return field.T @ (c * (w @ x + b) / (field.sum(1) + e))
+
+
+def w_square(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
+    """Montavon et al. 2017: shares by squared weights."""
+    return (w**2).T @ (c * (w @ x + b) / ((w**2).sum(1) + e))
+
+
+def z_box(low: float, high: float) -> Weighted:
+    """Montavon et al. 2017, box-constrained domain, every term with its part of the bias."""
+
+    def formula(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
+        lows, highs = torch.full_like(x, low), torch.full_like(x, high)
+        z = w @ x + b
+        box = z - (positive(w) @ lows + positive(b)) - (negative(w) @ highs + negative(b))
+        s = c * z / stab(box, e)
+        return x * (w.T @ s) - lows * (positive(w).T @ s) - highs * (negative(w).T @ s)
+
+    return formula
