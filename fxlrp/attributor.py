@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,24 +132,22 @@ class Attributor:
             SignatureError: If an input is not finite or does not fit the model.
             TargetError: If the target does not select one number of each sample.
         """
-        entry, leaves, sizes = self._entry(args, kwargs)
-        check_finite(entry, leaves)
-        shape = entry.output_shape(sizes)
-        explained = entry.plan.captured.explained.meta["val"]
-        form, numbers = lower_target(target, shape, explained.dtype)
-        numbers = tuple(t.to(explained.device) for t in numbers)
-        program, runner = self._program(entry, form)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        with torch.no_grad():
-            flat = list(runner(*tensors, *numbers))
+        with plain_mode():
+            entry, leaves, sizes = self._entry(args, kwargs)
+            check_finite(entry, leaves)
+            explained = entry.plan.captured.explained.meta["val"]
+            form, numbers = lower_target(target, entry.output_shape(sizes))
+            program, runner = self._program(entry, form)
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            flat = list(runner(*tensors, *(t.to(explained.device) for t in numbers)))
         return pack(entry, program, flat)
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
         """Capture and compile for these inputs without running."""
-        entry, _, sizes = self._entry(args, kwargs)
-        explained = entry.plan.captured.explained.meta["val"]
-        form, _ = lower_target(target, entry.output_shape(sizes), explained.dtype)
-        self._program(entry, form)
+        with plain_mode():
+            entry, _, sizes = self._entry(args, kwargs)
+            form, _ = lower_target(target, entry.output_shape(sizes))
+            self._program(entry, form)
 
     @property
     def program(self) -> Program:
@@ -208,6 +207,16 @@ class Attributor:
             entry.programs[form] = program, self._backend(program)
         self._last = entry, entry.programs[form][0]
         return entry.programs[form]
+
+
+@contextmanager
+def plain_mode() -> Iterator[None]:
+    """The same numbers whatever the caller is in: no gradients, no autocast, no inference mode."""
+    with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def bind(model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
 from fxlrp._torch import FakeTensorMode, make_fx, tree_flatten, tree_map_only, tree_unflatten
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
@@ -98,6 +99,8 @@ def capture(
     constants, names, parameters, inputs = {}, {}, set(), []
     for s in spec.input_specs:
         node = by_name[s.arg.name]
+        if s.kind is InputKind.TOKEN:
+            continue
         if s.kind is InputKind.USER_INPUT:
             node.meta["user_input"] = True
             inputs.append(node)
@@ -108,8 +111,7 @@ def capture(
         if s.kind is InputKind.PARAMETER:
             parameters.add(node)
     mark_module_outputs(module.graph)
-    (returned,) = module.graph.output_node().args
-    outputs = tuple(returned)  # type: ignore[arg-type]
+    outputs = drop_effects(module.graph, spec.output_specs)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     explained, added = explain(module.graph, outputs, out_spec, output, objective)
     module.graph.output_node().args = ((*outputs, explained),)
@@ -146,7 +148,8 @@ def export(
     # a view as an example makes torch guard on the tensor behind it
     args, kwargs = tree_map_only(Tensor, lambda t: t.clone() if t._is_view() else t, (args, dict(kwargs)))
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        # gradients on, so that the model's own no-grad regions show
+        with torch.enable_grad(), warnings.catch_warnings():
             # recurrent modules keep a list of their own weights, which export takes for new attributes
             warnings.filterwarnings("ignore", ".*_flat_weights.*were assigned during export", UserWarning)
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
@@ -189,6 +192,18 @@ def hold_outputs(graph: fx.Graph) -> None:
                 held = graph.call_function(torch.ops.fxlrp.hold.default, (value,))
             held.meta.update(value.meta)
             end.replace_input_with(value, held)
+
+
+def drop_effects(graph: fx.Graph, specs: Sequence[OutputSpec]) -> tuple[Any, ...]:
+    """Drop checks that export orders by tokens, such as those of linear algebra; return the user's outputs."""
+    end = graph.output_node()
+    outputs = [n for n, s in zip(end.args[0], specs, strict=True) if s.kind is OutputKind.USER_OUTPUT]  # type: ignore[arg-type]
+    end.args = (tuple(outputs),)
+    for node in reversed(graph.nodes):
+        effect = node.target is torch.ops.higher_order.with_effects or node.name.startswith("token")
+        if not node.users and (effect or node.target is operator.getitem):
+            graph.erase_node(node)
+    return tuple(outputs)
 
 
 def mark_module_outputs(graph: fx.Graph) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxlrp import numerics, targets
-from fxlrp._torch import enable_python_dispatcher, make_fx, preserve_node_meta
+from fxlrp._torch import OpOverload, enable_python_dispatcher, make_fx, preserve_node_meta
 from fxlrp.program import Captured, Program, Source
 from fxlrp.propagate import Twin, backward, forward
 
@@ -55,10 +55,19 @@ def emit(
     mode = captured.explained.meta["val"].fake_mode
     with mode, enable_python_dispatcher(), preserve_node_meta(), torch.no_grad():
         target = targets.examples(form, captured.explained.meta["val"])
-        module = make_fx(program, _allow_non_fake_inputs=True)(*detached(placeholders), *target)
+        values = *detached(placeholders), *target
+        module = make_fx(program, _allow_non_fake_inputs=True)(*values)
+        if any(mutates(node) for node in module.graph.nodes):
+            functional = torch.func.functionalize(fx.Interpreter(module).run, remove="mutations_and_views")
+            module = make_fx(functional, _allow_non_fake_inputs=True)(*values)
     name_inputs(module, [node.name for node in given] + [f"target_{i}" for i in range(len(target))])
     own_constants(module, [(captured.names[n], captured.constants[n]) for n in constants])
     return Program(module, len(outputs), names, tuple(reads))
+
+
+def mutates(node: fx.Node) -> bool:
+    """Whether a node is an in-place op, which some backward formulas of torch contain."""
+    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def detached(nodes: list[fx.Node]) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxlrp._torch import TreeSpec
+from fxlrp._torch import OpOverload, TreeSpec
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,34 @@ class Program:
     outputs: int
     relevances: tuple[str, ...]
     reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OneOutput:
+    """One output of an op with several, as an op of its own: every node on the path has one tensor value."""
+
+    op: OpOverload
+    index: int
+
+    @property
+    def __name__(self) -> str:
+        return f"output_{self.index}_of_{self.op.__name__}".replace(".", "_")
+
+    @property
+    def _schema(self) -> Any:
+        return self.op._schema
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The chosen output."""
+        return self.op(*args, **kwargs)[self.index]
+
+    def __str__(self) -> str:
+        return str(self.op)
+
+
+def overload(node: fx.Node) -> Any:
+    """The op of a node, the key of the rule table."""
+    return node.target.op if isinstance(node.target, OneOutput) else node.target
 
 
 def floating(node: object) -> bool:

@@ -11,6 +11,7 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
+from fxlrp.program import overload
 from fxlrp.provenance import modules
 from fxlrp.registry import RULES, Rule, check_overload
 
@@ -39,7 +40,7 @@ class Override:
         """Whether the node meets the conditions, the position left aside."""
         inside = modules(node)
         return (
-            (self.ops is None or node.target in self.ops)
+            (self.ops is None or overload(node) in self.ops)
             and (self.module is None or any(fnmatch.fnmatchcase(path, self.module) for path in inside))
             and (self.kind is None or any(f".{name}".endswith(f".{self.kind}") for name in inside.values()))
             and (self.predicate is None or self.predicate(node))
@@ -107,7 +108,7 @@ class RuleSet:
         """Rule of each node; a node that no rule serves is left out."""
         nodes = list(nodes)
         table: Mapping[Any, Rule] = {**RULES, **self.table}
-        found = {n: r for n in nodes if (r := self.default or table.get(n.target)) is not None}
+        found = {n: r for n in nodes if (r := self.default or table.get(overload(n))) is not None}
         for override in reversed(self.overrides):
             found.update(dict.fromkeys(override.choose(nodes), override.rule))
         return found

@@ -51,14 +51,14 @@ class Form:
     wild: tuple[tuple[int, ...], ...]
 
 
-def lower(target: Target, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Form, tuple[Tensor, ...]]:
+def lower(target: Target, shape: tuple[int, ...]) -> tuple[Form, tuple[Tensor, ...]]:
     """Form and tensors of a target for an output of the given shape.
 
     Raises:
         TargetError: If the target does not select one number of each sample.
     """
     if isinstance(target, Contrast):
-        (one, a), (two, b) = lower(target.wanted, shape, dtype), lower(target.other, shape, dtype)
+        (one, a), (two, b) = lower(target.wanted, shape), lower(target.other, shape)
         if not (one.weights and two.weights):
             raise TargetError("contrast() takes classes or index tuples; give a seed tensor by itself as target=seed")
         return Form((*one.weights, *(-w for w in two.weights)), one.wild + two.wild), a + b

@@ -75,6 +75,7 @@ def before(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> bool:
     bias = t if b is None else insert(norm_out, aten.add.Tensor, insert(norm_out, aten.mul.Tensor, b, s), t)
     new = insert(norm_out, linear.target, x, weight, bias, *rest)
     substitute(norm_out, carry(new, linear))
+    new.meta["reads"] = [*linear.meta.pop("reads", []), *new.meta.get("reads", [])]
     dependent.add(new)
     return True
 

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp._torch import OpOverload
+from fxlrp.passes.batch_norm import BATCH_NORM
 from fxlrp.passes.manager import insert, shape, substitute
+from fxlrp.program import OneOutput, floating
 
 aten = torch.ops.aten
 
@@ -97,6 +100,13 @@ WITHOUT_POSITIONS: dict[Any, Any] = {
     aten.max_pool3d_with_indices.default: aten.max_pool3d.default,
 }
 
+
+def one_output(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+    """Any other op: the call again, with one output."""
+    assert isinstance(node.target, OpOverload)
+    return None if node.target is BATCH_NORM else insert(node, OneOutput(node.target, index), *node.args, **node.kwargs)
+
+
 OPENERS: dict[Any, Opener] = {
     aten.split.Tensor: piece,
     aten.split_with_sizes.default: piece,
@@ -124,9 +134,10 @@ def open_outputs(graph: fx.Graph) -> int:
     hits = 0
     for node in list(graph.nodes):
         source = node.args[0] if node.target is operator.getitem else None
-        if not isinstance(source, fx.Node) or source.target not in OPENERS:
+        if not isinstance(source, fx.Node) or not isinstance(source.target, OpOverload) or not floating(node):
             continue
-        new = OPENERS[source.target](source, node.args[1], named(source))
+        open_it = OPENERS.get(source.target, one_output)
+        new = open_it(source, node.args[1], named(source))
         if new is not None:
             substitute(node, new)
             hits += 1
