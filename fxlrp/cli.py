@@ -1,0 +1,335 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from fxlrp import __version__, digits, models, sentences, targets
+from fxlrp.api import compile, presets
+from fxlrp.attributor import Attributor
+from fxlrp.capture import pick
+from fxlrp.errors import FxlrpError, SignatureError, TargetError
+from fxlrp.tokens import Word, coloured, limit, numbered
+
+PIPE_WIDTH = 150
+TOLERANCE = 1e-4
+"""Largest error of the demonstrations' checks, relative to the explained value; they run in float32."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Explain any PyTorch model: fxlrp compiles it into a program that returns, with each output, the relevance of "
+    "every input (Layer-wise Relevance Propagation, AttnLRP, gradients).\n\n"
+    "Begin with `fxlrp demo`, then try your own model with `fxlrp coverage package.module:callable`.",
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="package.module:callable (a function without arguments that returns a module, (module, args) or "
+        "(module, args, kwargs)), a .pt2 file of torch.export.save, or hf:FOLDER_OR_NAME (transformers)."
+    ),
+]
+Input = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--input",
+        help="File of an input, to be given once per argument: .npy, .npz (keyword arguments), or .pt (a tensor, a "
+        "tuple or a dictionary). Floating point numbers are converted to the model's type.",
+    ),
+]
+TextInput = Annotated[str | None, typer.Option("--text", help="Input text, for hf: models that read text.")]
+Rules = Annotated[str, typer.Option(help="Rule set, one of `fxlrp presets`.")]
+Output = Annotated[
+    str | None, typer.Option(help="Name or index of the model's output to explain. [default: logits or the first]")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict/--no-strict", help="Fail for ops without a rule, or use the plain adjoint there.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where to print; of fixed width if that is no terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
+
+
+def reported(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors that users can mend into one message and exit status 2."""
+
+    @wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            command(**options)
+        except (FxlrpError, OSError) as error:
+            if options["debug"]:
+                raise
+            console(stderr=True).print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+def show_version(value: bool) -> None:
+    """Print the version and stop."""
+    if value:
+        console().print(f"fxlrp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself; its help is that of the application."""
+
+
+@app.command()
+@reported
+def demo(
+    text: Annotated[bool, typer.Option("--text", help="Compare two sentences instead of reading digits.")] = False,
+    first: Annotated[str, typer.Option(help="First sentence, with --text.")] = sentences.FIRST,
+    second: Annotated[str, typer.Option(help="Second sentence, with --text.")] = sentences.SECOND,
+    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("fxlrp-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the data split and the training.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Train a small network on digits (or load a sentence encoder), explain it, and write pictures."""
+    if text or (first, second) != (sentences.FIRST, sentences.SECOND):
+        demo_sentences(first, second, folder)
+    else:
+        demo_digits(folder, seed)
+
+
+def demo_digits(folder: Path, seed: int) -> None:
+    """Train, explain, and account for every digit."""
+    out, epochs = console(), 12
+    data = digits.load(seed)
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("training", total=epochs)
+        model = digits.train(data, seed, epochs, lambda: progress.advance(task))
+    with console(stderr=True).status("explaining"):
+        report = digits.explain(model, data, folder)
+    out.print(f"A small network reads {100 * report.accuracy:.1f} % of {digits.HELD_OUT} held-out digits.\n")
+    table = Table("digit", "read as", "probability", "logit", "AttnLRP", "biases", "epsilon_gamma_box")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for s in report.samples:
+        numbers = (f"{v:.4f}" for v in (s.logit, s.relevance, s.biases, s.box))
+        table.add_row(str(s.label), str(s.predicted), f"{100 * s.probability:.1f} %", *numbers)
+    out.print(table)
+    out.print(
+        "AttnLRP and epsilon_gamma_box: relevance of all pixels together. The biases keep what they add to the logit, "
+        "here computed by autograd; AttnLRP leaves the rest to the pixels."
+    )
+    worst = max(abs(s.relevance + s.biases - s.logit) for s in report.samples)
+    check(out, "AttnLRP + biases = logit", worst, max(abs(s.logit) for s in report.samples))
+    finish(out, report.attributor, report.files)
+
+
+def demo_sentences(first: str, second: str, folder: Path) -> None:
+    """Explain how similar two sentences are."""
+    out = console()
+    with console(stderr=True).status("loading the encoder"):
+        tokenizer, encoder = sentences.load()
+    with console(stderr=True).status("explaining"):
+        report = sentences.explain(tokenizer, encoder, first, second, folder)
+    out.print(f"Cosine similarity {report.similarity:.4f}\n")
+    show_words(out, report.first.words, report.second.words)
+    head, *rows = report.table()
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+    out.print(sentences.NOTE)
+    total = report.first.embedding + report.second.embedding
+    check(out, "relevance of both mean vectors = similarity", abs(total - report.similarity), report.similarity)
+    finish(out, report.attributor, report.files)
+
+
+def check(out: Console, what: str, difference: float, scale: float) -> None:
+    """Print how well an account closes, and fail if it does not."""
+    good = difference <= TOLERANCE * max(abs(scale), 1.0)
+    out.print(f"Check: {what}, largest difference {difference:.1e}: {'ok' if good else 'FAILED'}\n")
+    if not good:
+        raise typer.Exit(1)
+
+
+def finish(out: Console, attributor: Attributor, files: Sequence[Path]) -> None:
+    """Print the coverage report and where the files are."""
+    out.print(attributor.coverage().table())
+    out.print()
+    for path in files:
+        out.print(f"Wrote {path}", soft_wrap=True, markup=False)
+
+
+def show_words(out: Console, *texts: Sequence[Word]) -> None:
+    """Print texts, coloured on a terminal and with numbers elsewhere."""
+    largest = limit(*texts)
+    for words in texts:
+        out.print(coloured(words, largest) if out.is_terminal else numbered(words), soft_wrap=not out.is_terminal)
+        out.print()
+    if out.is_terminal:
+        legend = [Word(f"{share * largest:+.3f}", share) for share in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+        out.print(coloured(legend, 1.0), Text("red speaks for it, blue against\n", "dim"))
+
+
+@app.command()
+@reported
+def explain(
+    model: Model,
+    input: Input = None,
+    text: TextInput = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What to explain: a class (281), or an index with commas, * for the largest (-1,*). "
+            "[default: the largest, or the next token]"
+        ),
+    ] = None,
+    rules: Rules = "attnlrp",
+    output: Output = None,
+    save: Annotated[Path | None, typer.Option(help="Write relevance and output to this .npz file.")] = None,
+    strict: Strict = True,
+    debug: Debug = False,
+) -> None:
+    """Attribute one output of a model to its inputs."""
+    loaded = prepared(model, input, text)
+    wanted = loaded.target if target is None else parse_target(target)
+    attributor = compile(loaded.model, rules=rules, output=parse_output(output), strict=strict)
+    with working("explaining"):
+        result = attributor(*loaded.args, target=wanted, **loaded.kwargs)
+    y = pick(result.output, parse_output(output))
+    y = y if y.ndim else y.reshape(1)
+    single = isinstance(result.relevance, Tensor)
+    relevances = {attributor.program.relevances[0]: result.relevance} if single else result.relevance
+    out = console()
+    out.print(f"{type(loaded.model).__name__} with the rules {rules}; output of shape {tuple(y.shape)}\n", markup=False)
+    out.print(account(y, wanted, relevances, loaded.token))
+    report = attributor.coverage()
+    if report.covered < report.live:
+        out.print(f"{report.live - report.covered} of {report.live} live ops have no rule; the plain adjoint is used.")
+    if loaded.sentence is not None and "input_ids" in relevances:
+        out.print()
+        show_words(out, loaded.sentence.words(relevances["input_ids"][0].tolist()))
+    if save is not None:
+        path = save if save.suffix == ".npz" else save.with_name(save.name + ".npz")
+        arrays = {f"relevance.{name}": r.numpy() for name, r in relevances.items()}
+        np.savez(path, allow_pickle=False, output=y.double().numpy(), **arrays)
+        out.print(f"Wrote {path}", soft_wrap=True, markup=False)
+
+
+@app.command()
+@reported
+def coverage(
+    model: Model,
+    input: Input = None,
+    text: TextInput = None,
+    rules: Rules = "attnlrp",
+    output: Output = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+    strict: Strict = True,
+    debug: Debug = False,
+) -> None:
+    """Show which op of a model gets which rule."""
+    loaded = prepared(model, input, text)
+    attributor = compile(loaded.model, rules=rules, output=parse_output(output), strict=strict)
+    with working("compiling"):
+        attributor.compile(*loaded.args, target=loaded.target, **loaded.kwargs)
+    report = attributor.coverage()
+    console().print(report.table())
+    if json is not None:
+        json.write_text(report.to_json() + "\n")
+        console().print(f"Wrote {json}", soft_wrap=True, markup=False)
+
+
+@app.command(name="presets")
+@reported
+def list_presets(debug: Debug = False) -> None:
+    """List the rule sets."""
+    table = Table("preset", "what it is", box=None)
+    for name, summary in presets().items():
+        table.add_row(name, summary)
+    console().print(table)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that something goes on; ops without a rule are told of in the report and not by a warning."""
+    with console(stderr=True).status(what), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ ops? on the path", UserWarning)
+        yield
+
+
+def prepared(model: str, files: Sequence[Path] | None, text: str | None) -> models.Loaded:
+    """The model and what to call it with."""
+    if files and text is not None:
+        raise SignatureError("give --input or --text, not both")
+    with working("loading"):
+        loaded = models.load(model, text)
+        if files:
+            args, kwargs = models.converted(loaded.model, models.read_inputs(files))
+            loaded = replace(loaded, args=args, kwargs=kwargs, sentence=None)
+    if not loaded.args and not loaded.kwargs:
+        raise SignatureError(
+            f"{model} comes without example inputs: give --input FILE, or let the callable return (module, args)"
+        )
+    return loaded
+
+
+def parse_target(text: str) -> targets.Target:
+    """A class, or an index tuple in which * is the largest."""
+    try:
+        index = tuple(None if part.strip() == "*" else int(part) for part in text.split(","))
+    except ValueError:
+        raise TargetError(
+            f"--target {text!r} is neither a class (281) nor an index with commas, * for the largest (-1,*)"
+        ) from None
+    return index if len(index) > 1 else index[0]
+
+
+def parse_output(text: str | None) -> str | int | None:
+    """A name, or an index if it is a number."""
+    return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
+
+
+def account(
+    y: Tensor, target: targets.Target, relevances: Mapping[str, Tensor], token: Callable[[int], str] | None
+) -> Table:
+    """What is explained of each sample, and the sum of relevance by input."""
+    form, numbers = targets.lower(target, tuple(y.shape))
+    seed = targets.seed(form, y, numbers)
+    table = Table("sample", "explains", "value", *(f"relevance of {name}" for name in relevances))
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for i, (row, chosen) in enumerate(zip(y, seed, strict=True)):
+        index = chosen.nonzero()[0].tolist()
+        place = ", ".join(map(str, index)) or "the output"
+        label = Text(f"{place} {token(index[-1])!r}" if token is not None else place)
+        sums = (f"{float(r[i].sum()):+.4f}" if len(r) == len(y) else "" for r in relevances.values())
+        table.add_row(str(i), label, f"{float((row * chosen).sum()):+.4f}", *sums)
+    return table

@@ -1,0 +1,153 @@
+"""The demonstration on images: why does a network read this digit?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from fxlrp.api import compile
+from fxlrp.attributor import Attributor
+from fxlrp.extras import require
+from fxlrp.figures import heatmaps
+from fxlrp.rules.presets import epsilon_gamma_box
+
+HELD_OUT = 360
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images of digits with values in [0, 1], and their labels."""
+
+    images: Tensor
+    labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One explained digit.
+
+    Attributes:
+        label: The digit.
+        predicted: What the network reads.
+        probability: Of the predicted digit.
+        logit: Of the predicted digit.
+        relevance: Sum of the AttnLRP relevance of all pixels.
+        biases: What the biases add to the logit, by autograd: the sum of bias times gradient.
+        box: Sum of the relevance of all pixels under epsilon_gamma_box.
+    """
+
+    label: int
+    predicted: int
+    probability: float
+    logit: float
+    relevance: float
+    biases: float
+    box: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the demonstration made."""
+
+    accuracy: float
+    samples: tuple[Sample, ...]
+    attributor: Attributor
+    files: tuple[Path, ...]
+
+
+def load(seed: int) -> Data:
+    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, split by class."""
+    digits = require("sklearn.datasets", "demo").load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
+    labels = torch.tensor(digits.target)
+    split = require("sklearn.model_selection", "demo").train_test_split
+    train, test = split(range(len(labels)), test_size=HELD_OUT, random_state=seed, stratify=digits.target)
+    return Data(images[train], labels[train], images[test], labels[test])
+
+
+def network() -> nn.Sequential:
+    """Three convolutions and a dense layer, all with biases."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+
+
+def train(data: Data, seed: int, epochs: int, step: Callable[[], object]) -> nn.Sequential:
+    """Train a network; ``step`` is called after each epoch."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = network()
+        batches = -(-len(data.labels) // BATCH)
+        optimizer = torch.optim.AdamW(model.parameters())
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=epochs * batches)
+        with torch.enable_grad():
+            for _ in range(epochs):
+                for batch in torch.split(torch.randperm(len(data.labels)), BATCH):
+                    loss = F.cross_entropy(model(data.images[batch]), data.labels[batch], label_smoothing=0.05)
+                    optimizer.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    schedule.step()
+                step()
+    return model.eval()
+
+
+def explain(model: nn.Sequential, data: Data, folder: Path) -> Report:
+    """Explain the first test image of every digit and write what was found."""
+    with torch.no_grad():
+        accuracy = (model(data.test_images).argmax(1) == data.test_labels).double().mean().item()
+    first = [int((data.test_labels == digit).nonzero()[0]) for digit in range(10)]
+    images, labels = data.test_images[first], data.test_labels[first]
+    attributor = compile(model)
+    found = attributor(images)
+    box = compile(model, rules=epsilon_gamma_box(0.0, 1.0))(images)
+    samples = tuple(
+        Sample(int(label), int(logits.argmax()), float(logits.softmax(0).max()), float(logits.max()), *map(float, sums))
+        for label, logits, *sums in zip(
+            labels,
+            found.output,
+            found.relevance.flatten(1).sum(1),
+            bias_shares(model, images),
+            box.relevance.flatten(1).sum(1),
+            strict=True,
+        )
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    files = tuple(folder / name for name in ("digits.png", "digits.json", "digits-coverage.json"))
+    heatmaps(
+        files[0],
+        "Why the network reads each digit: red pixels speak for it, blue ones against",
+        images[:, 0].numpy(),
+        [f"{s.predicted} ({100 * s.probability:.1f} %)" for s in samples],
+        {"AttnLRP": found.relevance[:, 0].numpy(), "epsilon,\ngamma, box": box.relevance[:, 0].numpy()},
+    )
+    numbers = {"accuracy": accuracy, "samples": [asdict(sample) for sample in samples]}
+    files[1].write_text(json.dumps(numbers, indent=2) + "\n")
+    files[2].write_text(attributor.coverage().to_json() + "\n")
+    return Report(accuracy, samples, attributor, files)
+
+
+def bias_shares(model: nn.Module, images: Tensor) -> list[float]:
+    """What the biases add to the largest logit of each image: bias times gradient, summed."""
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    with torch.enable_grad():
+        gradients = [torch.autograd.grad(logit, biases, retain_graph=True) for logit in model(images).amax(1)]
+    return [sum(float((b.detach() * g).sum()) for b, g in zip(biases, gs, strict=True)) for gs in gradients]

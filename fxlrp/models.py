@@ -1,0 +1,227 @@
+"""Models and inputs as they are named on a command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from fxlrp._torch import tree_map_only
+from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
+from fxlrp.extras import transformers
+from fxlrp.targets import Target
+from fxlrp.tokens import Sentence
+
+TEXT = "The capital of France is Paris, and the capital of Italy is Rome."
+KINDS = "a model is package.module:callable, a .pt2 file of torch.export.save, or hf:FOLDER_OR_NAME"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and what to call it with.
+
+    Attributes:
+        model: The model.
+        args: Example positional arguments.
+        kwargs: Example keyword arguments.
+        target: What to explain unless told otherwise.
+        sentence: The text behind the token ids.
+        token: The text of a token id, for models that predict tokens.
+    """
+
+    model: nn.Module | ExportedProgram
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    target: Target = None
+    sentence: Sentence | None = None
+    token: Callable[[int], str] | None = None
+
+
+def load(spec: str, text: str | None = None) -> Loaded:
+    """The model that a command line names.
+
+    Args:
+        spec: ``package.module:callable``, a ``.pt2`` file, or ``hf:`` and a folder or name.
+        text: Input text, for a model with a tokenizer.
+
+    Raises:
+        ArtifactError: If a saved model is missing or cannot be read.
+        FxlrpError: If the name leads to no model.
+    """
+    if spec.startswith("hf:"):
+        return hub(spec.removeprefix("hf:"), text)
+    if text is not None:
+        raise SignatureError("--text needs a model with a tokenizer, hf:FOLDER_OR_NAME; give --input for this one")
+    if spec.endswith(".pt2"):
+        return exported(Path(spec))
+    if ":" not in spec:
+        raise FxlrpError(f"{spec!r} names no model: {KINDS}")
+    return called(spec)
+
+
+def exported(path: Path) -> Loaded:
+    """A program that torch.export.save wrote."""
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}")
+    try:
+        program = torch.export.load(path)
+    except Exception as error:
+        raise ArtifactError(
+            f"{path} is no program of torch.export.save, or is damaged: {summary(error)}\n"
+            "Write it again with torch.export.save(torch.export.export(model, args), path)."
+        ) from error
+    args, kwargs = program.example_inputs or ((), {})
+    return Loaded(program, tuple(args), kwargs)
+
+
+def called(spec: str) -> Loaded:
+    """What a function without arguments returns: a module, or a module and example inputs."""
+    path, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = import_module(path)
+    except Exception as error:
+        raise FxlrpError(
+            f"{path} could not be imported: {summary(error)}\nThe current folder and the Python path were searched."
+        ) from error
+    if not hasattr(module, name):
+        close = ", ".join(get_close_matches(name, dir(module))) or "nothing"
+        raise FxlrpError(f"{path} has no {name!r}; close to it: {close}")
+    found = getattr(module, name)
+    if not isinstance(found, (nn.Module, ExportedProgram)):
+        try:
+            found = found()
+        except Exception as error:
+            raise FxlrpError(f"{spec} failed when called without arguments: {summary(error)}") from error
+    return returned(spec, found)
+
+
+def returned(spec: str, found: Any) -> Loaded:
+    """Check what a callable returned, and put the model into evaluation mode."""
+    parts = found if isinstance(found, tuple) else (found,)
+    model, args, kwargs = (*parts, *(None, (), {})[len(parts) :])[:3]
+    fits = (
+        len(parts) <= 3
+        and isinstance(model, (nn.Module, ExportedProgram))
+        and isinstance(args, (tuple, list))
+        and isinstance(kwargs, Mapping)
+    )
+    if not fits:
+        shape = ", ".join(type(part).__name__ for part in parts)
+        raise FxlrpError(
+            f"{spec} returned {f'({shape})' if isinstance(found, tuple) else shape}; it must return a module, "
+            "(module, args) or (module, args, kwargs), args a tuple and kwargs a dictionary"
+        )
+    return Loaded(model.eval() if isinstance(model, nn.Module) else model, tuple(args), kwargs)
+
+
+def hub(name: str, text: str | None) -> Loaded:
+    """A model of transformers, with its tokenizer if it reads text."""
+    local = {"local_files_only": True} if Path(name).is_dir() else {}
+    with transformers("hf") as library:
+        try:
+            config = library.AutoConfig.from_pretrained(name, **local)
+            kind = getattr(library, (config.architectures or ["AutoModel"])[0], library.AutoModel)
+            model = kind.from_pretrained(name, **local).eval()
+            reads_text = model.main_input_name == "input_ids"
+            tokenizer = library.AutoTokenizer.from_pretrained(name, **local) if reads_text else None
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactError(f"transformers finds no model in {name!r}: {summary(error)}") from error
+    model.config.use_cache = False
+    if tokenizer is not None:
+        return tokenized(model, tokenizer, text or TEXT)
+    if text is not None:
+        raise SignatureError(f"{type(model).__name__} does not read text but {model.main_input_name}: give --input")
+    return Loaded(model, kwargs=example(model.main_input_name, config))
+
+
+def tokenized(model: Any, tokenizer: Any, text: str) -> Loaded:
+    """A language model with a text; one that predicts tokens explains the next, or the masked one."""
+    encoding = tokenizer(text, return_tensors="pt", return_offsets_mapping=True, truncation=True)
+    ids = encoding["input_ids"]
+    if not ids.numel():
+        raise SignatureError(f"the tokenizer makes no tokens of the text {text!r}")
+    kwargs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    kind = type(model).__name__
+    target: Target = None
+    if model.config.is_encoder_decoder:
+        kwargs["decoder_input_ids"] = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
+        target = (-1, None)
+    elif kind.endswith(("ForCausalLM", "LMHeadModel")):
+        target = (-1, None)
+    elif kind.endswith("ForMaskedLM"):
+        masked = (ids[0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
+        target = (masked[0] if masked else -1, None)
+    token = None if target is None else tokenizer.decode
+    return Loaded(model, (), kwargs, target, Sentence.of(text, encoding), token)
+
+
+def example(name: str, config: Any) -> dict[str, Tensor]:
+    """Noise of the size that a model's configuration asks for; nothing if that is not known."""
+    vision = getattr(config, "vision_config", config)
+    size = getattr(vision, "image_size", None)
+    if name != "pixel_values" or size is None:
+        return {}
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    noise = torch.rand(1, getattr(vision, "num_channels", 3), height, width, generator=torch.Generator().manual_seed(0))
+    return {name: noise}
+
+
+def read_inputs(paths: Sequence[Path]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments from files: an array of ``.npy``, named arrays of ``.npz``, or what is in a ``.pt`` file.
+
+    A tuple or list in a ``.pt`` file is several positional arguments, a dictionary keyword arguments.
+
+    Raises:
+        SignatureError: If a file is missing or cannot be read.
+    """
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for path in paths:
+        found = read_file(path)
+        if isinstance(found, Mapping):
+            kwargs.update(found)
+        else:
+            args.extend(found if isinstance(found, (tuple, list)) else [found])
+    return tuple(args), kwargs
+
+
+def read_file(path: Path) -> Any:
+    """The tensor or tensors in a file."""
+    if not path.is_file():
+        raise SignatureError(f"there is no file {path}")
+    try:
+        if path.suffix == ".pt":
+            return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except Exception as error:
+        raise SignatureError(f"{path} could not be read: {summary(error)}") from error
+    raise SignatureError(f"{path}: an input is a .npy, .npz or .pt file")
+
+
+def converted(model: nn.Module | ExportedProgram, inputs: Any) -> Any:
+    """Inputs with floating point tensors in the model's own type."""
+    weights = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
+    dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.get_default_dtype())
+    return tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)
+
+
+def summary(error: Exception) -> str:
+    """An error in one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
