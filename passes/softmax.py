@@ -11,25 +11,26 @@ from fxlrp.passes.manager import Pass, insert, same, shape, sweep
 
 aten = torch.ops.aten
 
-MOVES = (
-    aten.expand.default,
-    aten.reshape.default,
-    aten.unsqueeze.default,
-    aten.alias.default,
-    aten.clone.default,
-)
+COPIES = (aten.expand.default, aten.alias.default, aten.clone.default)
+VIEWS = (*COPIES, aten.reshape.default, aten.unsqueeze.default)
 
 
-def skip_moves(node: Any) -> Any:
-    """The node behind views that only broadcast."""
-    while isinstance(node, fx.Node) and node.target in MOVES:
+def behind(node: Any, ops: tuple[Any, ...]) -> Any:
+    """The node behind a chain of some ops on it."""
+    while isinstance(node, fx.Node) and node.target in ops:
         node = node.args[0]
     return node
 
 
+def padded(node: Any, ndim: int) -> tuple[Any, ...]:
+    """The shape that a node has when it broadcasts to ``ndim`` dimensions; empty if it is no tensor."""
+    return (1,) * (ndim - len(shape(node))) + shape(node) if isinstance(node, fx.Node) else ()
+
+
 def summed(node: Any, exponential: fx.Node) -> int | None:
     """The dimension that ``node`` sums ``exponential`` over, kept or put back by broadcasting."""
-    total = skip_moves(node)
+    kept = behind(node, COPIES)
+    total = behind(kept, VIEWS)
     if not isinstance(total, fx.Node) or total.target is not aten.sum.dim_IntList or total.args[0] is not exponential:
         return None
     dims: Any = total.args[1]
@@ -37,21 +38,18 @@ def summed(node: Any, exponential: fx.Node) -> int | None:
     if len(dims) != 1:
         return None
     dim = int(dims[0]) % ndim
-    kept = tuple(1 if i == dim else n for i, n in enumerate(shape(exponential)))
-    return dim if same(shape(node), kept) or same(shape(node), shape(exponential)) else None
+    wanted = tuple(1 if i == dim else n for i, n in enumerate(shape(exponential)))
+    return dim if same(padded(kept, ndim), wanted) else None
 
 
 def without_offset(logits: fx.Node, dim: int) -> Any:
     """``x - m`` is ``x`` to softmax when ``m`` is the same along the dimension, as its maximum is."""
     if logits.target is not aten.sub.Tensor or logits.kwargs:
         return logits
-    x, offset = logits.args[0], skip_moves(logits.args[1])
+    x, offset = logits.args[0], behind(logits.args[1], COPIES)
     if not isinstance(x, fx.Node) or not same(shape(x), shape(logits)):
         return logits
-    before = shape(logits.args[1]) if isinstance(logits.args[1], fx.Node) else ()
-    reduced = shape(offset) if len(shape(offset)) == len(shape(x)) else before
-    padded = (1,) * (len(shape(x)) - len(reduced)) + tuple(reduced)
-    return x if same((padded[dim],), (1,)) else logits
+    return x if same(padded(offset, len(shape(x)))[dim : dim + 1], (1,)) else logits
 
 
 def softmax(node: fx.Node) -> fx.Node | None:
