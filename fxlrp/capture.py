@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import operator
 import traceback
 import warnings
@@ -14,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
-from fxlrp._torch import FakeTensorMode, make_fx, tree_flatten, tree_map_only, tree_unflatten
+from fxlrp._torch import FakeTensorMode, make_fx, tree_flatten, tree_map, tree_map_only, tree_unflatten
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import modules
@@ -152,9 +154,31 @@ def export(
         with torch.enable_grad(), warnings.catch_warnings():
             # recurrent modules keep a list of their own weights, which export takes for new attributes
             warnings.filterwarnings("ignore", ".*_flat_weights.*were assigned during export", UserWarning)
-            return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            exported = functools.partial(torch.export.export, args=args, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
+            try:
+                return exported(model, strict=False)
+            except RuntimeError as error:
+                if "in output, which is not a known type" not in str(error):
+                    raise
+            return exported(known_outputs(model), strict=False)
     except Exception as error:
         raise CaptureError(explanation(model, error)) from error
+
+
+def known_outputs(model: nn.Module) -> nn.Module:
+    """The model with None for each part of its output that a graph cannot return, such as a key-value cache.
+
+    It shares everything with the model, which is not changed.
+    """
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def known(*args: Any, **kwargs: Any) -> Any:
+        return tree_map(lambda x: x if isinstance(x, (Tensor, int, float, str)) else None, forward(*args, **kwargs))
+
+    shared = copy.copy(model)
+    shared.forward = known
+    return shared
 
 
 def explanation(model: nn.Module, error: Exception) -> str:
