@@ -13,7 +13,6 @@ aten = torch.ops.aten
 @rule(
     # f(0) is not 0: held fixed as gates inside products
     aten.sigmoid.default,
-    aten.hardsigmoid.default,
     aten.softplus.default,
     aten.log_sigmoid.default,
     aten.exp.default,
@@ -46,6 +45,13 @@ aten = torch.ops.aten
 def taylor(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = J^T c``: first order Taylor; conserves only what is homogeneous of degree 1."""
     return site.adjoint(c)
+
+
+@rule(aten.hardsigmoid.default)
+def hard_sigmoid(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c / 6`` for -3 < x < 3: the adjoint, which torch computes with a single precision 1/6."""
+    (x,) = site.operands
+    return (torch.where(x.abs() < 3, c / 6, 0.0),)
 
 
 @rule(aten.hypot.default)
