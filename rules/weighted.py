@@ -178,8 +178,8 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``R_x = x * W^T s - low * W+^T s - high * W-^T s`` with ``z' = x w - low w+ - high w-``."""
-        (x,) = site.operands
         w, b = weights(site)
+        (x,) = site.operands
         up = with_weights(site, w.clamp(min=0), None if b is None else b.clamp(min=0))
         down = with_weights(site, w.clamp(max=0), None if b is None else b.clamp(max=0))
         lows, highs = torch.full_like(x, low), torch.full_like(x, high)
