@@ -383,6 +383,18 @@ def alpha_beta(alpha: float, beta: float) -> Weighted:
     return formula
 
 
+def kept_by_sign(alpha: float, beta: float, e: float) -> Callable[[Call, Tensor], Tensor]:
+    """What alpha-beta passes on: outputs without contributions of a sign lose the share of that sign."""
+
+    def kept(call: Call, c: Tensor) -> Tensor:
+        x, w = call.operands[0].flatten(), matrix(call, call.live[0])
+        up = positive(w) @ positive(x) + negative(w) @ negative(x)
+        down = negative(w) @ positive(x) + positive(w) @ negative(x)
+        return ((alpha * up / stab(up, e) - beta * down / stab(down, e)) * (c * call.out).flatten()).sum()
+
+    return kept
+
+
 def flat(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
     """Lapuschkin et al. 2019: relevance spreads evenly over the receptive field."""
     field = (w != 0).to(w.dtype)

@@ -1,0 +1,304 @@
+"""Every rule against its reference and the properties that all rules share."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from cases import CASES, CLOSURES, EPSILON_SUMS, FINE, WEIGHTED, OpCase
+from reference import Call
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from fxlrp import numerics
+from fxlrp.errors import RuleError
+from fxlrp.registry import RULES, Facts, Rule, Site
+from fxlrp.rules import weighted
+from fxlrp.rules.attention import value_only
+from fxlrp.rules.products import product
+
+aten = torch.ops.aten
+NOTHING = Facts()
+HALF = (torch.float16, torch.bfloat16)
+
+
+def some(condition: Any, cases: list[OpCase] | None = None) -> Any:
+    """Parametrise over the rows that meet a condition."""
+    rows = [row for row in (cases or [*CASES, *WEIGHTED, *EPSILON_SUMS]) if condition(row)]
+    return pytest.mark.parametrize("case", rows, ids=str)
+
+
+every = some(lambda row: True)
+
+
+def site(call: Call, facts: Facts = NOTHING, out: Tensor | None = None) -> Site:
+    """The call as the compiler hands it to a rule."""
+    leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
+    wide, result = numerics.widen((tuple(leaves), call.out if out is None else out))
+    return Site(call.op, wide, spec, call.live, result, facts)
+
+
+def seed(out: Tensor, number: int = 0) -> Tensor:
+    """A coefficient for the output."""
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(out.shape, generator=generator, dtype=torch.float64)
+
+
+def numbers(parts: tuple[Any, ...], operands: tuple[Tensor, ...]) -> list[Tensor]:
+    """Coefficients, or relevances of rules that know no coefficient."""
+    return [
+        numerics.relevance(part, x) if isinstance(part, numerics.Relevance) else part
+        for part, x in zip(parts, operands, strict=True)
+    ]
+
+
+def result(rule: Rule, site: Site, c: Tensor) -> list[Tensor]:
+    return numbers(rule(site, c), site.operands)
+
+
+def agree(found: list[Tensor], wanted: Any, tolerance: float = 1e-10) -> None:
+    """Equal within the tolerance, relative to the largest entry."""
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * (1e-30 + float(other.abs().amax())))
+
+
+def changed(call: Call, change: Any) -> Call:
+    """The call with other tensors; ``change`` is given each leaf and its position."""
+    leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
+    args, kwargs = pytree.tree_unflatten([change(leaf, i) for i, leaf in enumerate(leaves)], spec)
+    return Call(call.op, args, kwargs, call.live)
+
+
+@every
+def test_agrees_with_its_reference(case: OpCase) -> None:
+    at = site(case.call)
+    c = seed(at.out)
+    agree(result(case.chosen, at, c), case.reference(case.call, c))
+
+
+@every
+def test_returns_one_result_per_operand(case: OpCase) -> None:
+    at = site(case.call)
+    found = result(case.chosen, at, seed(at.out))
+    assert [(part.shape, part.dtype) for part in found] == [(x.shape, torch.float64) for x in at.operands]
+
+
+@every
+def test_conserves_or_leaks_as_stated(case: OpCase) -> None:
+    at = site(case.call)
+    c = seed(at.out)
+    parts = case.chosen(at, c)
+    arrived = sum(numerics.relevance(part, x).sum() for part, x in zip(parts, at.operands, strict=True))
+    constant = case.call.at({slot: torch.zeros_like(case.call.leaves[slot]) for slot in case.live})
+    constant = torch.where(constant.isfinite(), constant, 0.0)
+    sent = (torch.where(at.out.isfinite(), at.out - constant, 0.0) * c).sum()
+    assert arrived.isfinite()
+    if isinstance(case.keeps, str):
+        assert abs(arrived - sent) > 1e-12 * abs(sent)
+    elif callable(case.keeps):
+        torch.testing.assert_close(arrived, case.keeps(case.call, c), rtol=1e-9, atol=1e-12)
+    else:
+        torch.testing.assert_close(arrived, case.keeps * sent, rtol=1e-9, atol=1e-12)
+
+
+@every
+def test_is_linear_in_the_coefficient(case: OpCase) -> None:
+    at = site(case.call)
+    a, b = seed(at.out, 1), seed(at.out, 2)
+    apart = [2.5 * x - y for x, y in zip(result(case.chosen, at, a), result(case.chosen, at, b), strict=True)]
+    agree(result(case.chosen, at, 2.5 * a - b), apart)
+
+
+@some(lambda row: row.batch)
+def test_treats_samples_apart(case: OpCase) -> None:
+    at = site(case.call)
+    c = seed(at.out)
+    whole = result(case.chosen, at, c)
+    for sample in range(at.out.shape[0]):
+        call = changed(case.call, lambda leaf, i, n=sample: leaf[n : n + 1] if i in case.batch else leaf)
+        alone = result(case.chosen, site(call, out=at.out[sample : sample + 1]), c[sample : sample + 1])
+        own = [(part, w) for part, w, slot in zip(alone, whole, case.live, strict=True) if slot in case.batch]
+        agree([part for part, _ in own], [w[sample : sample + 1] for _, w in own])
+
+
+@every
+def test_traces_to_what_it_computes(case: OpCase) -> None:
+    leaves, spec = pytree.tree_flatten((case.args, case.kwargs))
+    slots = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+    def apply(tensors: list[Tensor], out: Tensor, c: Tensor) -> list[Tensor]:
+        filled = list(leaves)
+        for slot, tensor in zip(slots, tensors, strict=True):
+            filled[slot] = tensor
+        return result(case.chosen, Site(case.op, tuple(filled), spec, case.live, out), c)
+
+    given = [leaves[i] for i in slots], case.call.out, seed(case.call.out)
+    traced = make_fx(apply, tracing_mode="fake")(*given)
+    torch.testing.assert_close(traced(*given), apply(*given), rtol=1e-12, atol=1e-14, equal_nan=False)
+
+
+@every
+def test_takes_arguments_by_name(case: OpCase) -> None:
+    """What follows the last operand is given by name, and backwards where no rule looks for weights by position."""
+    first = next(n for n in range(len(case.args) + 1) if len(pytree.tree_leaves(case.args[:n])) > max(case.live))
+    names = [a.name for a in case.op._schema.arguments]
+    later = list(zip(names, case.args, strict=False))[first:]
+    given = dict(later if case.rule else reversed(later)) | case.kwargs
+    at = site(Call(case.op, case.args[:first], given, case.live))
+    c = seed(at.out)
+    torch.testing.assert_close(result(case.chosen, at, c), result(case.chosen, site(case.call), c), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@every
+def test_is_finite_in_half_precision(case: OpCase, dtype: torch.dtype) -> None:
+    def half(leaf: Any, i: int) -> Any:
+        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        return leaf.to(dtype) if floating else dtype if leaf is torch.float64 else leaf
+
+    narrow = changed(case.call, half)
+    wide = changed(narrow, lambda leaf, i: numerics.widen(leaf))
+    at = site(narrow, out=wide.out.to(dtype))
+    found = result(case.chosen, at, seed(at.out).float())
+    assert {part.dtype for part in found} == {torch.float32}
+    assert all(part.isfinite().all() for part in found)
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float64], ids=str)
+@some(lambda row: row.zero)
+def test_is_finite_at_zero(case: OpCase, dtype: torch.dtype) -> None:
+    def nought(leaf: Any, i: int) -> Any:
+        if leaf is torch.float64:
+            return dtype
+        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        return (torch.zeros_like(leaf) if i in case.live else leaf).to(dtype) if floating else leaf
+
+    zeros = changed(case.call, nought)
+    wide = changed(zeros, lambda leaf, i: numerics.widen(leaf))
+    at = site(zeros, out=wide.out.to(dtype))
+    found = result(case.chosen, at, seed(at.out).to(at.out.dtype))
+    assert all(part.isfinite().all() for part in found)
+
+
+@some(lambda row: not row.zero)
+def test_only_singular_ops_are_excused_at_zero(case: OpCase) -> None:
+    call = changed(case.call, lambda leaf, i: torch.zeros_like(leaf) if i in case.live else leaf)
+    derivatives = numerics.adjoint(site(call), site(call).operands, torch.ones_like(call.out))
+    assert not all(t.isfinite().all() for t in (call.out, *derivatives))
+
+
+@some(lambda row: row.label.endswith("nonnegative"), WEIGHTED)
+def test_a_true_sign_changes_nothing(case: OpCase) -> None:
+    at = site(case.call)
+    c = seed(at.out)
+    known = site(case.call, Facts(nonnegative=True))
+    agree(result(case.chosen, known, c), result(case.chosen, at, c), 1e-14)
+
+
+@some(lambda row: True, WEIGHTED)
+def test_a_true_dead_side_changes_nothing(case: OpCase) -> None:
+    at = site(case.call)
+    c = torch.where(at.out < 0, 0.0, seed(at.out))
+    known = site(case.call, Facts(dead_below=True))
+    agree(result(case.chosen, known, c), result(case.chosen, at, c), 1e-14)
+
+
+def test_shares_of_a_product_chain_replace_the_halves() -> None:
+    call = Call(aten.mul.Tensor, (torch.tensor([2.0]).double(), torch.tensor([12.0]).double()), live=(0, 1))
+    parts = product(site(call, Facts(shares=(0.25, 0.75))), torch.ones(1, dtype=torch.float64))
+    assert [(part * x).item() for part, x in zip(parts, call.operands, strict=True)] == [6.0, 18.0]
+
+
+@some(lambda row: row.live == (2,) and row.op is aten.scaled_dot_product_attention.default, CASES)
+def test_value_only_attention_is_that_of_the_value(case: OpCase) -> None:
+    at = site(case.call)
+    c = seed(at.out)
+    agree(result(value_only, at, c), case.reference(case.call, c))
+
+
+@pytest.mark.parametrize("closure", [name for name in CLOSURES if name != "epsilon"])
+@pytest.mark.parametrize("live", [(1,), (0, 1), (0, 2)], ids=str)
+def test_weighted_rules_refuse_live_weights(closure: str, live: tuple[int, ...]) -> None:
+    row = next(row for row in WEIGHTED if row.op is aten.linear.default)
+    rule, _ = CLOSURES[closure](1e-6)
+    at = site(Call(row.op, row.args, row.kwargs, live))
+    with pytest.raises(RuleError, match=r"aten\.linear\.default has a weight or bias that depends on the input"):
+        rule(at, seed(at.out))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: weighted.alpha_beta(2.0, 0.5), "alpha - beta = 1"),
+        (lambda: weighted.alpha_beta(0.5, -0.5), "at least 0"),
+        (lambda: weighted.z_box(1.0, 1.0), "low < high"),
+    ],
+)
+def test_weighted_rules_refuse_impossible_parameters(make: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+def test_every_op_with_a_rule_has_a_row() -> None:
+    assert set(RULES) == {row.op for row in CASES}
+
+
+def test_every_weighted_rule_has_a_row() -> None:
+    makers = {
+        name for name, f in inspect.getmembers(weighted, inspect.isfunction) if f.__annotations__["return"] == "Rule"
+    }
+    assert makers == {name.removeprefix("strong ") for name in CLOSURES}
+    assert {row.rule.name for row in WEIGHTED if row.rule} == {
+        make(e)[0].name for make in CLOSURES.values() for e in (1e-6, FINE)
+    }
+
+
+def test_rows_have_names_of_their_own() -> None:
+    names = [str(row) for row in (*CASES, *WEIGHTED, *EPSILON_SUMS)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "rule", {id(r): r for r in (*RULES.values(), *(row.chosen for row in WEIGHTED))}.values(), ids=str
+)
+def test_every_rule_states_its_formula_and_kind(rule: Rule) -> None:
+    assert len(rule.formula) > 10
+    assert rule.kind
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32, torch.float64], ids=str)
+def test_the_stabiliser_moves_every_number_away_from_zero(dtype: torch.dtype) -> None:
+    z = torch.tensor([0.0, -0.0, 1e-8, -1e-8, 3.0, -3.0], dtype=dtype)
+    moved = numerics.stabilise(z)
+    assert moved.dtype is dtype
+    assert moved.reciprocal().isfinite().all()
+    assert moved.sign().tolist() == [1, 1, *torch.where(z < 0, -1, 1)[2:].tolist()]
+    assert (moved.abs() >= z.abs()).all()
+    assert numerics.stabilise(torch.zeros(1).double(), 0.25).item() == 0.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_gain_continues_through_zero(dtype: torch.dtype) -> None:
+    tiny = torch.finfo(dtype).smallest_normal
+    x = torch.tensor([0.0, -0.0, tiny / 8, -tiny / 8, tiny, -tiny, 1e-12, 0.5], dtype=dtype)
+    found = numerics.gain(torch.tanh(x), x)
+    assert found[:7].tolist() == [1.0] * 7
+    assert found[7].item() == pytest.approx(0.92423431452, rel=1e-7)
+
+
+def test_relevance_adds_to_coefficients_and_to_itself() -> None:
+    x = torch.tensor([2.0, -4.0, 0.0]).double()
+    one = numerics.Relevance(torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([0.5, 0.25, 0.0]).double())
+    c = torch.tensor([10.0, 20.0, 30.0]).double()
+    for total in (one + c, c + one):
+        torch.testing.assert_close(numerics.relevance(total, x), x * (c + one.coefficient) + one.rest)
+    torch.testing.assert_close(numerics.relevance(one + one, x), 2 * numerics.relevance(one, x))
+    torch.testing.assert_close(x * numerics.coefficient(one, x), numerics.relevance(one, x), rtol=1e-5, atol=0)
+
+
+def test_masked_logits_have_no_relevance() -> None:
+    x = torch.tensor([1.0, -torch.inf])
+    assert numerics.relevance(torch.tensor([3.0, 0.0]), x).tolist() == [3.0, 0.0]
