@@ -183,7 +183,7 @@ def known_outputs(model: nn.Module) -> nn.Module:
 
 def explanation(model: nn.Module, error: Exception) -> str:
     """What failed, the user's source line, and what to do."""
-    skipped = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    skipped = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<string>")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(skipped)]
     place = f"{frames[-1].filename}:{frames[-1].lineno}  {frames[-1].line}" if frames else "unknown source"
     what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
