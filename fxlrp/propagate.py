@@ -13,7 +13,7 @@ from fxlrp import numerics
 from fxlrp._torch import annotate, set_current_meta, tree_flatten
 from fxlrp.errors import RuleError
 from fxlrp.provenance import describe
-from fxlrp.registry import Facts, Parts, Rule, Site
+from fxlrp.registry import Facts, Rule, Site
 
 Env = dict[fx.Node, Any]
 
@@ -78,13 +78,18 @@ def site_of(node: fx.Node, env: Env, twin: Twin) -> tuple[list[fx.Node], Site]:
     return [nodes[i] for i in twin.slots], Site(node.target, leaves, spec, twin.slots, out, twin.facts)
 
 
-def check_parts(node: fx.Node, rule: Rule, site: Site, parts: Parts) -> None:
+def check_parts(node: fx.Node, rule: Rule, site: Site, parts: object) -> None:
     """One result per operand, shaped as it."""
-    shapes = [(p.rest if isinstance(p, numerics.Relevance) else p).shape for p in parts]
-    wanted = [x.shape for x in site.operands]
+    shapes = [shape(part) for part in parts] if isinstance(parts, (tuple, list)) else shape(parts)
+    wanted = [shape(x) for x in site.operands]
     if shapes != wanted:
         raise RuleError(
-            f"rule {rule} returned shapes {[tuple(s) for s in shapes]} for operands of shapes "
-            f"{[tuple(s) for s in wanted]}\n  at {describe(node)}\n"
-            "A rule returns one coefficient per operand, each shaped as its operand."
+            f"rule {rule} returned shapes {shapes} for operands of shapes {wanted}\n  at {describe(node)}\n"
+            "A rule returns a tuple with one coefficient per operand, each shaped as its operand."
         )
+
+
+def shape(part: object) -> Any:
+    """Shape of a coefficient; of anything else the name of its type."""
+    tensor = part.rest if isinstance(part, numerics.Relevance) else part
+    return tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
