@@ -10,6 +10,8 @@ import sys
 
 import torch
 
+_library = torch.library.Library("torchvision", "FRAGMENT")
+
 
 def import_torchvision() -> None:
     """Import torchvision, declaring the operators it expects if its own library did not."""
@@ -21,6 +23,3 @@ def import_torchvision() -> None:
         _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         importlib.import_module("torchvision")
-
-
-_library = torch.library.Library("torchvision", "FRAGMENT")

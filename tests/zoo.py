@@ -1,7 +1,8 @@
 """Small models with the classes of the libraries they come from, seeded, in float64 and evaluation mode.
 
-One function per architecture returns ``(model, args, kwargs)``. Widths are reduced so that the whole zoo
-runs in a few minutes on two cores; every block type of the published model is there.
+``ZOO[name](batch)`` returns ``(model, args, kwargs)``. Widths are reduced so that the whole zoo is captured in
+seconds; every block type of the published model is there. No parameter is left at zero or one, so that biases,
+norms and heads matter; in text models the first sample is padded.
 """
 
 from collections.abc import Callable
@@ -16,130 +17,154 @@ import_torchvision()
 import torchvision  # noqa: E402
 import transformers  # noqa: E402
 
+transformers.logging.set_verbosity_error()
+
 Sample = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
-ZOO: dict[str, Callable[[], Sample]] = {}
+Builder = Callable[..., Sample]
+ZOO: dict[str, Builder] = {}
 
 
-def entry(function: Callable[[], Sample]) -> Callable[[], Sample]:
+def entry(function: Callable[[int], Sample]) -> Builder:
     """Add an architecture to the zoo, seeded and in evaluation mode."""
 
-    def build() -> Sample:
+    def build(batch: int = 2) -> Sample:
         torch.manual_seed(0)
-        model, args, kwargs = function()
+        model, args, kwargs = function(batch)
         return model.double().eval(), args, kwargs
 
     ZOO[function.__name__] = build
     return build
 
 
-def image(size: int, channels: int = 3) -> Tensor:
-    return torch.randn(2, channels, size, size, dtype=torch.float64)
+def enliven(model: nn.Module) -> nn.Module:
+    """Draw weights that keep activations near 1, and move vectors away from zero and one."""
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim < 2:
+                p += 0.1 * torch.randn_like(p)
+            elif p.std() < 0.1:
+                p.normal_(std=p[0].numel() ** -0.5)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(1, 3)
+    return model
 
 
-def ids(length: int = 7, vocabulary: int = 90) -> Tensor:
-    return torch.randint(3, vocabulary, (2, length))
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
 
 
-def text(model: nn.Module, **inputs: Any) -> Sample:
-    tokens = ids()
-    return model, (), {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), **inputs}
+def ids(batch: int, length: int = 7) -> Tensor:
+    return torch.randint(3, 100, (batch, length))
 
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 100,
+def tokens(batch: int, side: str) -> dict[str, Tensor]:
+    """Token ids and their mask; the first sample has two padded tokens on one side."""
+    found = ids(batch)
+    padded = slice(0, 2) if side == "left" else slice(-2, None)
+    found[0, padded] = 0
+    return {"input_ids": found, "attention_mask": (found != 0).long()}
+
+
+def targets(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """One entry per sample of an output: a class, or a token at one of the last two positions."""
+    chosen = []
+    for i in range(shape[0]):
+        position = (shape[1] - 1 - i % 2,) if len(shape) == 3 else ()
+        chosen.append((*position, (7 * i + 1) % shape[-1]))
+    return chosen
+
+
+BLOCK: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
 }
-GROUPED: dict[str, Any] = SMALL | {"num_key_value_heads": 2, "head_dim": 8, "use_cache": False}
+SPECIAL: dict[str, Any] = {"vocab_size": 100, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SMALL = BLOCK | SPECIAL | {"max_position_embeddings": 64}
+GROUPED = SMALL | {"num_key_value_heads": 2, "head_dim": 8, "use_cache": False}
 
 
 @entry
-def vgg16() -> Sample:
+def vgg16(batch: int) -> Sample:
     layers = [c if c == "M" else max(4, c // 16) for c in torchvision.models.vgg.cfgs["D"]]
-    features = torchvision.models.vgg.make_layers(layers)
-    model = torchvision.models.VGG(features, num_classes=10)
+    model = torchvision.models.VGG(torchvision.models.vgg.make_layers(layers), num_classes=10)
     model.avgpool = nn.AdaptiveAvgPool2d(1)
     model.classifier = nn.Sequential(nn.Linear(32, 32), nn.ReLU(True), nn.Dropout(), nn.Linear(32, 10))
-    return model, (image(32),), {}
-
-
-def warm_batch_norm(model: nn.Module) -> nn.Module:
-    """Give batch norms statistics and weights that are not the identity."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-    return model
+    return enliven(model), (noise(batch, 3, 32, 32),), {}
 
 
 @entry
-def resnet50() -> Sample:
+def resnet50(batch: int) -> Sample:
     block = torchvision.models.resnet.Bottleneck
     model = torchvision.models.ResNet(block, [3, 4, 6, 3], num_classes=10, width_per_group=8)
-    return warm_batch_norm(model), (image(32),), {}
+    return enliven(model), (noise(batch, 3, 32, 32),), {}
 
 
 @entry
-def vit_b_16() -> Sample:
+def vit_b_16(batch: int) -> Sample:
     model = torchvision.models.VisionTransformer(
-        image_size=32, patch_size=8, num_layers=3, num_heads=4, hidden_dim=32, mlp_dim=48, num_classes=10
+        image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=48, num_classes=10
     )
-    nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
-    nn.init.normal_(model.class_token)
-    return model, (image(32),), {}
+    return enliven(model), (noise(batch, 3, 32, 32),), {}
 
 
 @entry
-def efficientnet_v2_m() -> Sample:
+def efficientnet_v2_m(batch: int) -> Sample:
     models = torchvision.models.efficientnet
-    fused, inverted = models.FusedMBConvConfig, models.MBConvConfig
     stages = [
-        fused(1, 3, 1, 8, 8, 2),
-        fused(4, 3, 2, 8, 16, 2),
-        inverted(4, 3, 2, 16, 24, 2),
-        inverted(6, 3, 1, 24, 32, 2),
+        models.FusedMBConvConfig(1, 3, 1, 8, 8, 2),
+        models.FusedMBConvConfig(4, 3, 2, 8, 16, 2),
+        models.MBConvConfig(4, 3, 2, 16, 24, 2),
+        models.MBConvConfig(6, 3, 1, 24, 32, 2),
     ]
     model = torchvision.models.EfficientNet(stages, dropout=0.3, num_classes=10, last_channel=64)
-    return warm_batch_norm(model), (image(32),), {}
+    return enliven(model), (noise(batch, 3, 32, 32),), {}
+
+
+class Matches(nn.Module):
+    """How well each image fits its own text, so that samples are independent."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor, mask: Tensor, shapes: Tensor
+    ) -> Tensor:
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            pixel_attention_mask=mask,
+            spatial_shapes=shapes,
+        )
+        return out.logits_per_image.diagonal().unsqueeze(1)
 
 
 @entry
-def siglip2() -> Sample:
-    small = {k: SMALL[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
+def siglip2(batch: int) -> Sample:
     config = transformers.Siglip2Config(
-        text_config=small | {"vocab_size": 100, "max_position_embeddings": 16, "projection_size": 32},
-        vision_config=small | {"num_patches": 16, "patch_size": 4},
+        text_config=BLOCK | SPECIAL | {"max_position_embeddings": 16, "projection_size": 32},
+        vision_config=BLOCK | {"num_patches": 16, "patch_size": 4},
     )
-    patches = torch.randn(2, 16, 48, dtype=torch.float64)
-    shapes = torch.tensor([[4, 4], [4, 4]])
-    mask = torch.ones(2, 16, dtype=torch.int64)
-    model = transformers.Siglip2Model(config)
-    tokens = ids()
-    return (
-        model,
-        (),
-        {
-            "input_ids": tokens,
-            "pixel_values": patches,
-            "pixel_attention_mask": mask,
-            "spatial_shapes": shapes,
-            "attention_mask": torch.ones_like(tokens),
-        },
-    )
+    pixels, mask = noise(batch, 16, 48), torch.ones(batch, 16, dtype=torch.int64)
+    mask[0, 12:] = 0
+    shapes = torch.tensor([[4, 4]]).expand(batch, 2).clone()
+    shapes[0, 0] = 3
+    inputs = tokens(batch, "left") | {"pixel_values": pixels, "mask": mask, "shapes": shapes}
+    return Matches(enliven(transformers.Siglip2Model(config))), (), inputs
 
 
 @entry
-def wav2vec2() -> Sample:
+def wav2vec2(batch: int) -> Sample:
     config = transformers.Wav2Vec2Config(
-        **{k: v for k, v in SMALL.items() if k != "max_position_embeddings"},
+        **BLOCK,
+        **SPECIAL,
         conv_dim=[16] * 3,
         conv_kernel=[10, 3, 3],
         conv_stride=[5, 2, 2],
@@ -147,13 +172,13 @@ def wav2vec2() -> Sample:
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4,
     )
-    return transformers.Wav2Vec2ForCTC(config), (torch.randn(2, 400, dtype=torch.float64),), {}
+    return enliven(transformers.Wav2Vec2ForCTC(config)), (noise(batch, 400),), {}
 
 
 @entry
-def whisper() -> Sample:
+def whisper(batch: int) -> Sample:
     config = transformers.WhisperConfig(
-        vocab_size=100,
+        **SPECIAL,
         num_mel_bins=8,
         d_model=32,
         encoder_layers=2,
@@ -164,67 +189,54 @@ def whisper() -> Sample:
         decoder_ffn_dim=48,
         max_source_positions=16,
         max_target_positions=16,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
         decoder_start_token_id=1,
         use_cache=False,
     )
-    features = torch.randn(2, 8, 32, dtype=torch.float64)
-    return (
-        transformers.WhisperForConditionalGeneration(config),
-        (),
-        {"input_features": features, "decoder_input_ids": ids(5)},
-    )
+    inputs = {"input_features": noise(batch, 8, 32), "decoder_input_ids": ids(batch, 5)}
+    return enliven(transformers.WhisperForConditionalGeneration(config)), (), inputs
 
 
 @entry
-def gpt2() -> Sample:
-    config = transformers.GPT2Config(
-        vocab_size=100,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        n_positions=64,
-        use_cache=False,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return text(transformers.GPT2LMHeadModel(config))
+def gpt2(batch: int) -> Sample:
+    config = transformers.GPT2Config(**SPECIAL, n_embd=32, n_layer=2, n_head=4, n_positions=64, use_cache=False)
+    return enliven(transformers.GPT2LMHeadModel(config)), (), tokens(batch, "left")
 
 
 @entry
-def roberta() -> Sample:
-    return text(transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SMALL, num_labels=3)))
+def roberta(batch: int) -> Sample:
+    model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SMALL, num_labels=3))
+    return enliven(model), (), tokens(batch, "right")
 
 
 @entry
-def bert() -> Sample:
-    return text(transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, num_labels=3)))
+def bert(batch: int) -> Sample:
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, num_labels=3))
+    return enliven(model), (), tokens(batch, "right")
 
 
 @entry
-def llama() -> Sample:
-    return text(transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED)))
+def llama(batch: int) -> Sample:
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED))
+    return enliven(model), (), tokens(batch, "left")
 
 
 @entry
-def gemma3() -> Sample:
-    config = transformers.Gemma3TextConfig(
-        **GROUPED, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
-    )
-    return text(transformers.Gemma3ForCausalLM(config))
+def gemma3(batch: int) -> Sample:
+    layers = ["sliding_attention", "full_attention"]
+    config = transformers.Gemma3TextConfig(**GROUPED, sliding_window=4, layer_types=layers)
+    return enliven(transformers.Gemma3ForCausalLM(config)), (), tokens(batch, "left")
 
 
 @entry
-def qwen3() -> Sample:
-    return text(transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**GROUPED)))
+def qwen3(batch: int) -> Sample:
+    model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**GROUPED))
+    return enliven(model), (), tokens(batch, "left")
 
 
 @entry
-def flan_t5() -> Sample:
+def flan_t5(batch: int) -> Sample:
     config = transformers.T5Config(
-        vocab_size=100,
+        **SPECIAL,
         d_model=32,
         d_kv=8,
         d_ff=48,
@@ -234,58 +246,33 @@ def flan_t5() -> Sample:
         tie_word_embeddings=False,
         use_cache=False,
         decoder_start_token_id=0,
-        pad_token_id=0,
-        eos_token_id=1,
     )
-    return text(transformers.T5ForConditionalGeneration(config), decoder_input_ids=ids(5))
+    inputs = tokens(batch, "right") | {"decoder_input_ids": ids(batch, 5)}
+    return enliven(transformers.T5ForConditionalGeneration(config)), (), inputs
 
 
 @entry
-def pix2struct() -> Sample:
-    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48}
+def pix2struct(batch: int) -> Sample:
+    sizes = {"hidden_size": 32, "d_kv": 8, "d_ff": 48}
     config = transformers.Pix2StructConfig(
-        text_config=sizes | {"vocab_size": 100, "use_cache": False},
-        vision_config={
-            "hidden_size": 32,
-            "patch_embed_hidden_size": 48,
-            "d_ff": 48,
-            "d_kv": 8,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "seq_len": 16,
-        },
+        text_config=SPECIAL | sizes | {"num_layers": 2, "num_heads": 4, "use_cache": False},
+        vision_config=BLOCK | sizes | {"patch_embed_hidden_size": 48, "seq_len": 16},
     )
-    patches = torch.randn(2, 9, 50, dtype=torch.float64)
-    patches[:, :, :2] = torch.stack(
-        torch.meshgrid(torch.arange(1.0, 4), torch.arange(1.0, 4), indexing="ij"), -1
-    ).reshape(9, 2)
+    places = torch.cartesian_prod(torch.arange(1.0, 4), torch.arange(1.0, 4)).double()
+    patches = torch.cat([places.expand(batch, 9, 2), noise(batch, 9, 48)], -1)
+    mask = torch.ones(batch, 9, dtype=torch.int64)
+    patches[0, 7:], mask[0, 7:] = 0, 0
     config.vision_config.patch_size = 4
-    return (
-        transformers.Pix2StructForConditionalGeneration(config),
-        (),
-        {
-            "flattened_patches": patches,
-            "decoder_input_ids": ids(5),
-            "attention_mask": torch.ones(2, 9, dtype=torch.float64),
-        },
-    )
+    inputs = {"flattened_patches": patches, "attention_mask": mask, "decoder_input_ids": ids(batch, 5)}
+    return enliven(transformers.Pix2StructForConditionalGeneration(config)), (), inputs
 
 
 @entry
-def mamba() -> Sample:
+def mamba(batch: int) -> Sample:
     config = transformers.MambaConfig(
-        vocab_size=100,
-        hidden_size=16,
-        state_size=4,
-        num_hidden_layers=2,
-        expand=2,
-        time_step_rank=4,
-        use_cache=False,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+        **SPECIAL, hidden_size=16, state_size=4, num_hidden_layers=2, expand=2, time_step_rank=4, use_cache=False
     )
-    return transformers.MambaForCausalLM(config), (), {"input_ids": ids(5)}
+    return enliven(transformers.MambaForCausalLM(config)), (), tokens(batch, "left")
 
 
 class Recurrent(nn.Module):
@@ -301,18 +288,18 @@ class Recurrent(nn.Module):
 
 
 @entry
-def lstm() -> Sample:
-    return Recurrent(nn.LSTM), (torch.randn(2, 5, 6, dtype=torch.float64),), {}
+def lstm(batch: int) -> Sample:
+    return enliven(Recurrent(nn.LSTM)), (noise(batch, 4, 6),), {}
 
 
 @entry
-def gru() -> Sample:
-    return Recurrent(nn.GRU), (torch.randn(2, 5, 6, dtype=torch.float64),), {}
+def gru(batch: int) -> Sample:
+    return enliven(Recurrent(nn.GRU)), (noise(batch, 4, 6),), {}
 
 
 @entry
-def mixtral() -> Sample:
+def mixtral(batch: int) -> Sample:
     config = transformers.MixtralConfig(
         **GROUPED, num_local_experts=4, num_experts_per_tok=2, experts_implementation="batched_mm"
     )
-    return text(transformers.MixtralForCausalLM(config))
+    return enliven(transformers.MixtralForCausalLM(config)), (), tokens(batch, "left")
