@@ -23,7 +23,8 @@ class Override:
     Attributes:
         rule: The rule.
         ops: Overloads, or None for all.
-        module: Pattern (``features.*``) for the path of a module that the node runs in.
+        module: Pattern (``features.*``) for the path of a module that the node runs in, at any call of it;
+            ``path@1`` is its second call only.
         kind: Class name of such a module, bare (``Conv2d``) or in full.
         position: ``"first"`` or ``"last"``: only the first or last fitting node in graph order.
         predicate: A function of the node.
@@ -41,7 +42,7 @@ class Override:
         inside = modules(node)
         return (
             (self.ops is None or overload(node) in self.ops)
-            and (self.module is None or any(fnmatch.fnmatchcase(path, self.module) for path in inside))
+            and (self.module is None or any(is_named(path, self.module) for path in inside))
             and (self.kind is None or any(f".{name}".endswith(f".{self.kind}") for name in inside.values()))
             and (self.predicate is None or self.predicate(node))
         )
@@ -50,6 +51,11 @@ class Override:
         """The nodes that the override serves."""
         fitting = [node for node in nodes if self.fits(node)]
         return {"first": fitting[:1], "last": fitting[-1:], None: fitting}[self.position]
+
+
+def is_named(call: str, pattern: str) -> bool:
+    """Whether a pattern fits the path of a module's call, or of the module."""
+    return any(fnmatch.fnmatchcase(path, pattern) for path in (call, call.partition("@")[0]))
 
 
 @dataclass(frozen=True)
