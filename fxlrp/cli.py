@@ -23,8 +23,8 @@ from fxlrp import __version__, digits, models, sentences, targets
 from fxlrp.api import compile, presets
 from fxlrp.attributor import Attributor
 from fxlrp.capture import pick
-from fxlrp.errors import FxlrpError, SignatureError, TargetError
-from fxlrp.tokens import Word, coloured, limit, numbered
+from fxlrp.errors import FxlrpError, MissingRules, SignatureError, TargetError
+from fxlrp.tokens import Word, coloured, limit, numbered, signed
 
 PIPE_WIDTH = 150
 TOLERANCE = 1e-4
@@ -86,7 +86,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
         except (FxlrpError, OSError) as error:
             if options["debug"]:
                 raise
-            console(stderr=True).print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+            hint = "\nOn the command line that is --no-strict." if isinstance(error, MissingRules) else ""
+            console(stderr=True).print(Text.assemble(("Error: ", "bold red"), f"{error}{hint}"), soft_wrap=True)
             raise typer.Exit(2) from None
 
     return run
@@ -191,10 +192,12 @@ def show_words(out: Console, *texts: Sequence[Word]) -> None:
     """Print texts, coloured on a terminal and with numbers elsewhere."""
     largest = limit(*texts)
     for words in texts:
-        out.print(coloured(words, largest) if out.is_terminal else numbered(words), soft_wrap=not out.is_terminal)
+        out.print(
+            coloured(words, largest) if out.is_terminal else numbered(words, largest), soft_wrap=not out.is_terminal
+        )
         out.print()
     if out.is_terminal:
-        legend = [Word(f"{share * largest:+.3f}", share) for share in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+        legend = [Word(signed(share * largest, largest), share) for share in (-1.0, -0.5, 0.0, 0.5, 1.0)]
         out.print(coloured(legend, 1.0), Text("red speaks for it, blue against\n", "dim"))
 
 
@@ -280,7 +283,7 @@ def list_presets(debug: Debug = False) -> None:
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Show that something goes on; ops without a rule are told of in the report and not by a warning."""
-    with console(stderr=True).status(what), warnings.catch_warnings():
+    with console(stderr=True).status(what), models.silenced(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ ops? on the path", UserWarning)
         yield
 
@@ -289,7 +292,7 @@ def prepared(model: str, files: Sequence[Path] | None, text: str | None) -> mode
     """The model and what to call it with."""
     if files and text is not None:
         raise SignatureError("give --input or --text, not both")
-    with working("loading"):
+    with console(stderr=True).status("loading"):
         loaded = models.load(model, text)
         if files:
             args, kwargs = models.converted(loaded.model, models.read_inputs(files))

@@ -41,17 +41,24 @@ def transformers(extra: str) -> Iterator[Any]:
 @contextmanager
 def absent_if_broken(package: str) -> Iterator[None]:
     """Hide an installed package that cannot be imported."""
+    if not broken(package):
+        yield
+        return
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        del sys.modules[name]
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+def broken(package: str) -> bool:
+    """Whether a package is installed but fails when imported."""
     try:
         import_module(package)
     except ModuleNotFoundError:
-        yield
+        return False
     except Exception:
-        for name in [name for name in sys.modules if name.split(".")[0] == package]:
-            del sys.modules[name]
-        sys.modules[package] = None  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            del sys.modules[package]
-    else:
-        yield
+        return True
+    return False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -74,7 +76,8 @@ def exported(path: Path) -> Loaded:
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     try:
-        program = torch.export.load(path)
+        with silenced():
+            program = torch.export.load(path)
     except Exception as error:
         raise ArtifactError(
             f"{path} is no program of torch.export.save, or is damaged: {summary(error)}\n"
@@ -128,6 +131,8 @@ def returned(spec: str, found: Any) -> Loaded:
 
 def hub(name: str, text: str | None) -> Loaded:
     """A model of transformers, with its tokenizer if it reads text."""
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ArtifactError(f"there is no folder {name}")
     local = {"local_files_only": True} if Path(name).is_dir() else {}
     with transformers("hf") as library:
         try:
@@ -136,24 +141,31 @@ def hub(name: str, text: str | None) -> Loaded:
             model = kind.from_pretrained(name, **local).eval()
             reads_text = model.main_input_name == "input_ids"
             tokenizer = library.AutoTokenizer.from_pretrained(name, **local) if reads_text else None
-        except (OSError, ValueError, KeyError) as error:
-            raise ArtifactError(f"transformers finds no model in {name!r}: {summary(error)}") from error
+        except Exception as error:
+            raise ArtifactError(f"transformers loads no model from {name!r}: {summary(error)}") from error
     model.config.use_cache = False
     if tokenizer is not None:
-        return tokenized(model, tokenizer, text or TEXT)
+        return tokenized(model, tokenizer, text)
     if text is not None:
         raise SignatureError(f"{type(model).__name__} does not read text but {model.main_input_name}: give --input")
     return Loaded(model, kwargs=example(model.main_input_name, config))
 
 
-def tokenized(model: Any, tokenizer: Any, text: str) -> Loaded:
+def tokenized(model: Any, tokenizer: Any, text: str | None) -> Loaded:
     """A language model with a text; one that predicts tokens explains the next, or the masked one."""
-    encoding = tokenizer(text, return_tensors="pt", return_offsets_mapping=True, truncation=True)
+    kind = type(model).__name__
+    if text is None:
+        text = TEXT.replace("Rome", tokenizer.mask_token) if kind.endswith("ForMaskedLM") else TEXT
+    encoding = tokenizer(text, return_tensors="pt", return_offsets_mapping=tokenizer.is_fast, truncation=True)
     ids = encoding["input_ids"]
     if not ids.numel():
-        raise SignatureError(f"the tokenizer makes no tokens of the text {text!r}")
+        raise SignatureError(f"the text {text!r} gives no tokens: it is empty, or the model has no tokenizer")
+    sentence = (
+        Sentence.of(text, encoding)
+        if tokenizer.is_fast
+        else Sentence.of_tokens(text, tokenizer.convert_ids_to_tokens(ids[0].tolist()))
+    )
     kwargs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    kind = type(model).__name__
     target: Target = None
     if model.config.is_encoder_decoder:
         kwargs["decoder_input_ids"] = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
@@ -164,7 +176,7 @@ def tokenized(model: Any, tokenizer: Any, text: str) -> Loaded:
         masked = (ids[0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
         target = (masked[0] if masked else -1, None)
     token = None if target is None else tokenizer.decode
-    return Loaded(model, (), kwargs, target, Sentence.of(text, encoding), token)
+    return Loaded(model, (), kwargs, target, sentence, token)
 
 
 def example(name: str, config: Any) -> dict[str, Tensor]:
@@ -225,3 +237,14 @@ def summary(error: Exception) -> str:
     """An error in one line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep torch from logging the tracebacks of errors that are raised all the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)

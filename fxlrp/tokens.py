@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -45,6 +46,11 @@ class Sentence:
         spans = [(int(start), int(end)) for start, end in encoding["offset_mapping"][0]]
         return cls(text, encoding.tokens(0), spans, encoding.word_ids(0))
 
+    @classmethod
+    def of_tokens(cls, text: str, tokens: Sequence[str]) -> Sentence:
+        """From pieces whose places in the text are not known; each counts as a word."""
+        return cls(text, tokens, [(0, 0)] * len(tokens), [None] * len(tokens))
+
     def words(self, relevance: Iterable[float]) -> list[Word]:
         """Words with the summed relevance of their pieces."""
         found: list[Word] = []
@@ -57,7 +63,7 @@ class Sentence:
             if found and start < stop and joined:
                 found[-1] = replace(found[-1], text=found[-1].text + text, relevance=found[-1].relevance + r)
             else:
-                found.append(Word(text.strip() or token, r))
+                found.append(Word((text or token).strip() or "␣", r))
             end, last = stop, word
         return found
 
@@ -83,16 +89,22 @@ def coloured(words: Sequence[Word], largest: float) -> Text:
     return line
 
 
-def numbered(words: Sequence[Word]) -> Text:
+def signed(relevance: float, largest: float) -> str:
+    """A number with its sign, with as many decimals as the largest needs for three digits."""
+    decimals = 2 - math.floor(math.log10(largest)) if largest > 0 else 2
+    return f"{relevance:+.{min(max(decimals, 0), 12)}f}"
+
+
+def numbered(words: Sequence[Word], largest: float) -> Text:
     """Words with their relevance behind them, for output without colours."""
-    return Text("  ".join(f"{word.text} {word.relevance:+.3f}" for word in words))
+    return Text("  ".join(f"{word.text} {signed(word.relevance, largest)}" for word in words))
 
 
 def marked(words: Sequence[Word], largest: float) -> str:
     """Words as HTML that shows each number when pointed at."""
     return " ".join(
-        '<span class="word" data-relevance="{:+.4f}" style="background:rgb({},{},{})">{}</span>'.format(
-            word.relevance, *colour(word.relevance / (largest or 1.0)), escape(word.text)
+        '<span class="word" data-relevance="{}" style="background:rgb({},{},{})">{}</span>'.format(
+            signed(word.relevance, largest), *colour(word.relevance / (largest or 1.0)), escape(word.text)
         )
         for word in words
     )
@@ -153,9 +165,9 @@ def page(
 <h1>{escape(title)}</h1>
 <p>{escape(intro)}</p>
 {cards}
-<div class="legend"><span>against {-largest:+.3f}</span>
+<div class="legend"><span>against {signed(-largest, largest)}</span>
 <span class="bar" style="background:linear-gradient(to right, {stops})"></span>
-<span>{largest:+.3f} for</span></div>
+<span>{signed(largest, largest)} for</span></div>
 <div class="card"><table>
 <tr>{cells}</tr>
 {body}
