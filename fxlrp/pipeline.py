@@ -15,6 +15,7 @@ from fxlrp import passes
 from fxlrp.emit import emit
 from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.passes import analyses
+from fxlrp.passes.factors import factors
 from fxlrp.program import Captured, Program, Source
 from fxlrp.propagate import Twin
 from fxlrp.provenance import source_line
@@ -58,7 +59,7 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     starts = {source.node for source in sources}
     dependent = analyses.dependents(graph, starts)
     assigned = rules.assign(n for n in graph.nodes if n in dependent and n.op == "call_function")
-    hold = analyses.freeze(analyses.factors(graph, dependent), assigned, rules.freeze)
+    hold = analyses.freeze(factors(graph, dependent), assigned, rules.freeze)
     slots = analyses.live(graph, starts, end, assigned, hold)
     missing = tuple(node for node in slots if slots[node] and node not in assigned)
     if missing:

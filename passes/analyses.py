@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
+from fxlrp.passes.factors import ELEMENTWISE, SHAPES, is_division_by_number
 from fxlrp.passes.manager import same, shape
 from fxlrp.program import Captured, Source, floating
 from fxlrp.provenance import module_path
@@ -121,99 +122,6 @@ def freeze(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], fro
     return held
 
 
-GATES = frozenset(
-    {
-        aten.sigmoid.default,
-        aten.hardsigmoid.default,
-        aten.softplus.default,
-        aten.exp.default,
-        aten.exp2.default,
-        aten.cos.default,
-        aten.cosh.default,
-    }
-)
-ODD = frozenset({aten.tanh.default, aten.erf.default})
-REDUCTIONS = frozenset(
-    {
-        aten.mean.dim,
-        aten.mean.default,
-        aten.sum.dim_IntList,
-        aten.var.correction,
-        aten.var.dim,
-        aten.std.correction,
-        aten.amax.default,
-        aten.linalg_vector_norm.default,
-        aten.norm.ScalarOpt_dim,
-    }
-)
-SHAPES = frozenset(
-    {
-        aten.reshape.default,
-        aten.expand.default,
-        aten.unsqueeze.default,
-        aten.squeeze.dims,
-        aten.permute.default,
-        aten.select.int,
-        aten.slice.Tensor,
-        aten._to_copy.default,
-        aten.clone.default,
-        aten.repeat.default,
-        aten.cat.default,
-        aten.transpose.int,
-    }
-)
-ELEMENTWISE = SHAPES | {aten.mul.Tensor, aten.mul.Scalar, aten.neg.default}
-OFFSETS = frozenset({aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar})
-SCALES = ELEMENTWISE | OFFSETS | {aten.sqrt.default, aten.clamp.default, aten.clamp_min.default, aten.abs.default}
-INVERSES = frozenset({aten.rsqrt.default, aten.reciprocal.default})
-
-
-def factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
-    """Nodes that only gate or normalise: held fixed where they multiply something else.
-
-    A *gate* is not zero where its own input is zero: sigmoid, exp, ``1 + tanh``. A *statistic* is the inverse
-    of a scale that a reduction measured: ``rsqrt(mean(x^2) + eps)``. Both survive shape ops, constant factors
-    and offsets.
-    """
-    kinds: dict[fx.Node, str] = {}
-    for node in graph.nodes:
-        if node in dependent and node.op == "call_function":
-            kinds[node] = factor_kind(node, [kinds.get(n, "") for n in node.all_input_nodes if n in dependent])
-    return {node for node, kind in kinds.items() if kind in ("gate", "statistic")}
-
-
-def factor_kind(node: fx.Node, inputs: list[str]) -> str:
-    """``gate``, ``odd`` (a gate once a constant is added), ``scale``, ``statistic``, or nothing."""
-    op, kinds = node.target, set(inputs)
-    one = next(iter(kinds)) if len(kinds) == 1 else ""
-    if op in GATES:
-        return "gate"
-    if op in ODD:
-        return "odd"
-    if op in REDUCTIONS:
-        return "scale"
-    if (op in INVERSES or is_negative_power(node)) and one == "scale":
-        return "statistic"
-    if op in OFFSETS and one in ("gate", "odd"):
-        return "gate" if len(inputs) == 1 and adds_something(node) else one
-    if op in SCALES or op is aten.pow.Tensor_Scalar:
-        kept = {"gate", "statistic"} if op in ELEMENTWISE else set()
-        return one if one in kept | {"scale"} or (one == "odd" and op in ELEMENTWISE) else ""
-    return ""
-
-
-def is_negative_power(node: fx.Node) -> bool:
-    """``x ** -k`` or ``1 / x``."""
-    if node.target is aten.pow.Tensor_Scalar:
-        return isinstance(node.args[1], (int, float)) and node.args[1] < 0
-    return False
-
-
-def adds_something(node: fx.Node) -> bool:
-    """Whether the constant of an addition is not a plain zero."""
-    return not any(isinstance(a, (int, float)) and a == 0 for a in node.args)
-
-
 def nonnegative(graph: fx.Graph) -> set[fx.Node]:
     """Nodes whose entries are proved to be at least 0."""
     makes = {
@@ -261,7 +169,8 @@ def dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node) -
 def chain_shares(slots: Slots) -> dict[fx.Node, tuple[float, ...]]:
     """Shares of the factors of a product chain, so that each factor of the whole chain takes the same part.
 
-    ``(a * b) * c`` gives its left operand 2/3 and its right 1/3; ``a * b`` then halves the 2/3.
+    ``(a * b) * c`` gives its left operand 2/3 and its right 1/3; ``a * b`` then halves the 2/3. Views, signs and
+    constant factors do not end a chain.
     """
     factors: dict[fx.Node, int] = {}
     found = {}
@@ -276,6 +185,8 @@ def chain_shares(slots: Slots) -> dict[fx.Node, tuple[float, ...]]:
             found[node] = tuple(c / sum(counts) for c in counts)
         elif node.target is aten.pow.Tensor_Scalar and slots[node] and is_whole(node.args[1]):
             factors[node] = int(node.args[1]) * count(operands(node, slots)[0])  # type: ignore[arg-type]
+        elif len(slots[node]) == 1 and (node.target in ELEMENTWISE or is_division_by_number(node)):
+            factors[node] = count(operands(node, slots)[0])
     return found
 
 

@@ -1,0 +1,120 @@
+"""Factors that only gate or normalise what they multiply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+GATES = frozenset(
+    {
+        aten.sigmoid.default,
+        aten.hardsigmoid.default,
+        aten.softplus.default,
+        aten.exp.default,
+        aten.exp2.default,
+        aten.cos.default,
+        aten.cosh.default,
+        aten.erfc.default,
+    }
+)
+ODD = frozenset({aten.tanh.default, aten.erf.default})
+REDUCTIONS = frozenset(
+    {
+        aten.mean.dim,
+        aten.mean.default,
+        aten.sum.dim_IntList,
+        aten.var.correction,
+        aten.var.dim,
+        aten.std.correction,
+        aten.amax.default,
+        aten.linalg_vector_norm.default,
+        aten.norm.ScalarOpt_dim,
+    }
+)
+SHAPES = frozenset(
+    {
+        aten.reshape.default,
+        aten.expand.default,
+        aten.unsqueeze.default,
+        aten.squeeze.dims,
+        aten.permute.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten._to_copy.default,
+        aten.clone.default,
+        aten.repeat.default,
+        aten.cat.default,
+        aten.transpose.int,
+    }
+)
+ELEMENTWISE = SHAPES | {aten.mul.Tensor, aten.mul.Scalar, aten.neg.default}
+OFFSETS = frozenset({aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar})
+SCALES = ELEMENTWISE | OFFSETS | {aten.sqrt.default, aten.clamp.default, aten.clamp_min.default, aten.abs.default}
+INVERSES = frozenset({aten.rsqrt.default, aten.reciprocal.default})
+
+
+def factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
+    """Nodes that only gate or normalise: held fixed where they multiply something else.
+
+    A *gate* is not zero where its own input is zero: sigmoid, exp, ``1 + tanh``. A *statistic* is the inverse
+    of a scale that a reduction measured: ``rsqrt(mean(x^2) + eps)``. Both survive shape ops, constant factors
+    and offsets.
+    """
+    kinds: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        if node in dependent and node.op == "call_function":
+            kinds[node] = factor_kind(node, [kinds.get(n, "") for n in node.all_input_nodes if n in dependent])
+    return {node for node, kind in kinds.items() if kind in ("gate", "statistic")}
+
+
+def factor_kind(node: fx.Node, inputs: list[str]) -> str:
+    """``gate``, ``odd`` (a gate once a number is added), ``scale``, ``statistic``, or nothing."""
+    op, kinds = node.target, set(inputs)
+    one = next(iter(kinds)) if len(kinds) == 1 else ""
+    if op in GATES or is_hard_gate(node):
+        return "gate"
+    if op in ODD:
+        return "gate" if one == "gate" else "odd"
+    if op in REDUCTIONS:
+        return "scale"
+    if op in INVERSES or is_negative_power(node):
+        return {"scale": "statistic", "gate": "gate"}.get(one, "")
+    if op in OFFSETS and one in ("gate", "odd"):
+        return "gate" if len(inputs) == 1 and adds_something(node) else one
+    if op in ELEMENTWISE or is_division_by_number(node):
+        return one
+    return one if one == "scale" and (op in SCALES or op is aten.pow.Tensor_Scalar) else ""
+
+
+def is_division_by_number(node: fx.Node) -> bool:
+    """``x / 2``."""
+    return node.target is aten.div.Tensor and isinstance(node.args[1], (int, float))
+
+
+def is_hard_gate(node: fx.Node) -> bool:
+    """``relu6(x + 3)`` and the like: a number added, then cut off at 0 and above that number."""
+    if node.target not in (aten.hardtanh.default, aten.clamp.default) or len(node.args) < 3:
+        return False
+    low: Any
+    high: Any
+    x, low, high = node.args[:3]
+    if not isinstance(x, fx.Node) or x.target not in (aten.add.Tensor, aten.add.Scalar) or x.kwargs:
+        return False
+    number: Any = x.args[1]
+    return isinstance(number, (int, float)) and isinstance(high, (int, float)) and low == 0 and bool(0 < number < high)
+
+
+def is_negative_power(node: fx.Node) -> bool:
+    """``x ** -k`` or ``1 / x``."""
+    if node.target is aten.pow.Tensor_Scalar:
+        return isinstance(node.args[1], (int, float)) and node.args[1] < 0
+    return False
+
+
+def adds_something(node: fx.Node) -> bool:
+    """Whether a number other than zero is added; a tensor may hold zeros."""
+    return any(isinstance(a, (int, float)) and a != 0 for a in node.args)
