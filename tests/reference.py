@@ -5,15 +5,21 @@ Coefficients are relevances divided by their tensor: ``c = R / x``.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
-from torch import Tensor
+import transformers
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from fxlrp.capture import pick
 
 Parts = tuple[Tensor, ...]
 Reference = Callable[["Call", Tensor], Parts]
@@ -417,3 +423,130 @@ def z_box(low: float, high: float) -> Weighted:
         return x * (w.T @ s) - lows * (positive(w).T @ s) - highs * (negative(w).T @ s)
 
     return formula
+
+
+# Whole models: the efficient Gradient x Input form. Stop-gradients change the backward pass of a stock model so that
+# input x gradient is relevance. Achtibat et al. 2024; Arras et al. 2025; for CP-LRP Ali et al. 2022.
+
+
+def part_of_gradient(x: Tensor, part: float) -> Tensor:
+    """``x``, with a part of its gradient."""
+    return part * x + ((1 - part) * x).detach()
+
+
+def identity_rule(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``y = x * sg(f(x) / x)``: relevance passes the function unchanged (Achtibat et al. 2024, eq. 9)."""
+
+    def same(*args: Any, **kwargs: Any) -> Tensor:
+        x = next(a for a in args if isinstance(a, Tensor))
+        return x * (f(*args, **kwargs) / x).detach()
+
+    return same
+
+
+def constant(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``sg(f(x))``."""
+
+    def held(*args: Any, **kwargs: Any) -> Tensor:
+        return f(*args, **kwargs).detach()
+
+    return held
+
+
+def layer_norm_rule(
+    x: Tensor, shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """``w * (x - mean) * sg(1 / std) + b`` (Achtibat et al. 2024, proposition 3.4)."""
+    dims = tuple(range(-len(shape), 0))
+    y = (x - x.mean(dims, keepdim=True)) * (x.var(dims, correction=0, keepdim=True) + eps).rsqrt().detach()
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def attention_rule(through_weights: bool) -> Callable[..., Tensor]:
+    """Attention whose two products halve, or with constant weights (Achtibat et al. 2024, proposition 3.3)."""
+
+    def attend(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        assert not dropout_p
+        if enable_gqa:
+            k, v = (t.repeat_interleave(q.shape[-3] // k.shape[-3], -3) for t in (k, v))
+        if is_causal:
+            attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+        scores = part_of_gradient(q @ k.mT, 0.5) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if attn_mask is not None and attn_mask.dtype is torch.bool:
+            scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        weights = torch.softmax(scores, -1)
+        return part_of_gradient(weights @ v, 0.5) if through_weights else weights.detach() @ v
+
+    return attend
+
+
+@contextmanager
+def modified_gradient(model: nn.Module, rules: str) -> Iterator[None]:
+    """Inside, the gradient of a transformer times its input is its ``attnlrp`` or ``cp_lrp`` relevance."""
+    attnlrp = {"attnlrp": True, "cp_lrp": False}[rules]
+    functional, activations = nn.functional, transformers.activations
+    gelus = activations.GELUActivation, activations.GELUTanh, activations.NewGELUActivation
+    gate = identity_rule if attnlrp else constant
+    changes = [
+        (functional, "layer_norm", layer_norm_rule),
+        (functional, "scaled_dot_product_attention", attention_rule(attnlrp)),
+        (functional, "gelu", identity_rule(functional.gelu)),
+        (functional, "silu", gate(functional.silu)),
+        *((kind, "forward", identity_rule(kind.forward)) for kind in gelus),
+        (torch, "tanh", identity_rule(torch.tanh)),
+        (torch, "rsqrt", constant(torch.rsqrt)),
+    ]
+    with ExitStack() as stack:
+        for owner, name, new in changes:
+            stack.enter_context(mock.patch.object(owner, name, new))
+        for path, module in model.named_modules():
+            if attnlrp and path.endswith((".down_proj", "DenseReluDense.wo", "mlp.wo")):  # behind gate * up
+                hook = module.register_forward_pre_hook(lambda _, given: (part_of_gradient(given[0], 0.5),))
+                stack.callback(hook.remove)
+        yield
+
+
+def input_times_gradient(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], target: list[tuple[int, ...]]
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Input x gradient by name, of floating inputs and embedding lookups, and which of these are inputs.
+
+    Lookups are summed over features and named by the input that holds their indices, else by their module.
+    """
+    inputs = dict(zip(inspect.signature(model.forward).parameters, args, strict=False)) | kwargs
+    floats = {k: v.clone().requires_grad_() for k, v in inputs.items() if v.is_floating_point()}
+    lookups: list[tuple[str, Tensor]] = []
+
+    def catch(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+            if out.requires_grad:
+                out.retain_grad()
+                key = (k for k, v in inputs.items() if v.dtype == given[0].dtype and torch.equal(v, given[0]))
+                lookups.append((next(key, path), out))
+
+        return hook
+
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            # an embedding with further arguments (Whisper's positions) is no plain lookup
+            if isinstance(module, nn.Embedding) and len(inspect.signature(module.forward).parameters) == 1:
+                hooks.callback(module.register_forward_hook(catch(path)).remove)
+        y = pick(model(**inputs | floats), None)
+    y[(torch.arange(len(target)), *torch.tensor(target).T)].sum().backward()
+    model.zero_grad()
+    found = {k: x.detach() * x.grad for k, x in floats.items()}
+    for key, out in lookups:
+        found[key] = found.get(key, 0) + (out.detach() * out.grad).sum(-1)
+    return found, {*floats, *(key for key, _ in lookups if key in inputs)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference import input_times_gradient
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -92,39 +91,9 @@ def explained(name: str, rules: str) -> tuple[fxlrp.Attributor, fxlrp.Result]:
     return attributor, attributor(*args, target=chosen(name), **kwargs)
 
 
-def input_times_gradient(name: str) -> tuple[dict[str, Tensor], set[str]]:
-    """Input x gradient by name, of floating inputs and embedding lookups, and which of these are inputs."""
-    model, args, kwargs = sample(name)
-    inputs = dict(zip(inspect.signature(model.forward).parameters, args, strict=False)) | kwargs
-    floats = {k: v.clone().requires_grad_() for k, v in inputs.items() if v.is_floating_point()}
-    lookups: list[tuple[str, Tensor]] = []
-
-    def catch(path: str) -> Any:
-        def hook(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
-            if out.requires_grad:
-                out.retain_grad()
-                key = (k for k, v in inputs.items() if v.dtype == given[0].dtype and torch.equal(v, given[0]))
-                lookups.append((next(key, path), out))
-
-        return hook
-
-    with ExitStack() as hooks:
-        for path, module in model.named_modules():
-            # an embedding with further arguments (Whisper's positions) is no plain lookup
-            if isinstance(module, nn.Embedding) and len(inspect.signature(module.forward).parameters) == 1:
-                hooks.callback(module.register_forward_hook(catch(path)).remove)
-        y = logits(model, (), inputs | floats)
-    y[(torch.arange(BATCH), *torch.tensor(chosen(name)).T)].sum().backward()
-    model.zero_grad()
-    found = {k: x.detach() * x.grad for k, x in floats.items()}
-    for key, out in lookups:
-        found[key] = found.get(key, 0) + (out.detach() * out.grad).sum(-1)
-    return found, {*floats, *(key for key, _ in lookups if key in inputs)}
-
-
 @pytest.mark.parametrize("name", ZOO)
 def test_gradient_rules_are_input_times_gradient(name: str) -> None:
-    expected, inputs = input_times_gradient(name)
+    expected, inputs = input_times_gradient(*sample(name), chosen(name))
     found = named(*explained(name, "gradient"))
     assert inputs <= found.keys() <= expected.keys()
     assert_close(found, {key: expected[key] for key in found}, 1e-9)

@@ -1,0 +1,30 @@
+"""AttnLRP and CP-LRP on whole models: against stop-gradients in the stock model and one backward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from reference import input_times_gradient, modified_gradient
+from zoo import ZOO, targets
+
+import fxlrp
+from fxlrp.capture import pick
+
+ATTNLRP = ("vit_b_16", "bert", "gpt2", "llama", "gemma3", "qwen3", "roberta", "whisper", "flan_t5", "pix2struct")
+CP_LRP = ("bert", "gpt2", "llama", "qwen3", "vit_b_16")
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"), [*((name, "attnlrp") for name in ATTNLRP), *((name, "cp_lrp") for name in CP_LRP)]
+)
+def test_relevance_is_input_times_modified_gradient(name: str, rules: str) -> None:
+    model, args, kwargs = ZOO[name]()
+    with torch.no_grad():
+        target = targets(pick(model(*args, **kwargs), None).shape)
+    with modified_gradient(model, rules):
+        expected, _ = input_times_gradient(model, args, kwargs, target)
+    attributor = fxlrp.compile(model, rules=rules)
+    relevance = attributor(*args, target=target, **kwargs).relevance
+    found = relevance if isinstance(relevance, dict) else {attributor.program.relevances[0]: relevance}
+    for key, value in found.items():
+        assert (value - expected[key]).abs().max() <= 1e-8 * expected[key].abs().max(), key
