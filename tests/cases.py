@@ -502,6 +502,7 @@ NORMS = [
     norm_case(aten.layer_norm.default, LAYER, [2], normal(2), normal(2), live=(0, 3), label="bias live"),
     norm_case(aten.rms_norm.default, RMS, [2], normal(2), 1e-3),
     norm_case(aten.rms_norm.default, RMS, [2], normal(2), label="default epsilon"),
+    case(aten.rms_norm.default, RMS, 1e-8 * normal(2, 3, 2), [2], label="as small as epsilon"),
     norm_case(aten.rms_norm.default, ref.norm(rows(6), trailing, False), [3, 2], None, 1e-3, label="plain"),
     norm_case(aten.rms_norm.default, RMS, [2], normal(2), 1e-3, live=(0, 2), label="all live"),
     norm_case(aten.group_norm.default, GROUP, 2, normal(4), normal(4)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, CLOSURES, EPSILON_SUMS, FINE, WEIGHTED, OpCase
+from cases import CASES, CLOSURES, EPSILON_SUMS, FINE, POINTWISE, WEIGHTED, OpCase
 from reference import Call
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -162,9 +162,20 @@ def test_is_finite_in_half_precision(case: OpCase, dtype: torch.dtype) -> None:
     narrow = changed(case.call, half)
     wide = changed(narrow, lambda leaf, i: numerics.widen(leaf))
     at = site(narrow, out=wide.out.to(dtype))
-    found = result(case.chosen, at, seed(at.out).float())
+    found = result(case.chosen, at, 1e6 * seed(at.out).float())
     assert {part.dtype for part in found} == {torch.float32}
     assert all(part.isfinite().all() for part in found)
+
+
+@some(lambda row: True, POINTWISE)
+def test_keeps_its_digits_in_single_precision(case: OpCase) -> None:
+    """Entry by entry, in the tails too, where ``1 + erf(x)`` has none left."""
+    single = changed(case.call, lambda leaf, i: leaf.float() if isinstance(leaf, Tensor) else leaf)
+    double = changed(single, lambda leaf, i: leaf.double() if isinstance(leaf, Tensor) else leaf)
+    at = site(single)
+    (found,) = result(case.chosen, at, torch.ones_like(at.out))
+    (wanted,) = case.reference(double, torch.ones_like(at.out).double())
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-37)
 
 
 @pytest.mark.parametrize("dtype", [*HALF, torch.float64], ids=str)
@@ -287,6 +298,14 @@ def test_a_gain_continues_through_zero(dtype: torch.dtype) -> None:
     found = numerics.gain(torch.tanh(x), x)
     assert found[:7].tolist() == [1.0] * 7
     assert found[7].item() == pytest.approx(0.92423431452, rel=1e-7)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_half_precision_is_widened_in_values_and_in_arguments(dtype: torch.dtype) -> None:
+    kept = torch.ones(1).double(), torch.ones(1).int(), torch.int64, 3, None
+    wide = numerics.widen((torch.ones(1, dtype=dtype), [dtype, {"dtype": torch.float64}], *kept))
+    assert wide == (torch.ones(1), [torch.float32, {"dtype": torch.float64}], *kept)
+    assert wide[0].dtype is torch.float32
 
 
 def test_relevance_adds_to_coefficients_and_to_itself() -> None:
