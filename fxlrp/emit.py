@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,47 +10,36 @@ from torch import Tensor, fx, nn
 
 from fxlrp import numerics, targets
 from fxlrp._torch import OpOverload, enable_python_dispatcher, make_fx, preserve_node_meta
-from fxlrp.program import Captured, Program, Source
-from fxlrp.propagate import Twin, backward, forward
+from fxlrp.program import Captured
+from fxlrp.propagate import Env, Twin, backward, forward
 
 
-def emit(
-    captured: Captured,
-    twins: Mapping[fx.Node, Twin],
-    sources: Sequence[Source],
-    reads: Mapping[str, fx.Node],
-    form: targets.Form,
-) -> Program:
+Results = Callable[[Env, Env], list[Any]]
+"""What a program returns, from the value and the carried coefficient of every node."""
+
+
+def emit(captured: Captured, twins: Mapping[fx.Node, Twin], form: targets.Form, results: Results) -> fx.GraphModule:
     """Trace the forward and the reverse walk into one graph.
 
     Args:
         captured: The canonical model.
         twins: Rule and operands of every live node.
-        sources: Where relevance is read; sources of one name are added.
-        reads: Further nodes to read relevance at, by name.
         form: Form of the target, which gives the coefficient at the output.
+        results: What the program returns.
+
+    Returns:
+        A module that takes the tensors among the model's flattened inputs, then those of the target.
     """
     graph = captured.graph
     given = [node for node in captured.inputs if isinstance(node.meta["val"], Tensor)]
     fixed = {node: node.meta["val"] for node in captured.inputs if node not in given}
     constants = list(captured.constants)
-    outputs = [n for n in captured.outputs if isinstance(n, fx.Node)]
-    names = tuple(dict.fromkeys(source.name for source in sources))
-
     placeholders = [*constants, *given]
 
     def program(*values: Any) -> list[Any]:
         env = forward(graph, dict(zip(placeholders, values, strict=False)) | fixed)
         start = targets.seed(form, numerics.widen(env[captured.explained]), values[len(placeholders) :])
-        found = backward(graph, env, twins, {captured.explained: start})
-        relevances: dict[str, Any] = dict.fromkeys(names, 0.0)
-        for s in sources:
-            relevances[s.name] = relevances[s.name] + read(env[s.node], found.get(s.node), s.trailing)
-        return [
-            *(env[n] for n in outputs),
-            *(relevances[name] for name in names),
-            *(read(env[n], found.get(n)) for n in reads.values()),
-        ]
+        return results(env, backward(graph, env, twins, {captured.explained: start}))
 
     mode = captured.explained.meta["val"].fake_mode
     with mode, enable_python_dispatcher(), preserve_node_meta(), torch.no_grad():
@@ -62,7 +51,7 @@ def emit(
             module = make_fx(functional, _allow_non_fake_inputs=True)(*values)
     name_inputs(module, [node.name for node in given] + [f"target_{i}" for i in range(len(target))])
     own_constants(module, [(captured.names[n], captured.constants[n]) for n in constants])
-    return Program(module, len(outputs), names, tuple(reads))
+    return module
 
 
 def mutates(node: fx.Node) -> bool:

@@ -8,16 +8,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from torch import fx
 
 from fxlrp import passes
-from fxlrp.emit import emit
+from fxlrp.emit import emit, read
 from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.passes import analyses
 from fxlrp.passes.factors import factors
 from fxlrp.program import Captured, Program, Source
-from fxlrp.propagate import Twin
+from fxlrp.propagate import Env, Twin
 from fxlrp.provenance import source_line
 from fxlrp.registry import Rule
 from fxlrp.rules.taylor import adjoint
@@ -77,9 +78,19 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
 
 def lower(made: Plan, form: Form) -> Program:
     """Emit the program of a plan for one form of target, and clean it up."""
-    program = emit(made.captured, made.twins, made.sources, made.reads, form)
-    passes.run(program.module, passes.CLEANUP)
-    return program
+    outputs = [n for n in made.captured.outputs if isinstance(n, fx.Node)]
+    names = tuple(dict.fromkeys(source.name for source in made.sources))
+
+    def results(env: Env, found: Env) -> list[Any]:
+        relevances: dict[str, Any] = dict.fromkeys(names, 0.0)
+        for s in made.sources:
+            relevances[s.name] = relevances[s.name] + read(env[s.node], found.get(s.node), s.trailing)
+        reads = [read(env[n], found.get(n)) for n in made.reads.values()]
+        return [*(env[n] for n in outputs), *relevances.values(), *reads]
+
+    module = emit(made.captured, made.twins, form, results)
+    passes.run(module, passes.CLEANUP)
+    return Program(module, len(outputs), names, tuple(made.reads))
 
 
 def report_missing(missing: Sequence[fx.Node], strict: bool) -> None:

@@ -90,6 +90,7 @@ class Rule:
         apply: The function; it returns one coefficient (or `Relevance`) per operand.
         holds: Given a node and the slots that relevance could take, those that are held fixed instead.
         stops: The op passes no relevance at all; liveness ends there.
+        limit: The same rule without its stabiliser, by which the ledger tells what the stabiliser keeps.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Rule:
     apply: Callable[[Site, Tensor], Parts]
     holds: Callable[[fx.Node, tuple[int, ...]], Iterable[int]] | None = None
     stops: bool = False
+    limit: Rule | None = None
 
     @property
     def formula(self) -> str:

@@ -59,7 +59,7 @@ def epsilon(e: float = EPSILON) -> Rule:
         """``c_x = J^T (c * z / (z + e sgn z))``."""
         return site.adjoint(share(c, site.out, site.out, e))
 
-    return Rule(f"epsilon({e:g})", "weighted", apply)
+    return Rule(f"epsilon({e:g})", "weighted", apply, limit=epsilon(0.0) if e else None)
 
 
 def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
@@ -85,7 +85,7 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
         negative = torch.where(site.out < 0, share(c, site.out, z, e), 0.0)
         return (found + pull(site, above, below, negative),)
 
-    return Rule(f"gamma({g:g})", "weighted", apply)
+    return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None)
 
 
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rule:
@@ -113,7 +113,9 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
             found = found - beta * pull(site, above, below, share(c, site.out, z, e))
         return (found,)
 
-    return Rule(f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply)
+    return Rule(
+        f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply, limit=alpha_beta(alpha, beta, 0.0) if e else None
+    )
 
 
 def z_plus(e: float = EPSILON) -> Rule:
@@ -121,7 +123,7 @@ def z_plus(e: float = EPSILON) -> Rule:
 
     Source: Montavon et al. 2017, deep Taylor decomposition.
     """
-    return Rule("z_plus", "weighted", alpha_beta(1.0, 0.0, e).apply)
+    return Rule("z_plus", "weighted", alpha_beta(1.0, 0.0, e).apply, limit=z_plus(0.0) if e else None)
 
 
 def flat(e: float = EPSILON) -> Rule:
@@ -138,7 +140,7 @@ def flat(e: float = EPSILON) -> Rule:
         ones = with_weights(site, torch.ones_like(w), None if b is None else torch.zeros_like(b))
         return (spread(site, ones, c, e),)
 
-    return Rule("flat", "weighted", apply)
+    return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None)
 
 
 def w_square(e: float = EPSILON) -> Rule:
@@ -153,7 +155,7 @@ def w_square(e: float = EPSILON) -> Rule:
         squared = with_weights(site, w.square(), None if b is None else torch.zeros_like(b))
         return (spread(site, squared, c, e),)
 
-    return Rule("w_square", "weighted", apply)
+    return Rule("w_square", "weighted", apply, limit=w_square(0.0) if e else None)
 
 
 def spread(site: Site, weighted: Site, c: Tensor, e: float) -> Relevance:
@@ -187,4 +189,4 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
         rest = -lows * up.adjoint(s)[0] - highs * down.adjoint(s)[0]
         return (Relevance(site.adjoint(s)[0], rest),)
 
-    return Rule(f"z_box({low:g}, {high:g})", "weighted", apply)
+    return Rule(f"z_box({low:g}, {high:g})", "weighted", apply, limit=z_box(low, high, 0.0) if e else None)
