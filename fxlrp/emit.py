@@ -13,7 +13,6 @@ from fxlrp._torch import OpOverload, enable_python_dispatcher, make_fx, preserve
 from fxlrp.program import Captured
 from fxlrp.propagate import Env, Twin, backward, forward
 
-
 Results = Callable[[Env, Env], list[Any]]
 """What a program returns, from the value and the carried coefficient of every node."""
 

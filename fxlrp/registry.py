@@ -133,9 +133,8 @@ def rule(
     """
 
     def register(function: Callable[[Site, Tensor], Parts] | Rule) -> Rule:
-        made = function
-        if not isinstance(made, Rule):
-            made = Rule(made.__name__, kind or made.__module__.rpartition(".")[2], made, **traits)
+        own = kind or function.__module__.rpartition(".")[2]
+        made = function if isinstance(function, Rule) else Rule(function.__name__, own, function, **traits)
         for op in ops:
             check_overload(op)
             if op in table:
@@ -149,8 +148,7 @@ def rule(
 def check_overload(op: object) -> None:
     """Refuse what cannot be a key of the table, with the names that could."""
     if isinstance(op, OpOverloadPacket):
-        overloads: list[str] = op.overloads()  # type: ignore[no-untyped-call]
-        names = ", ".join(f"{op}.{name}" for name in overloads)
+        names = ", ".join(f"{op}.{name}" for name in op.overloads())  # type: ignore[no-untyped-call]
         raise RuleError(f"{op} is a packet of overloads; a rule is for one of them: {names}")
     if not isinstance(op, OpOverload):
         raise RuleError(f"a rule is for an op overload such as torch.ops.aten.add.Tensor, not for {op!r}")
