@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,22 +93,32 @@ def network() -> nn.Sequential:
 
 def train(data: Data, seed: int, epochs: int, step: Callable[[], object]) -> nn.Sequential:
     """Train a network; ``step`` is called after each epoch."""
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         model = network()
         batches = -(-len(data.labels) // BATCH)
         optimizer = torch.optim.AdamW(model.parameters())
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=epochs * batches)
-        with torch.enable_grad():
-            for _ in range(epochs):
-                for batch in torch.split(torch.randperm(len(data.labels)), BATCH):
-                    loss = F.cross_entropy(model(data.images[batch]), data.labels[batch], label_smoothing=0.05)
-                    optimizer.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-                    schedule.step()
-                step()
+        for _ in range(epochs):
+            for batch in torch.split(torch.randperm(len(data.labels)), BATCH):
+                loss = F.cross_entropy(model(data.images[batch]), data.labels[batch], label_smoothing=0.05)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+            step()
     return model.eval()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from threads, and sums are the same on every machine without them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def explain(model: nn.Sequential, data: Data, folder: Path) -> Report:
