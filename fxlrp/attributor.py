@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from fxlrp import passes
 from fxlrp._torch import TreeSpec, tree_flatten, tree_unflatten
 from fxlrp.backends import Runner, backend
 from fxlrp.capture import Objective, Output, capture
 from fxlrp.coverage import Coverage, coverage
 from fxlrp.errors import SignatureError
+from fxlrp.ledger import Book, Ledger
+from fxlrp.passes.constants import remove_biases
 from fxlrp.pipeline import Plan, lower, plan
-from fxlrp.program import Program
+from fxlrp.program import Captured, Program
 from fxlrp.rulesets import RuleSet
 from fxlrp.targets import Form, Target
 from fxlrp.targets import lower as lower_target
@@ -52,6 +55,7 @@ class Entry:
     spec: TreeSpec
     leaves: tuple[Any, ...]
     programs: dict[Form, tuple[Program, Runner]] = field(default_factory=dict)
+    books: dict[tuple[Form, bool], Book] = field(default_factory=dict)
 
     def sizes(self, leaves: Sequence[Any]) -> dict[Any, int] | None:
         """Value of each symbolic size for new inputs, or None if they are of another signature."""
@@ -149,6 +153,35 @@ class Attributor:
             form, _ = lower_target(target, entry.output_shape(sizes))
             self._program(entry, form)
 
+    def ledger(self, *args: Any, target: Target = None, zero_bias: bool = False, **kwargs: Any) -> Ledger:
+        """Account for the relevance of a call: what every node received, passed on and kept.
+
+        Args:
+            args: Positional arguments of the model.
+            target: As in a call.
+            zero_bias: Account for the model with zeros in place of all its additive parameters: what is lost then
+                is lost by rules alone.
+            kwargs: Keyword arguments of the model.
+        """
+        with plain_mode():
+            entry, leaves, sizes = self._entry(args, kwargs)
+            check_finite(entry, leaves)
+            form, numbers = lower_target(target, entry.output_shape(sizes))
+            if (form, zero_bias) not in entry.books:
+                plan = self._without_biases(args, kwargs) if zero_bias else entry.plan
+                entry.books[form, zero_bias] = Book(plan, form)
+            book = entry.books[form, zero_bias]
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            device = entry.plan.captured.explained.meta["val"].device
+            return book.close(book.module(*tensors, *(t.to(device) for t in numbers)))
+
+    def _without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+        args, kwargs = bind(self.model, args, kwargs)
+        captured = self._captured(args, kwargs)
+        passes.run(captured.module, passes.CANONICAL)
+        remove_biases(captured)
+        return plan(captured, self.rules, (), self._strict)
+
     @property
     def program(self) -> Program:
         """The program of the last call: ``program.module`` is a plain ``torch.fx.GraphModule``."""
@@ -181,14 +214,7 @@ class Attributor:
         return entry, leaves, found
 
     def _capture(self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec) -> Entry:
-        captured = capture(
-            self.model,
-            args,
-            kwargs,
-            output=self._output,
-            objective=self._objective,
-            dynamic_shapes=self._dynamic_shapes,
-        )
+        captured = self._captured(args, kwargs)
         if captured.in_spec != spec:
             raise SignatureError(
                 f"the exported program takes {captured.in_spec}, not {spec}: pass inputs as they were at its export"
@@ -200,6 +226,16 @@ class Attributor:
         if len(self._entries) > CACHE:
             self._entries.popitem(last=False)
         return entry
+
+    def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+        return capture(
+            self.model,
+            args,
+            kwargs,
+            output=self._output,
+            objective=self._objective,
+            dynamic_shapes=self._dynamic_shapes,
+        )
 
     def _program(self, entry: Entry, form: Form) -> tuple[Program, Runner]:
         if form not in entry.programs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import operator
 import traceback
@@ -18,6 +19,7 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
 from fxlrp._torch import FakeTensorMode, make_fx, tree_flatten, tree_map, tree_map_only, tree_unflatten
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
+from fxlrp.hold import HOLD
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import modules
 
@@ -44,17 +46,6 @@ REMEDIES = {
     "or pass the input that avoids the branch (for transformers: an explicit attention_mask).",
     "Constraints violated": "The model does not work for every size in dynamic_shapes; fix the named dimension.",
 }
-
-
-@torch.library.custom_op("fxlrp::hold", mutates_args=())
-def hold(x: Tensor) -> Tensor:
-    """Stand for a ``detach`` until decomposition is over."""
-    return x.clone()
-
-
-@hold.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
 
 
 def capture(
@@ -147,8 +138,8 @@ def export(
             f"{type(model).__name__} is in training mode, where dropout and batch norm make the output random or "
             "dependent on the batch. Call model.eval() first."
         )
-    # a view as an example makes torch guard on the tensor behind it
-    args, kwargs = tree_map_only(Tensor, lambda t: t.clone() if t._is_view() else t, (args, dict(kwargs)))
+    # one tensor given twice would be one input of the graph, and a view would be guarded by the tensor behind it
+    args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
     try:
         # gradients on, so that the model's own no-grad regions show
         with torch.enable_grad(), warnings.catch_warnings():
@@ -168,13 +159,19 @@ def export(
 def known_outputs(model: nn.Module) -> nn.Module:
     """The model with None for each part of its output that a graph cannot return, such as a key-value cache.
 
-    It shares everything with the model, which is not changed.
+    A dataclass that torch has not been told of becomes a dictionary. The result shares everything with the model,
+    which is not changed.
     """
     forward = model.forward
 
+    def part(x: Any) -> Any:
+        if dataclasses.is_dataclass(x) and not isinstance(x, type):
+            return {f.name: tree_map(part, getattr(x, f.name)) for f in dataclasses.fields(x)}
+        return x if isinstance(x, (Tensor, int, float, str)) else None
+
     @functools.wraps(forward)
     def known(*args: Any, **kwargs: Any) -> Any:
-        return tree_map(lambda x: x if isinstance(x, (Tensor, int, float, str)) else None, forward(*args, **kwargs))
+        return tree_map(part, forward(*args, **kwargs))
 
     shared = copy.copy(model)
     shared.forward = known
@@ -199,7 +196,7 @@ def hold_detached(module: fx.GraphModule) -> None:
     """
     for node in module.graph.nodes:
         if node.target is aten.detach.default:
-            node.target = torch.ops.fxlrp.hold.default
+            node.target = HOLD
         elif node.target is torch.ops.higher_order.wrap_with_set_grad_enabled and node.args[0] is False:
             region = getattr(module, node.args[1].target)
             hold_outputs(region.graph)
@@ -213,7 +210,7 @@ def hold_outputs(graph: fx.Graph) -> None:
     for value in end.all_input_nodes:
         if floating(value):
             with graph.inserting_before(end):
-                held = graph.call_function(torch.ops.fxlrp.hold.default, (value,))
+                held = graph.call_function(HOLD, (value,))
             held.meta.update(value.meta)
             end.replace_input_with(value, held)
 
@@ -248,6 +245,8 @@ def explain(
 ) -> tuple[fx.Node, dict[fx.Node, Tensor]]:
     """Append the choice of the output and the objective; return their node and the constants they bring."""
     nodes = [n for n in outputs if isinstance(n, fx.Node) and isinstance(n.meta.get("val"), Tensor)]
+    if not nodes:
+        raise SignatureError("the model returns no tensor, so that there is nothing to explain")
 
     def chosen(*tensors: Tensor) -> Tensor:
         values = dict(zip(nodes, tensors, strict=True))
@@ -262,7 +261,8 @@ def explain(
     examples = [n.meta["val"] for n in nodes]
     try:
         with examples[0].fake_mode, torch.no_grad():
-            traced = make_fx(chosen, _allow_non_fake_inputs=True)(*examples)
+            functional = torch.func.functionalize(chosen)
+            traced = make_fx(functional, decompositions(), _allow_non_fake_inputs=True)(*examples)
     except FxlrpError:
         raise
     except Exception as error:

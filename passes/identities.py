@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from fxlrp.hold import HOLD
 from fxlrp.passes.manager import Pass, insert, same, shape, sweep
 
 aten = torch.ops.aten
@@ -74,7 +75,7 @@ drop: Pass = sweep(
         aten.expand.default: reshape,
         aten.slice.Tensor: reshape,
         aten.copy.default: copy,
-        torch.ops.fxlrp.hold.default: held,
+        HOLD: held,
     }
 )
 

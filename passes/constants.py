@@ -1,0 +1,58 @@
+"""Which of the model's own tensors a constant comes from, and a copy of the graph without additive ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import fx
+
+from fxlrp.passes.manager import insert, reaches
+from fxlrp.program import Captured, floating, overload
+from fxlrp.registry import RULES
+
+aten = torch.ops.aten
+
+ADDITIVE = ("linear", "norms")
+"""Kinds of rules whose ops add their constants to what the operands give."""
+
+
+def origins(captured: Captured) -> dict[fx.Node, tuple[str, ...]]:
+    """Names of the parameters and buffers that each constant node is computed from."""
+    dependent = reaches(captured.graph)
+    found: dict[fx.Node, tuple[str, ...]] = {}
+    for node in captured.graph.nodes:
+        if node in captured.names:
+            found[node] = (captured.names[node],)
+        elif node not in dependent:
+            names = dict.fromkeys(name for n in node.all_input_nodes for name in found.get(n, ()))
+            found[node] = tuple(names)
+    return found
+
+
+def additive(node: fx.Node, constants: Mapping[fx.Node, tuple[str, ...]]) -> list[fx.Node]:
+    """Constant operands that an op of degree 1 adds: biases, class tokens, position tables, fill values."""
+    rule = RULES.get(overload(node))
+    if rule is None or rule.kind not in ADDITIVE:
+        return []
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    weights = [arg for a, arg in zip(schema, node.args, strict=False) if a.name in ("weight", "running_var")]
+    return [n for n in node.all_input_nodes if n in constants and floating(n) and n not in weights]
+
+
+def remove_biases(captured: Captured) -> int:
+    """Put zeros in place of everything additive that comes from a parameter.
+
+    The model then is another one, of which relevance can be lost in its nonlinear ops only.
+    """
+    constants = origins(captured)
+    own = {captured.names[node] for node in captured.parameters}
+    hits = 0
+    for node in list(captured.graph.nodes):
+        if node.op != "call_function" or node in constants:
+            continue
+        for constant in additive(node, constants):
+            if own & set(constants[constant]):
+                node.replace_input_with(constant, insert(node, aten.zeros_like.default, constant))
+                hits += 1
+    return hits
