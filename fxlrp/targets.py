@@ -70,7 +70,7 @@ def lower(target: Target, shape: tuple[int, ...]) -> tuple[Form, tuple[Tensor, .
             )
         if not target.isfinite().all():
             raise TargetError("the seed has entries that are not finite")
-        return Form((), ()), (target,)
+        return Form((), ()), (target.double(),)
     entries = [checked(entry, shape) for entry in per_sample(target, shape)]
     wild = tuple(dim for dim, i in enumerate(entries[0], 1) if i is None) if entries else ()
     if any(tuple(d for d, i in enumerate(e, 1) if i is None) != wild for e in entries):
@@ -131,7 +131,7 @@ def checked(entry: Any, shape: tuple[int, ...]) -> Index:
 def examples(form: Form, y: Tensor) -> tuple[Tensor, ...]:
     """Tensors of the shapes that a target of this form has for the output ``y``."""
     if not form.weights:
-        return (torch.empty_like(y),)
+        return (torch.empty_like(y, dtype=torch.float64),)
     return tuple(y.new_empty((y.shape[0], y.ndim - 1), dtype=torch.int64) for _ in form.weights)
 
 
