@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import OpOverload
 from fxlrp.attributor import Attributor
-from fxlrp.capture import Objective, Output
 from fxlrp.errors import RuleError
+from fxlrp.outputs import Objective, Output
 from fxlrp.registry import Rule
 from fxlrp.rules import PRESETS
 from fxlrp.rulesets import RuleSet

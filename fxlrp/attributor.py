@@ -16,10 +16,11 @@ from torch.export import ExportedProgram
 from fxlrp import passes
 from fxlrp._torch import TreeSpec, tree_flatten, tree_unflatten
 from fxlrp.backends import Runner, backend
-from fxlrp.capture import Objective, Output, capture
+from fxlrp.capture import capture
 from fxlrp.coverage import Coverage, coverage
 from fxlrp.errors import SignatureError
 from fxlrp.ledger import Book, Ledger
+from fxlrp.outputs import Objective, Output
 from fxlrp.passes.constants import remove_biases
 from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.program import Captured, Program

@@ -8,7 +8,7 @@ import functools
 import operator
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
-from fxlrp._torch import FakeTensorMode, make_fx, tree_flatten, tree_map, tree_map_only, tree_unflatten
-from fxlrp.errors import CaptureError, FxlrpError, SignatureError
+from fxlrp._torch import tree_map, tree_map_only
+from fxlrp.errors import CaptureError
 from fxlrp.hold import HOLD
+from fxlrp.outputs import Objective, Output, explain
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import modules
 
@@ -37,9 +38,6 @@ KEEP_WHOLE = frozenset(
     }
 )  # fmt: skip
 """Ops that have a rule of their own; everything else is decomposed to core ATen."""
-
-Output = str | int | Callable[[Any], Any] | None
-Objective = Callable[[Tensor], Tensor] | None
 
 REMEDIES = {
     "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
@@ -238,102 +236,3 @@ def mark_module_outputs(graph: fx.Graph) -> None:
     for path, node in last.items():
         if path:
             node.meta.setdefault("reads", []).append(path)
-
-
-def explain(
-    graph: fx.Graph, outputs: tuple[Any, ...], out_spec: Any, output: Output, objective: Objective
-) -> tuple[fx.Node, dict[fx.Node, Tensor]]:
-    """Append the choice of the output and the objective; return their node and the constants they bring."""
-    nodes = [n for n in outputs if isinstance(n, fx.Node) and isinstance(n.meta.get("val"), Tensor)]
-    if not nodes:
-        raise SignatureError("the model returns no tensor, so that there is nothing to explain")
-
-    def chosen(*tensors: Tensor) -> Tensor:
-        values = dict(zip(nodes, tensors, strict=True))
-        flat = [values.get(n) if isinstance(n, fx.Node) else n for n in outputs]
-        y = pick(tree_unflatten(flat, out_spec), output)
-        if objective is not None:
-            y = objective(y)
-        if not isinstance(y, Tensor) or not y.is_floating_point():
-            raise SignatureError(f"the explained output must be a real floating point tensor, not {shown(y)}")
-        return y if y.ndim else y.reshape(1)
-
-    examples = [n.meta["val"] for n in nodes]
-    try:
-        with examples[0].fake_mode, torch.no_grad():
-            functional = torch.func.functionalize(chosen)
-            traced = make_fx(functional, decompositions(), _allow_non_fake_inputs=True)(*examples)
-    except FxlrpError:
-        raise
-    except Exception as error:
-        raise SignatureError(
-            f"output= or objective= failed on the model's output\n  {type(error).__name__}: {error}\n"
-            "It takes the output and returns a tensor: for objective=, one number per sample."
-        ) from error
-    return inline(graph, traced, nodes, examples[0].fake_mode)
-
-
-def inline(
-    graph: fx.Graph, traced: fx.GraphModule, nodes: list[fx.Node], mode: FakeTensorMode
-) -> tuple[fx.Node, dict[fx.Node, Tensor]]:
-    """Copy a traced function of ``nodes`` to the end of the graph."""
-    mapping: dict[fx.Node, Any] = {}
-    added: dict[fx.Node, Tensor] = {}
-    sources = iter(nodes)
-    for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            mapping[node] = next(sources)
-        elif node.op == "get_attr":
-            value = getattr(traced, node.target)
-            with graph.inserting_before(next(iter(graph.nodes))):
-                mapping[node] = graph.placeholder(f"objective_{node.name}")
-            mapping[node].meta["val"] = mode.from_tensor(value)
-            added[mapping[node]] = value
-        elif node.op == "call_function":
-            with graph.inserting_before(graph.output_node()):
-                mapping[node] = graph.node_copy(node, mapping.__getitem__)
-    explained = mapping[traced.graph.output_node().args[0]]  # type: ignore[index]
-    return explained, added
-
-
-def pick(out: Any, output: Output) -> Any:
-    """The part of a model's output that is explained."""
-    if callable(output):
-        return output(out)
-    if output is None:
-        if isinstance(out, Tensor):
-            return out
-        if (logits := entry(out, "logits")) is not None:
-            return logits
-        leaves = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor) and t.is_floating_point()]
-        if not leaves:
-            raise SignatureError("the model returns no floating point tensor, so that there is nothing to explain")
-        return leaves[0]
-    found = entry(out, output)
-    if found is None:
-        raise SignatureError(f"output={output!r} is not part of the model's output, which is {shown(out)}")
-    return found
-
-
-def entry(out: Any, key: str | int) -> Any:
-    """Entry of a mapping or sequence, or attribute, or None."""
-    if isinstance(out, Mapping) and key in out:
-        return out[key]
-    if isinstance(key, int):
-        return out[key] if isinstance(out, (tuple, list)) and -len(out) <= key < len(out) else None
-    return (
-        getattr(out, key, None)
-        if not isinstance(out, (Tensor, tuple, list, Mapping)) or hasattr(out, "_fields")
-        else None
-    )
-
-
-def shown(out: Any) -> str:
-    """A short description of a model's output."""
-    if isinstance(out, Tensor):
-        return f"one {out.dtype} tensor"
-    if isinstance(out, Mapping):
-        return f"{type(out).__name__} with {', '.join(map(repr, out))}"
-    if isinstance(out, (tuple, list)):
-        return f"{type(out).__name__} of {len(out)}"
-    return type(out).__name__

@@ -22,8 +22,8 @@ from torch import Tensor
 from fxlrp import __version__, digits, models, sentences, targets
 from fxlrp.api import compile, presets
 from fxlrp.attributor import Attributor
-from fxlrp.capture import pick
 from fxlrp.errors import FxlrpError, MissingRules, SignatureError, TargetError
+from fxlrp.outputs import pick
 from fxlrp.tokens import Word, coloured, limit, numbered, signed
 
 PIPE_WIDTH = 150

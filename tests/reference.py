@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxlrp.capture import pick
+from fxlrp.outputs import pick
 
 Parts = tuple[Tensor, ...]
 Reference = Callable[["Call", Tensor], Parts]

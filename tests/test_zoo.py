@@ -17,8 +17,9 @@ from zoo import ZOO, Sample, targets
 
 import fxlrp
 import fxlrp.attributor
-from fxlrp.capture import capture, pick
+from fxlrp.capture import capture
 from fxlrp.emit import read
+from fxlrp.outputs import pick
 from fxlrp.propagate import backward, forward
 
 BATCH = 8
