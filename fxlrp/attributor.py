@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,7 +70,9 @@ class Entry:
             fake = node.meta["val"]
             if (fake.dtype, known.device, fake.ndim) != (leaf.dtype, leaf.device, leaf.ndim):
                 return None
-            if not all(fits(size, n, sizes) for size, n in zip(fake.shape, leaf.shape, strict=True)):
+            if not all(
+                fits(size, n, sizes, self.plan.captured.ranges) for size, n in zip(fake.shape, leaf.shape, strict=True)
+            ):
                 return None
         return sizes
 
@@ -79,15 +82,15 @@ class Entry:
         return tuple(n if isinstance(n, int) else int(n.node.expr.xreplace(sizes)) for n in shape)
 
 
-def fits(size: Any, n: int, sizes: dict[Any, int]) -> bool:
+def fits(size: Any, n: int, sizes: dict[Any, int], ranges: Mapping[Any, Any]) -> bool:
     """Whether a size of an input agrees with the captured one; remembers what symbols stand for."""
     if isinstance(size, int):
         return size == n
     expression = size.node.expr
     if not expression.is_Symbol:
         return bool(expression.xreplace(sizes) == n)
-    limits = size.node.shape_env.var_to_range[expression]
-    return sizes.setdefault(expression, n) == n and limits.lower <= n <= limits.upper
+    limits = ranges[expression]
+    return sizes.setdefault(expression, n) == n and bool(limits.lower <= n <= limits.upper)
 
 
 class Attributor:
@@ -175,6 +178,46 @@ class Attributor:
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             device = entry.plan.captured.explained.meta["val"].device
             return book.close(book.module(*tensors, *(t.to(device) for t in numbers)))
+
+    def graph(
+        self,
+        path: str | Path,
+        /,
+        *args: Any,
+        target: Target = None,
+        ledger: Ledger | None = None,
+        program: bool = False,
+        **kwargs: Any,
+    ) -> Path:
+        """Draw the model with its rules, and its relevance program; return the path.
+
+        With the model's inputs, edges are as wide as the relevance that flows along them for ``target``.
+
+        Args:
+            path: A file that ends in ``.html`` (an interactive page with both graphs) or in ``.svg``, ``.png`` or
+                ``.pdf`` (drawn by graphviz).
+            args: Positional arguments of the model, if wanted.
+            target: As in a call.
+            ledger: An account whose rows are shown at the nodes.
+            program: Draw the relevance program; the page shows it first.
+            kwargs: Keyword arguments of the model, if wanted.
+        """
+        from fxlrp.flow import flow
+        from fxlrp.graph import accounts, draw
+        from fxlrp.picture import picture
+
+        measured = None
+        if args or kwargs:
+            with plain_mode():
+                entry, leaves, sizes = self._entry(args, kwargs)
+                check_finite(entry, leaves)
+                form, numbers = lower_target(target, entry.output_shape(sizes))
+                self._program(entry, form)
+                tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+                measured = flow(entry.plan, tensors, form, numbers)
+        entry, used = self._used()
+        name, rows = type(self.model).__name__, accounts(ledger)
+        return draw(picture(entry.plan, self.rules, used, title=name, flow=measured, numbers=rows), path, program)
 
     def _without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
         args, kwargs = bind(self.model, args, kwargs)

@@ -114,6 +114,7 @@ def capture(
         inputs=tuple(inputs),
         in_spec=in_spec,
         out_spec=out_spec,
+        ranges=exported.range_constraints,
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, TreeSpec
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Captured:
         inputs: Placeholders of the user's inputs, in the order of the flattened ``(args, kwargs)``.
         in_spec: How to put the inputs together again.
         out_spec: How to put the outputs together again.
+        ranges: Values that each symbolic size may take.
     """
 
     module: fx.GraphModule
@@ -33,6 +37,7 @@ class Captured:
     inputs: tuple[fx.Node, ...]
     in_spec: TreeSpec
     out_spec: TreeSpec
+    ranges: Mapping[Any, Any]
 
     @property
     def graph(self) -> fx.Graph:
@@ -82,6 +87,12 @@ class Program:
     outputs: int
     relevances: tuple[str, ...]
     reads: tuple[str, ...]
+
+    def to_networkx(self) -> nx.DiGraph:
+        """The program as a graph of node names, for questions that networkx answers."""
+        from fxlrp.topology import to_networkx
+
+        return to_networkx(self.module.graph)
 
 
 @dataclass(frozen=True)
