@@ -15,7 +15,19 @@ Runner = Callable[..., Any]
 
 def eager(program: Program) -> Runner:
     """The generated Python code, op by op."""
-    return program.module
+
+    def run(*tensors: Any) -> Any:
+        try:
+            return program.module(*tensors)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise SignatureError(
+                f"the program failed on these inputs\n  {error}\n"
+                "Does the model itself run on them? Compare their dtypes and devices with those of its parameters."
+            ) from error
+
+    return run
 
 
 def inductor(program: Program) -> Runner:

@@ -75,7 +75,10 @@ def capture(
     with warnings.catch_warnings():
         # torch 2.13 copies tree specs of a class that it deprecated itself
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-        exported = exported.run_decompositions(decompositions())
+        try:
+            exported = exported.run_decompositions(decompositions())
+        except Exception as error:
+            raise CaptureError(explanation(model, error)) from error
     spec = exported.graph_signature
     unsupported = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {s.kind for s in spec.output_specs}
     if unsupported:
@@ -83,9 +86,7 @@ def capture(
             f"{type(model).__name__} changes its buffers or inputs while it runs, so that a second call would differ. "
             "Explain a version of it that returns the new state instead."
         )
-    module = fx.GraphModule(torch.nn.Module(), exported.graph)
-    for name, child in exported.graph_module.named_children():
-        setattr(module, name, child)
+    module = fx.GraphModule(exported.graph_module, exported.graph)
     by_name = {node.name: node for node in module.graph.nodes}
     constants, names, parameters, inputs = {}, {}, set(), []
     for s in spec.input_specs:
@@ -177,7 +178,7 @@ def known_outputs(model: nn.Module) -> nn.Module:
     return shared
 
 
-def explanation(model: nn.Module, error: Exception) -> str:
+def explanation(model: nn.Module | ExportedProgram, error: Exception) -> str:
     """What failed, the user's source line, and what to do."""
     skipped = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<string>")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(skipped)]

@@ -18,7 +18,9 @@ def verify(graph: fx.Graph) -> int:
     for node in graph.nodes:
         if node.op not in ("placeholder", "call_function", "output"):
             raise CaptureError(
-                f"{node.op} nodes, such as the branches of control flow, are not supported: {describe(node)}"
+                f"{node.op} nodes, such as the branches of control flow, are not supported: "
+                f"{describe(next(iter(node.users), node))}\n"
+                "Export the branch that is taken, or use torch.where."
             )
         if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
             raise CaptureError(f"an in-place op survived decomposition: {describe(node)}")
