@@ -1,0 +1,403 @@
+"""Every error says what failed, where, and what to do."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxlrp
+from fxlrp.registry import RULES
+
+X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
+
+
+@torch.library.custom_op("fxlrp_tests::twist", mutates_args=())
+def twist(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@twist.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("fxlrp_tests::turn", mutates_args=())
+def turn(x: Tensor, by: float) -> Tensor:
+    return x * by
+
+
+@turn.register_fake
+def _(x: Tensor, by: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+twist.register_autograd(lambda ctx, g: 2 * g)
+turn.register_autograd(
+    lambda ctx, g: (g * ctx.by, None), setup_context=lambda ctx, inputs, output: setattr(ctx, "by", inputs[1])
+)
+TWIST, TURN = torch.ops.fxlrp_tests.twist.default, torch.ops.fxlrp_tests.turn.default
+
+
+class Unknown(nn.Module):
+    """Uses two ops that nobody wrote a rule for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = twist(self.linear(x))
+        x = twist(x.relu()) + turn(x, 3.0)
+        return twist(x)
+
+
+def unknown() -> nn.Module:
+    torch.manual_seed(0)
+    return Unknown().double().eval()
+
+
+def line_of(function: Callable[..., Any], text: str) -> str:
+    """``tests/file.py:line`` of the first line of a function that holds a text."""
+    lines, start = inspect.getsourcelines(function)
+    return f"test_errors.py:{start + next(i for i, line in enumerate(lines) if text in line)}"
+
+
+def test_missing_rules_lists_all_of_them_at_once() -> None:
+    with pytest.raises(fxlrp.MissingRules) as caught:
+        fxlrp.compile(unknown())(X)
+    first, *rows, remedy = str(caught.value).splitlines()
+    assert first == "2 ops on the path from the inputs to the output have no rule"
+    assert rows[0].split()[:2] == ["fxlrp_tests.twist.default", "x3"]
+    assert rows[1].split()[:2] == ["fxlrp_tests.turn.default", "x1"]
+    assert line_of(Unknown.forward, "twist(self") in rows[0]
+    assert "x = twist(self.linear(x))" in rows[0]
+    assert line_of(Unknown.forward, "turn(x") in rows[1]
+    assert "@fxlrp.rule(torch.ops.fxlrp_tests.twist.default)" in remedy
+    assert "strict=False" in remedy
+
+
+def test_not_strict_compiles_warns_and_reports() -> None:
+    own = unknown()
+    with pytest.warns(UserWarning, match=r"(?s)2 ops .* have no rule.*twist.default  x3.*plain adjoint \(Taylor\)"):
+        attributor = fxlrp.compile(own, (X,), strict=False)
+    report = attributor.coverage()
+    missing = {row.op: row.count for row in report.rows if row.rule == "MISSING"}
+    assert missing == {"fxlrp_tests.twist.default": 3, "fxlrp_tests.turn.default": 1}
+    assert report.rows[0].rule == "MISSING"
+    assert report.live - report.covered == 4
+    assert "MISSING" in str(report)
+    x = X.clone().requires_grad_()
+    own(x).amax(1).sum().backward()
+    torch.testing.assert_close(attributor(X).relevance, X * x.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_an_op_off_the_path_needs_no_rule() -> None:
+    class Beside(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * twist(torch.ones(4, dtype=torch.float64)) + twist(x.detach())
+
+    torch.testing.assert_close(fxlrp.compile(Beside().eval())(X, target=1).relevance[:, 1], 2 * X[:, 1])
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for op in (TWIST, TURN):
+        monkeypatch.delitem(RULES, op, raising=False)
+    fxlrp.rule(TWIST, TURN, kind="linear")(lambda site, c: site.adjoint(c))
+    yield
+    for op in (TWIST, TURN):
+        RULES.pop(op)
+
+
+@pytest.mark.usefixtures("registered")
+def test_registered_rule_serves_the_op() -> None:
+    attributor = fxlrp.compile(unknown(), (X,))
+    assert {row.kind for row in attributor.coverage().rows if "fxlrp_tests" in row.op} == {"linear"}
+
+
+def test_rules_argument_serves_the_op() -> None:
+    rule = fxlrp.Rule("twice", "linear", lambda site, c: (2 * c,))
+    turned = fxlrp.Rule("by", "linear", lambda site, c: (c * site.arguments["by"],))
+    found = fxlrp.compile(unknown(), rules={TWIST: rule, TURN: turned})(X, target=2).relevance
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        expected = fxlrp.compile(unknown(), strict=False)(X, target=2).relevance
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_rule_with_results_that_do_not_fit() -> None:
+    wrong = fxlrp.Rule("wrong", "linear", lambda site, c: (c[:1],))
+    with pytest.raises(fxlrp.RuleError) as caught:
+        fxlrp.compile(unknown(), rules={TWIST: wrong, TURN: wrong})(X)
+    text = str(caught.value)
+    assert text.startswith("rule wrong returned shapes [(1, 4)] for operands of shapes [(3, 4)]")
+    assert "fxlrp_tests.twist.default (node 'twist_2'" in text
+    assert line_of(Unknown.forward, "return twist") in text
+    assert "one coefficient per operand" in text
+
+
+# models that cannot be captured
+
+
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x * 2
+        return x * 3
+
+
+class Counter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+class Overwrite(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x += 1
+        return x * 2
+
+
+class Broken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ torch.ones(7, 2, dtype=torch.float64)
+
+
+class Numpy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.detach().numpy().max()
+
+
+class Conditional(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x * 3, (x,))
+
+
+class Random(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+CAPTURE: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "training mode": (nn.Sequential(nn.Linear(4, 2)), ("Sequential is in training mode", "model.eval()")),
+    "no module": (lambda x: x, ("a model is an nn.Module or an ExportedProgram, not function",)),
+    "a text": ("resnet", ("a model is an nn.Module or an ExportedProgram, not str",)),
+    "branch on values": (
+        Branch(),
+        ("Branch could not be captured", line_of(Branch.forward, "if x"), "if x.sum() > 0:", "Use torch.where"),
+    ),
+    "changed buffer": (Counter(), ("Counter changes its buffers or inputs", "returns the new state")),
+    "changed input": (Overwrite(), ("Overwrite changes its buffers or inputs",)),
+    "shapes that do not fit": (
+        Broken(),
+        ("Broken could not be captured", line_of(Broken.forward, "return x"), "make the model run on these inputs"),
+    ),
+    "value as a number": (
+        Numpy(),
+        ("Numpy could not be captured", line_of(Numpy.forward, "return x"), "make the model run on these inputs"),
+    ),
+    "control flow": (Conditional(), ("control flow", "not supported", line_of(Conditional.forward, "return torch"))),
+    "active dropout": (Random(), ("dropout is active", line_of(Random.forward, "return nn"), "model.eval()")),
+}
+
+
+@pytest.mark.parametrize("name", CAPTURE)
+def test_capture_errors(name: str) -> None:
+    own, texts = CAPTURE[name]
+    if isinstance(own, nn.Module) and name != "training mode":
+        own.eval()
+    x = X.clone()
+    with pytest.raises(fxlrp.CaptureError) as caught:
+        fxlrp.compile(own)(x)
+    for text in texts:
+        assert text in str(caught.value)
+    assert torch.equal(x, X)
+
+
+def test_a_failed_capture_leaves_the_buffers_alone() -> None:
+    own = Counter().eval()
+    with pytest.raises(fxlrp.CaptureError):
+        fxlrp.compile(own)(X)
+    assert own.calls.item() == 0
+    assert type(own.calls) is Tensor
+
+
+def test_dynamic_shapes_that_do_not_hold() -> None:
+    own = nn.Sequential(nn.Flatten(0), nn.Linear(12, 2)).double().eval()
+    with pytest.raises(fxlrp.CaptureError, match=r"(?s)Sequential could not be captured.*fix the named dimension"):
+        fxlrp.compile(own, dynamic_shapes=({0: torch.export.Dim("batch", max=8)},))(X)
+
+
+# inputs
+
+
+def mlp() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double().eval()
+
+
+class Two(nn.Module):
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        return image * mask
+
+
+NAN = torch.where(torch.arange(12).reshape(3, 4) == 5, torch.nan, X)
+CALLS: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any], tuple[str, ...]]] = {
+    "missing": (Two(), (X,), {}, ("Two.forward(image", "missing a required argument: 'mask'")),
+    "unknown": (Two(), (X, X), {"scale": 2}, ("Two.forward(image", "unexpected keyword argument 'scale'")),
+    "too many": (Two(), (X, X, X), {}, ("Two.forward(image", "too many positional arguments")),
+    "twice": (Two(), (X, X), {"mask": X}, ("multiple values for argument 'mask'",)),
+    "nothing": (Two(), (), {}, ("missing a required argument: 'image'",)),
+    "not a number": (Two(), (X, NAN), {}, ("input 'mask' has 1 NaN of 12 values", "clean it before explaining")),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_call_errors(name: str) -> None:
+    own, args, kwargs, texts = CALLS[name]
+    with pytest.raises(fxlrp.SignatureError) as caught:
+        fxlrp.compile(own.eval())(*args, **kwargs)
+    for text in texts:
+        assert text in str(caught.value)
+
+
+def test_shape_that_does_not_fit_the_model() -> None:
+    attributor = fxlrp.compile(mlp(), (X,))
+    with pytest.raises(fxlrp.CaptureError, match=r"(?s)Sequential could not be captured.*run on these inputs"):
+        attributor(torch.ones(3, 5, dtype=torch.float64))
+    attributor(X)
+
+
+def test_dtype_that_does_not_fit_the_model() -> None:
+    with pytest.raises(fxlrp.SignatureError, match=r"(?s)failed on these inputs.*same dtype.*Compare their dtypes"):
+        fxlrp.compile(mlp())(X.float())
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [((X[:2],), {}), ((X.float(),), {}), ((X[None],), {})], ids=["size", "dtype", "rank"]
+)
+def test_exported_program_takes_what_it_was_exported_for(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    attributor = fxlrp.compile(torch.export.export(mlp(), (X,)))
+    with pytest.raises(fxlrp.SignatureError) as caught:
+        attributor(*args, **kwargs)
+    assert "do not fit the program that was exported" in str(caught.value)
+    assert "input: (3, 4) torch.float64" in str(caught.value)
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((X, X), {}), ((), {}), ((), {"input": X})])
+def test_exported_program_takes_its_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    attributor = fxlrp.compile(torch.export.export(mlp(), (X,)))
+    with pytest.raises(fxlrp.SignatureError, match="pass inputs as they were at its export"):
+        attributor(*args, **kwargs)
+
+
+# names
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(fxlrp.RuleError, match=r"there is no preset 'lrp'; there are attnlrp, .*gradient"):
+        fxlrp.compile(mlp(), rules="lrp")
+
+
+def test_rules_for_something_else() -> None:
+    rule = fxlrp.Rule("any", "linear", lambda site, c: (c,))
+    with pytest.raises(fxlrp.RuleError, match=r"aten.add is a packet of overloads.*aten.add.Tensor"):
+        fxlrp.compile(mlp(), rules={torch.ops.aten.add: rule})
+    with pytest.raises(fxlrp.RuleError, match=r"a rule is for an op overload .*, not for <function relu"):
+        fxlrp.compile(mlp(), rules={nn.functional.relu: rule})
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(fxlrp.SignatureError, match="backend='tpu' is none of 'eager', 'inductor'"):
+        fxlrp.compile(mlp(), backend="tpu")
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        ("layer9", "read='layer9' fits no module output and no graph node"),
+        (("0", "head*"), r"read='head\*' fits no module output and no graph node"),
+        ("p_0_weight", "read='p_0_weight' fits only nodes that relevance does not reach"),
+    ],
+)
+def test_unknown_read(read: Any, text: str) -> None:
+    with pytest.raises(fxlrp.SignatureError, match=f"{text}. Close to it: "):
+        fxlrp.compile(mlp(), read=read)(X)
+
+
+def test_unknown_read_names_what_is_close() -> None:
+    with pytest.raises(fxlrp.SignatureError, match=r"Close to it: .*linear"):
+        fxlrp.compile(mlp(), read="linaer")(X)
+
+
+class Container(nn.Module):
+    def __init__(self, pack: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.pack = pack
+
+    def forward(self, x: Tensor) -> Any:
+        return self.pack(x)
+
+
+OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], Any, str]] = {
+    "name in a dictionary": (
+        lambda x: {"logits": x, "loss": x.sum()},
+        "score",
+        "output='score' is not part of the model's output, which is dict with 'logits', 'loss'",
+    ),
+    "index of a tuple": (lambda x: (x, x * 2), 2, "output=2 is not part of the model's output, which is tuple of 2"),
+    "name in a tensor": (lambda x: x * 2, "logits", "output='logits' is not part of .* one torch.float64 tensor"),
+    "integers": (lambda x: x.argmax(1), None, "must be a real floating point tensor, not one torch.int64 tensor"),
+    "integers only": (lambda x: (x.argmax(1), 3), None, "returns no floating point tensor.*nothing to explain"),
+    "no tensor": (lambda x: (3, "a"), None, "the model returns no tensor, so that there is nothing to explain"),
+    "complex": (lambda x: torch.complex(x, x), None, "must be a real floating point tensor, not one torch.complex128"),
+    "function that fails": (lambda x: x * 2, lambda y: y.logits, "(?s)output= or objective= failed.*AttributeError"),
+    "function to a number": (lambda x: x * 2, lambda y: 3.0, "must be a real floating point tensor, not float"),
+    "constant": (
+        lambda x: torch.ones(3, 2),
+        None,
+        "no differentiable path leads from an input to the explained output.*inputs: x",
+    ),
+    "cut by the author": (lambda x: x.detach() * 2, None, "no differentiable path leads from an input"),
+    "steps": (lambda x: x.round(), None, "no differentiable path leads from an input"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_output_errors(name: str) -> None:
+    pack, output, text = OUTPUTS[name]
+    with pytest.raises(fxlrp.SignatureError, match=text):
+        fxlrp.compile(Container(pack).eval(), output=output)(X)
+
+
+def test_objective_that_fails() -> None:
+    with pytest.raises(fxlrp.SignatureError, match=r"(?s)objective= failed.*for objective=, one number per sample"):
+        fxlrp.compile(mlp(), objective=lambda y: y[:, 17])(X)
+
+
+def test_integer_input_without_a_lookup() -> None:
+    own = Container(lambda ids: nn.functional.one_hot(ids, 5).float() @ torch.ones(5, 2)).eval()
+    with pytest.raises(fxlrp.SignatureError, match=r"no differentiable path leads from an input.*inputs: x"):
+        fxlrp.compile(own)(torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("ask", [lambda a: a.program, lambda a: a.coverage()], ids=["program", "coverage"])
+def test_asking_before_the_first_call(ask: Callable[[Any], Any]) -> None:
+    with pytest.raises(fxlrp.SignatureError, match=r"nothing is captured yet: call the attributor once.*args=\(x,\)"):
+        ask(fxlrp.compile(mlp()))
+
+
+def test_every_error_has_one_base() -> None:
+    errors = [getattr(fxlrp, name) for name in fxlrp.__all__ if name.endswith(("Error", "Rules"))]
+    assert len(errors) == 7
+    assert all(issubclass(error, fxlrp.FxlrpError) and error.__doc__ for error in errors)
