@@ -1,0 +1,126 @@
+"""The benchmark of coverage, on one small model; the architectures themselves are built by the benchmark."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+import fxlrp
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(name="benchmark")
+def _benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script ``benchmarks/coverage.py`` as a module, under a name that no package has."""
+    monkeypatch.syspath_prepend(FOLDER)
+    spec = spec_from_file_location("coverage_benchmark", FOLDER / "coverage.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Small(nn.Module):
+    """A sum of two branches, one of which ends in ``last``."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.last = last
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.inner(x).relu(), self.last(x)], 1)
+        return self.head(x + 1.0)
+
+
+@torch.library.custom_op("benchmarks::unknown", mutates_args=())
+def unknown(x: Tensor) -> Tensor:
+    """An op without a rule."""
+    return x.sin()
+
+
+@unknown.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Unknown(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return unknown(x)
+
+
+def small(benchmark: ModuleType, last: nn.Module | None = None, paper: str = "") -> object:
+    inputs = torch.zeros(1, 4, device="meta")
+    build = lambda: (Small(last or nn.Tanh()), (inputs,), {})  # noqa: E731
+    return benchmark.Architecture("small", "dense", build, paper)
+
+
+def test_counts_of_a_model_that_is_covered(benchmark: ModuleType) -> None:
+    m = benchmark.measure(small(benchmark), fxlrp.rule_set("attnlrp"), emit=True)
+    assert Counter(m.kinds) == {"linear": 4, "pointwise": 2}
+    assert (m.nodes, m.live, m.covered, m.unique_ops) == (6, 6, 6, 5)
+    assert (m.promises, m.density) == (2, round(2 / 6, 4))
+    assert m.parameters == 4 * 5 + 2 * 9
+    assert m.strict
+    assert m.missing == []
+    assert m.program_nodes > m.nodes
+
+
+def test_an_op_without_a_rule_is_named(benchmark: ModuleType) -> None:
+    m = benchmark.measure(small(benchmark, Unknown()), fxlrp.rule_set("attnlrp"))
+    assert not m.strict
+    (missing,) = m.missing
+    assert missing[:2] == ("benchmarks.unknown.default", 1)
+    assert m.covered == m.live - 1
+
+
+def test_report_is_json_with_versions_and_totals(benchmark: ModuleType) -> None:
+    rules = fxlrp.rule_set("attnlrp")
+    found = [benchmark.measure(small(benchmark, paper=paper), rules) for paper in ("GPT-2", "")]
+    report = json.loads(json.dumps(benchmark.summary(found, {}, "attnlrp")))
+    assert report["totals"]["all"]["live"] == 12
+    assert report["totals"]["of the paper"] == report["totals"]["others"] | {
+        "seconds": report["totals"]["of the paper"]["seconds"]
+    }
+    assert report["versions"]["torch"] == torch.__version__
+    assert len(report["models"]) == 2
+
+
+def test_table_shows_every_model(benchmark: ModuleType) -> None:
+    m = benchmark.measure(small(benchmark, paper="GPT-2"), fxlrp.rule_set("attnlrp"))
+    console = Console(record=True, width=200)
+    console.print(benchmark.table([m]))
+    shown = console.export_text()
+    assert "small" in shown
+    assert "885/885" in shown
+
+
+def test_every_model_of_the_paper_is_there(benchmark: ModuleType) -> None:
+    assert sorted(a.paper for a in benchmark.ARCHITECTURES.values() if a.paper) == sorted(benchmark.PAPER)
+    assert len(benchmark.ARCHITECTURES) >= len(benchmark.PAPER) + 25
+
+
+def test_rows_of_an_earlier_run_are_kept_for_the_same_versions(benchmark: ModuleType, tmp_path: Path) -> None:
+    m = replace(benchmark.measure(small(benchmark), fxlrp.rule_set("attnlrp")), name="google/flan-t5-large")
+    report = benchmark.summary([m], {}, "attnlrp")
+    path = tmp_path / "coverage.json"
+    assert benchmark.earlier(path, "attnlrp") == {}
+    path.write_text(json.dumps(report))
+    assert benchmark.earlier(path, "attnlrp") == {m.name: m}
+    assert benchmark.earlier(path, "epsilon") == {}
+    path.write_text(json.dumps(report | {"versions": report["versions"] | {"torch": "2.0"}}))
+    assert benchmark.earlier(path, "attnlrp") == {}
