@@ -59,6 +59,14 @@ Rules = Annotated[str, typer.Option(help="Rule set, one of `fxlrp presets`.")]
 Output = Annotated[
     str | None, typer.Option(help="Name or index of the model's output to explain. [default: logits or the first]")
 ]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        help="What to explain: a class (281), or an index with commas, * for the largest (-1,*). "
+        "[default: the largest, or the next token]",
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict/--no-strict", help="Fail for ops without a rule, or use the plain adjoint there.")
 ]
@@ -207,13 +215,7 @@ def explain(
     model: Model,
     input: Input = None,
     text: TextInput = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="What to explain: a class (281), or an index with commas, * for the largest (-1,*). "
-            "[default: the largest, or the next token]"
-        ),
-    ] = None,
+    target: TargetOption = None,
     rules: Rules = "attnlrp",
     output: Output = None,
     save: Annotated[Path | None, typer.Option(help="Write relevance and output to this .npz file.")] = None,
@@ -268,6 +270,34 @@ def coverage(
     if json is not None:
         json.write_text(report.to_json() + "\n")
         console().print(f"Wrote {json}", soft_wrap=True, markup=False)
+
+
+@app.command()
+@reported
+def graph(
+    model: Model,
+    input: Input = None,
+    text: TextInput = None,
+    target: TargetOption = None,
+    rules: Rules = "attnlrp",
+    output: Output = None,
+    out: Annotated[
+        Path, typer.Option(help="Where to write: .html (an interactive page), .svg, .png or .pdf (drawn by graphviz).")
+    ] = Path("model.html"),
+    program: Annotated[bool, typer.Option("--program", help="Draw the relevance program, not the model.")] = False,
+    strict: Strict = False,
+    debug: Debug = False,
+) -> None:
+    """Draw a model: what gets which rule, where relevance flows, what has no rule."""
+    loaded = prepared(model, input, text)
+    wanted = loaded.target if target is None else parse_target(target)
+    attributor = compile(loaded.model, rules=rules, output=parse_output(output), strict=strict)
+    with working("drawing"):
+        attributor.graph(out, *loaded.args, target=wanted, program=program, **loaded.kwargs)
+    report = attributor.coverage()
+    if report.covered < report.live:
+        console().print(f"{report.live - report.covered} of {report.live} live ops have no rule: red in the picture.")
+    console().print(f"Wrote {out}", soft_wrap=True, markup=False)
 
 
 @app.command(name="presets")

@@ -1,0 +1,65 @@
+"""How much relevance runs along each edge of the graph, measured for one call."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp import numerics, targets
+from fxlrp._torch import tree_flatten
+from fxlrp.pipeline import Plan
+from fxlrp.propagate import Twin, backward, forward
+from fxlrp.registry import Parts, Rule, Site
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Relevance by place, summed over the batch.
+
+    Attributes:
+        nodes: ``received`` and ``passed`` of each live node, by name.
+        edges: Sum of absolute relevance from a node's user to the node, by the names of node and user.
+    """
+
+    nodes: dict[str, dict[str, float]] = field(default_factory=dict)
+    edges: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+
+
+def flow(plan: Plan, tensors: Sequence[Tensor], form: targets.Form, numbers: Sequence[Tensor]) -> Flow:
+    """Run both walks on these inputs and note what every rule gives to its operands."""
+    captured, found = plan.captured, Flow()
+    given = iter(tensors)
+    inputs = {n: next(given) if isinstance(n.meta["val"], Tensor) else n.meta["val"] for n in captured.inputs}
+    env = forward(captured.graph, {**captured.constants, **inputs})
+    start = targets.seed(form, numerics.widen(env[captured.explained]), numbers)
+    twins = {node: replace(twin, rule=watched(node, twin, found)) for node, twin in plan.twins.items()}
+    carried = backward(captured.graph, env, twins, {captured.explained: start})
+    for node, c in carried.items():
+        received = numerics.relevance(c, numerics.widen(env[node])).sum()
+        found.nodes[node.name] = {"received": real(received), **found.nodes.get(node.name, {})}
+    return found
+
+
+def watched(node: fx.Node, twin: Twin, found: Flow) -> Rule:
+    """The rule, which also notes the relevance of each operand."""
+    leaves = tree_flatten((node.args, node.kwargs))[0]
+    names = [leaves[i].name for i in twin.slots]
+
+    def apply(site: Site, c: Tensor) -> Parts:
+        parts = twin.rule(site, c)
+        given = [numerics.relevance(part, x) for part, x in zip(parts, site.operands, strict=True)]
+        for name, r in zip(names, given, strict=True):
+            found.edges[name, node.name] += float(r.abs().sum())
+        found.nodes[node.name] = {"passed": sum(real(r.sum()) for r in given)}
+        return parts
+
+    return replace(twin.rule, apply=apply)
+
+
+def real(number: Tensor) -> float:
+    """A number as a float; the relevance of complex values is real in total."""
+    return float(torch.real(number))
