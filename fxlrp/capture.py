@@ -76,7 +76,7 @@ def capture(
         # torch 2.13 copies tree specs of a class that it deprecated itself
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         try:
-            exported = exported.run_decompositions(decompositions())
+            exported = exported.run_decompositions(dict(decompositions()))
         except Exception as error:
             raise CaptureError(explanation(model, error)) from error
     spec = exported.graph_signature
@@ -119,7 +119,8 @@ def capture(
     )
 
 
-def decompositions() -> dict[Any, Any]:
+@functools.cache
+def decompositions() -> Mapping[Any, Any]:
     """The core ATen table without the ops that stay whole."""
     table = dict(torch.export.default_decompositions())
     return {op: f for op, f in table.items() if op.name().partition("::")[2].partition(".")[0] not in KEEP_WHOLE}
