@@ -12,6 +12,7 @@ from fxlrp.errors import (
     SignatureError,
     TargetError,
 )
+from fxlrp.ledger import Ledger
 from fxlrp.registry import Facts, Rule, Site, rule
 from fxlrp.rulesets import RuleSet
 from fxlrp.targets import contrast
@@ -24,6 +25,7 @@ __all__ = [
     "CaptureError",
     "Facts",
     "FxlrpError",
+    "Ledger",
     "MissingRules",
     "Result",
     "Rule",

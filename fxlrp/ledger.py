@@ -42,9 +42,9 @@ class Entry:
         source: Source line.
         received: Relevance at its output.
         passed: Relevance that it gave to its operands.
-        absorbed: What its constants kept: biases, tokens, tables.
-        leaked: What its rule did not pass on.
-        stabiliser: What the stabiliser of its rule kept.
+        absorbed: What its constants (biases, tokens, tables) keep if the rule has no stabiliser.
+        leaked: What its rule does not pass on without constants to keep it.
+        stabiliser: What the operands lose to the stabiliser of the rule.
         absorbers: Names of the constants.
         magnitude: Sum of absolute relevance at its output.
     """
@@ -176,7 +176,8 @@ class Book:
         self.plan = plan
         self.passed: dict[fx.Node, tuple[Tensor, Tensor]] = {}
         twins = {node: replace(twin, rule=self.recorded(node, twin.rule)) for node, twin in plan.twins.items()}
-        self.module = emit(plan.captured, twins, form, self.results)
+        with numerics.at_least(torch.float64):
+            self.module = emit(plan.captured, twins, form, self.results)
         passes.run(self.module, passes.CLEANUP)
 
     def recorded(self, node: fx.Node, rule: Rule) -> Rule:

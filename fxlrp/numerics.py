@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +14,34 @@ from torch import Tensor
 from fxlrp._torch import tree_map_only
 
 EPSILON = 1e-6
-_HALF = (torch.float16, torch.bfloat16)
+_precision: ContextVar[torch.dtype] = ContextVar("precision", default=torch.float32)
 
 
 def opmath(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that relevance is computed in: float32 for half precision, else the same."""
-    return torch.float32 if dtype in _HALF else dtype
+    """The dtype that relevance is computed in: float32 for half precision, else the same.
+
+    Inside `at_least` it is no less than the dtype given there.
+    """
+    return torch.promote_types(dtype, _precision.get()) if dtype.is_floating_point or dtype.is_complex else dtype
+
+
+@contextmanager
+def at_least(dtype: torch.dtype) -> Iterator[None]:
+    """Compute relevance in this precision or better, whatever the model computes in."""
+    token = _precision.set(dtype)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
 
 
 def widen(value: Any) -> Any:
-    """Cast half precision tensors in a nested value to float32, and name float32 where it names a half precision."""
+    """Cast the tensors in a nested value to the dtype of relevance arithmetic; dtypes in it likewise."""
 
     def wide(leaf: Any) -> Any:
         if isinstance(leaf, torch.dtype):
             return opmath(leaf)
-        return leaf.to(opmath(leaf.dtype)) if leaf.dtype in _HALF else leaf
+        return leaf.to(opmath(leaf.dtype))
 
     return tree_map_only((Tensor, torch.dtype), wide, value)
 
@@ -35,9 +50,11 @@ def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Move ``z`` away from zero: ``z + e * sgn(z)`` with ``sgn(0) = +1``.
 
     ``e`` is at least the smallest normal number of the dtype, so that the reciprocal is finite in
-    every precision.
+    every precision. A complex ``z`` moves along its own direction.
     """
     e = max(epsilon, torch.finfo(z.dtype).smallest_normal)
+    if z.is_complex():
+        return z + e * torch.where(z == 0, 1.0, torch.sgn(z))
     return torch.where(z < 0, z - e, z + e)
 
 
@@ -56,13 +73,19 @@ def gain(f: Tensor, x: Tensor, slope: float = 1.0) -> Tensor:
 
 
 def adjoint(function: Callable[..., Tensor], operands: Sequence[Tensor], c: Tensor) -> tuple[Tensor, ...]:
-    """Vector-Jacobian product ``J^T c``: one result per operand, zero where the function ignores it."""
+    """Vector-Jacobian product ``J^T c``: one result per operand, zero where the function ignores it.
+
+    For complex values it is the plain transpose, without autograd's conjugates: of ``z * w`` it is ``c * w``. So the
+    relevance of a complex ``z`` is the real part of ``z * c``, closed forms hold as they stand, and the sums close.
+    """
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in operands]
         out = function(*inputs)
     if not out.requires_grad:
         return tuple(torch.zeros_like(x) for x in operands)
-    return torch.autograd.grad(out, inputs, c.to(out.dtype), allow_unused=True, materialize_grads=True)
+    upstream = torch.conj_physical(c.to(out.dtype))
+    found = torch.autograd.grad(out, inputs, upstream, allow_unused=True, materialize_grads=True)
+    return tuple(torch.conj_physical(part) for part in found)
 
 
 @dataclass(frozen=True)
@@ -91,7 +114,7 @@ def coefficient(carried: Tensor | Relevance, x: Tensor) -> Tensor:
 
 
 def relevance(carried: Tensor | Relevance, x: Tensor) -> Tensor:
-    """Relevance of ``x``: ``x * c``, and 0 where ``x`` is infinite (masked attention logits)."""
+    """Relevance of ``x``: ``x * c``, of complex values the real part; 0 where ``x`` is infinite (masked logits)."""
     if isinstance(carried, Relevance):
         return relevance(carried.coefficient + torch.zeros_like(x), x) + carried.rest
-    return torch.where(x.isinf(), 0.0, x) * carried
+    return (torch.where(x.isinf(), 0.0, x) * carried).real

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
 
 from fxlrp import numerics
-from fxlrp._torch import annotate, set_current_meta, tree_flatten
+from fxlrp._torch import tree_flatten
 from fxlrp.errors import RuleError
-from fxlrp.provenance import describe
+from fxlrp.provenance import describe, twin_of
 from fxlrp.registry import Facts, Rule, Site
 
 Env = dict[fx.Node, Any]
@@ -27,20 +26,13 @@ class Twin:
     facts: Facts
 
 
-@contextmanager
-def provenance(node: fx.Node, role: str) -> Iterator[None]:
-    """Everything emitted inside remembers the forward node it comes from."""
-    with set_current_meta(node), annotate({"fxlrp": role, "node": node.name}):
-        yield
-
-
 def forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:
     """Run the graph on the values of its placeholders and return the value of every node."""
     env = dict(values)
     for node in graph.nodes:
         if node.op == "call_function":
             args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-            with provenance(node, "forward"):
+            with twin_of(node, "forward"):
                 env[node] = node.target(*args, **kwargs)
     return env
 
@@ -62,7 +54,7 @@ def backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed: Map
         if node not in found or node not in twins:
             continue
         sources, site = site_of(node, env, twins[node])
-        with provenance(node, twins[node].rule.name):
+        with twin_of(node, twins[node].rule.name):
             parts = twins[node].rule(site, numerics.coefficient(found[node], site.out))
             check_parts(node, twins[node].rule, site, parts)
             for source, part in zip(sources, parts, strict=True):

@@ -1,12 +1,16 @@
 """Where a graph node comes from: module path and source line."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import fx
 
+from fxlrp._torch import annotate, set_current_meta
+from fxlrp.errors import FxlrpError
+
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n\s*(?P<code>[^\n]*)')
-_SELF = re.compile(r"^(L__self__|L\['self'\]\.?)+")
 
 
 def modules(node: fx.Node) -> dict[str, str]:
@@ -44,3 +48,15 @@ def describe(node: fx.Node) -> str:
     """One line that finds the node again: op, name, module, source."""
     where = f" in module '{module_path(node)}'" if module_path(node) else ""
     return f"{node.target} (node '{node.name}'{where}, {source_line(node)})"
+
+
+@contextmanager
+def twin_of(node: fx.Node, role: str) -> Iterator[None]:
+    """Everything emitted inside remembers the forward node it comes from; errors name it."""
+    try:
+        with set_current_meta(node), annotate({"fxlrp": role, "node": node.name}):
+            yield
+    except Exception as error:
+        if not isinstance(error, FxlrpError):
+            error.add_note(f"while emitting {role} of {describe(node)}")
+        raise

@@ -40,6 +40,12 @@ def additive(node: fx.Node, constants: Mapping[fx.Node, tuple[str, ...]]) -> lis
     return [n for n in node.all_input_nodes if n in constants and floating(n) and n not in weights]
 
 
+def is_bias(node: fx.Node, constant: fx.Node) -> bool:
+    """Whether the op's schema calls the operand its bias."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    return any(arg is constant and a.name == "bias" for a, arg in zip(schema, node.args, strict=False))
+
+
 def remove_biases(captured: Captured) -> int:
     """Put zeros in place of everything additive that comes from a parameter.
 
@@ -49,10 +55,12 @@ def remove_biases(captured: Captured) -> int:
     own = {captured.names[node] for node in captured.parameters}
     hits = 0
     for node in list(captured.graph.nodes):
-        if node.op != "call_function" or node in constants:
+        if node.op != "call_function":
             continue
         for constant in additive(node, constants):
-            if own & set(constants[constant]):
+            # among constants a sum with a parameter may make a weight, such as 1 + w; a bias is a bias
+            inside = node in constants and not is_bias(node, constant)
+            if own & set(constants[constant]) and not inside:
                 node.replace_input_with(constant, insert(node, aten.zeros_like.default, constant))
                 hits += 1
     return hits
