@@ -145,7 +145,6 @@ def videomae() -> Sample:
 TORCHVISION = {
     "mobilenet_v3_large": "convolutional",
     "densenet121": "convolutional",
-    "regnet_y_8gf": "convolutional",
     "inception_v3": "convolutional",
     "googlenet": "convolutional",
     "shufflenet_v2_x1_0": "convolutional",
@@ -154,8 +153,6 @@ TORCHVISION = {
     "swin_t": "vision transformer",
     "swin_v2_t": "vision transformer",
     "maxvit_t": "vision transformer",
-    "segmentation.fcn_resnet50": "segmentation",
-    "segmentation.deeplabv3_resnet50": "segmentation",
 }
 TIMM = {
     "mixer_b16_224": "mixer",
@@ -190,6 +187,23 @@ def register_named(names: dict[str, str], library: str, build: Callable[..., Sam
 
 register_named(TORCHVISION, "torchvision", from_torchvision, inception_v3=299)
 register_named(TIMM, "timm", from_timm, nfnet_f0=256, mobilevit_s=256, fastvit_t8=256)
+
+
+@published("torchvision/regnet_y_8gf", "convolutional")
+def regnet() -> Sample:
+    with torch.device("cpu"):  # its widths are computed with tensors
+        model, _, _ = from_torchvision("regnet_y_8gf")
+    return model, (pixels(224),), {}
+
+
+@published("torchvision/segmentation.fcn_resnet50", "segmentation")
+def fcn() -> Sample:
+    return from_torchvision("segmentation.fcn_resnet50", 512, weights_backbone=None)
+
+
+@published("torchvision/segmentation.deeplabv3_resnet50", "segmentation")
+def deeplab() -> Sample:
+    return from_torchvision("segmentation.deeplabv3_resnet50", 512, weights_backbone=None)
 
 
 @published("torchvision/r3d_18", "video")
