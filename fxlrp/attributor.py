@@ -141,13 +141,9 @@ class Attributor:
             TargetError: If the target does not select one number of each sample.
         """
         with plain_mode():
-            entry, leaves, sizes = self._entry(args, kwargs)
-            check_finite(entry, leaves)
-            explained = entry.plan.captured.explained.meta["val"]
-            form, numbers = lower_target(target, entry.output_shape(sizes))
+            entry, form, tensors, numbers = self._prepared(args, kwargs, target)
             program, runner = self._program(entry, form)
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            flat = list(runner(*tensors, *(t.to(explained.device) for t in numbers)))
+            flat = list(runner(*tensors, *numbers))
         return pack(entry, program, flat)
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
@@ -168,16 +164,12 @@ class Attributor:
             kwargs: Keyword arguments of the model.
         """
         with plain_mode():
-            entry, leaves, sizes = self._entry(args, kwargs)
-            check_finite(entry, leaves)
-            form, numbers = lower_target(target, entry.output_shape(sizes))
+            entry, form, tensors, numbers = self._prepared(args, kwargs, target)
             if (form, zero_bias) not in entry.books:
                 plan = self._without_biases(args, kwargs) if zero_bias else entry.plan
                 entry.books[form, zero_bias] = Book(plan, form)
             book = entry.books[form, zero_bias]
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            device = entry.plan.captured.explained.meta["val"].device
-            return book.close(book.module(*tensors, *(t.to(device) for t in numbers)))
+            return book.close(book.module(*tensors, *numbers))
 
     def graph(
         self,
@@ -204,16 +196,13 @@ class Attributor:
         """
         from fxlrp.flow import flow
         from fxlrp.graph import accounts, draw
-        from fxlrp.picture import picture
+        from fxlrp.views import picture
 
         measured = None
         if args or kwargs:
             with plain_mode():
-                entry, leaves, sizes = self._entry(args, kwargs)
-                check_finite(entry, leaves)
-                form, numbers = lower_target(target, entry.output_shape(sizes))
+                entry, form, tensors, numbers = self._prepared(args, kwargs, target)
                 self._program(entry, form)
-                tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
                 measured = flow(entry.plan, tensors, form, numbers)
         entry, used = self._used()
         name, rows = type(self.model).__name__, accounts(ledger)
@@ -241,6 +230,17 @@ class Attributor:
                 "nothing is captured yet: call the attributor once, or compile with example inputs, args=(x,)"
             )
         return self._last
+
+    def _prepared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target
+    ) -> tuple[Entry, Form, list[Tensor], list[Tensor]]:
+        """The signature, the form of the target, and the tensors of inputs and target."""
+        entry, leaves, sizes = self._entry(args, kwargs)
+        check_finite(entry, leaves)
+        form, numbers = lower_target(target, entry.output_shape(sizes))
+        device = entry.plan.captured.explained.meta["val"].device
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        return entry, form, tensors, [t.to(device) for t in numbers]
 
     def _entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, list[Any], dict[Any, int]]:
         """The captured signature that the inputs fit, made if there is none."""

@@ -12,6 +12,9 @@ from typing import Any
 
 from fxlrp.picture import KINDS, Boxes, Node, Picture, View
 
+SCRIPTS = ("data.js", "layout.js", "drawing.js", "panel.js", "events.js")
+"""Parts of the page's program, in order: they share one scope."""
+
 
 class Strings:
     """Texts by number, so that the page holds each once."""
@@ -27,9 +30,11 @@ class Strings:
 def page(picture: Picture, program: bool = False) -> str:
     """The HTML of a picture, which shows the model first, or its program."""
     assets = files("fxlrp") / "assets"
-    style, script, frame = ((assets / f"graph.{kind}").read_text(encoding="utf-8") for kind in ("css", "js", "html"))
+    frame, style, *scripts = (
+        (assets / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", *SCRIPTS)
+    )
     title = escape(f"{picture.title}: {picture.rules}")
-    parts = {"TITLE": title, "STYLE": style, "SCRIPT": script, "DATA": data(picture, program)}
+    parts = {"TITLE": title, "STYLE": style, "SCRIPT": "\n".join(scripts), "DATA": data(picture, program)}
     return re.sub("@(TITLE|STYLE|SCRIPT|DATA)@", lambda found: parts[found[1]], frame)
 
 

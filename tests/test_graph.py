@@ -21,7 +21,8 @@ from fxlrp import dot, topology
 from fxlrp.cli import app
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.page import page
-from fxlrp.picture import KINDS, Picture, picture
+from fxlrp.picture import KINDS, Picture
+from fxlrp.views import picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = '</script><b id="nasty">&"\'\\N <!--'

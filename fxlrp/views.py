@@ -1,0 +1,200 @@
+"""From the compiler's decisions to a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxlrp import topology
+from fxlrp.flow import Flow
+from fxlrp.passes.analyses import dependents, leaves
+from fxlrp.picture import GROUPS, Boxes, Edge, Node, Picture, View
+from fxlrp.pipeline import Plan
+from fxlrp.program import Program
+from fxlrp.provenance import modules, source_line
+from fxlrp.registry import Rule
+from fxlrp.rulesets import RuleSet
+
+
+def picture(
+    plan: Plan,
+    rules: RuleSet,
+    program: Program,
+    *,
+    title: str = "model",
+    flow: Flow | None = None,
+    numbers: Mapping[str, Mapping[str, float]] | None = None,
+) -> Picture:
+    """Collect what there is to see.
+
+    Args:
+        plan: The compiler's decisions.
+        rules: The rule set that they were made with.
+        program: The relevance program.
+        title: Name of the model.
+        flow: Relevance along the edges, if it was measured.
+        numbers: Further numbers by name of a node, such as rows of a ledger.
+    """
+    known = {name: dict(row) for name, row in (flow.nodes if flow else {}).items()}
+    for name, row in (numbers or {}).items():
+        known.setdefault(name, {}).update(row)
+    model = forward_view(plan, rules, flow, known)
+    emitted = program_view(program, {node.name: node for node in model.nodes})
+    relevance = topology.flows({node: operands(node, plan) for node in plan.twins})
+    inputs = [source.node.name for source in plan.sources]
+    end = plan.captured.explained.name
+    missing = {n.name: tuple(topology.cut_off(relevance, [n.name], inputs, end)) for n in plan.missing}
+    notes = {
+        "ops": f"{sum(n.op == 'call_function' for n in plan.captured.graph.nodes)}, {len(plan.twins)} of them live",
+        "longest path": f"{len(topology.longest_path(relevance))} live ops",
+        "on every path": f"{len(topology.bottlenecks(relevance, inputs, end))} ops",
+        "program": f"{len(emitted.nodes)} nodes",
+    }
+    return Picture(title, rules.name, {"model": model, "relevance program": emitted}, missing, notes)
+
+
+def operands(node: fx.Node, plan: Plan) -> list[fx.Node]:
+    """The nodes that a live node gives relevance to."""
+    given = leaves(node)
+    return [given[i] for i in plan.twins[node].slots]
+
+
+def forward_view(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[str, Mapping[str, float]]) -> View:
+    """The model's canonical graph."""
+    graph, end = plan.captured.graph, plan.captured.explained
+    look = appearances(plan, rules)
+    boxes = places(graph, {n: tuple((p, c) for p, c in modules(n).items() if p) for n in graph.nodes})
+    nodes, edges = [], []
+    for node in graph.nodes:
+        kind, rule, formula = look[node]
+        name = plan.captured.names.get(node)
+        shape, dtype = value(node)
+        nodes.append(
+            Node(
+                name=node.name,
+                op=f"parameter {name}" if name else op_name(node),
+                kind=kind,
+                rule=rule,
+                formula=formula + (" This is the explained output." if node is end else ""),
+                shape=shape,
+                dtype=dtype,
+                boxes=boxes[node],
+                source=source_line(node) if node.op == "call_function" else "",
+                numbers=numbers.get(node.name, {}),
+            )
+        )
+        live = set(operands(node, plan)) if node in plan.twins else set()
+        for n in node.all_input_nodes:
+            weight = flow.edges.get((n.name, node.name), 0.0) if flow and n in live else None
+            edges.append(Edge(n.name, node.name, n in live, weight))
+    return View(tuple(nodes), tuple(edges))
+
+
+def appearances(plan: Plan, rules: RuleSet) -> dict[fx.Node, tuple[str, str, str]]:
+    """Kind, rule and formula of every node of the model."""
+    graph = plan.captured.graph
+    starts = {source.node: source.name for source in plan.sources}
+    dependent = dependents(graph, starts)
+    assigned = rules.assign(n for n in graph.nodes if n in dependent and n.op == "call_function")
+    used = {plan.captured.explained}
+    found: dict[fx.Node, tuple[str, str, str]] = {}
+    for node in reversed(graph.nodes):
+        if node in used:
+            used.update(node.all_input_nodes)
+        rule = plan.twins[node].rule if node in plan.twins else None
+        if node in plan.missing:
+            found[node] = "missing", "MISSING", "no rule: the plain adjoint is used"
+        elif rule is not None:
+            found[node] = GROUPS.get(rule.kind, "other"), rule.name, rule.formula
+        elif node in starts:
+            found[node] = "input", "", f"its relevance is reported as '{starts[node]}'"
+        else:
+            fixed, constant = node in dependent and node in used, node in plan.captured.names
+            found[node] = unruled(node, assigned.get(node), fixed, constant)
+    return found
+
+
+def unruled(node: fx.Node, rule: Rule | None, fixed: bool, constant: bool) -> tuple[str, str, str]:
+    """Kind, rule and formula of a node that passes no relevance on."""
+    if constant or node.op in ("output", "placeholder"):
+        return ("constant" if constant else {"output": "output"}.get(node.op, "step")), "", ""
+    if fixed and rule is not None and rule.stops:
+        return "stopped", rule.name, rule.formula
+    if fixed:
+        return "frozen", "held fixed", "a constant as far as relevance is concerned"
+    return "quiet", "", ""
+
+
+def program_view(program: Program, model: Mapping[str, Node]) -> View:
+    """The emitted graph: what computes the output, then what computes relevance."""
+    graph = program.module.graph
+    origins = {n: origin for n in graph.nodes if (origin := n.meta.get("custom", {}).get("node")) in model}
+    roles = {n: n.meta["custom"]["fxlrp"] for n in origins}
+    parts = {n: "forward pass" if role == "forward" else "relevance pass" for n, role in roles.items()}
+    used = {n for n, part in parts.items() if part == "relevance pass"}
+    for n in reversed(graph.nodes):
+        if n in used:
+            used.update(n.all_input_nodes)
+        if n.op == "call_function" and n not in parts:
+            parts[n] = "target" if n in used else "results"
+    chains = {n: ((part, ""), *(model[origins[n]].boxes if n in origins else ())) for n, part in parts.items()}
+    boxes = places(graph, {n: chains.get(n, ()) for n in graph.nodes})
+    nodes, edges = [], []
+    for node in graph.nodes:
+        twin = model.get(origins.get(node, ""))
+        kind = twin.kind if twin is not None else {"get_attr": "constant", "output": "output"}.get(node.op, "step")
+        shape, dtype = value(node)
+        nodes.append(
+            Node(
+                name=node.name,
+                op=op_name(node),
+                kind=kind,
+                rule=roles.get(node, ""),
+                formula=twin.formula if twin is not None else "",
+                shape=shape,
+                dtype=dtype,
+                boxes=boxes[node],
+                source=twin.source if twin is not None else "",
+                origin=origins.get(node, ""),
+            )
+        )
+        carry = ("target", "relevance pass", "results")
+        edges += [
+            Edge(n.name, node.name, parts.get(node) in carry and parts.get(n) in carry) for n in node.all_input_nodes
+        ]
+    return View(tuple(nodes), tuple(edges))
+
+
+def op_name(node: fx.Node) -> str:
+    """What the node does."""
+    if node.op == "call_function":
+        return str(node.target) if hasattr(node.target, "_schema") else node._pretty_print_target(node.target)
+    return {"placeholder": "input", "get_attr": f"parameter {node.target}"}.get(node.op, node.op)
+
+
+def places(graph: fx.Graph, boxes: Mapping[fx.Node, Boxes]) -> dict[fx.Node, Boxes]:
+    """The modules around each node; a constant is where all its users are."""
+    found = dict(boxes)
+    for node in graph.nodes:
+        if node.op in ("placeholder", "get_attr") and not node.meta.get("user_input") and node.users:
+            found[node] = common(boxes[user] for user in node.users)
+    return found
+
+
+def common(chains: Iterable[Boxes]) -> Boxes:
+    """What all of them begin with."""
+    first, *rest = chains
+    size = next((i for i, box in enumerate(first) if any(chain[i : i + 1] != (box,) for chain in rest)), len(first))
+    return first[:size]
+
+
+def value(node: fx.Node) -> tuple[str, str]:
+    """Shape and dtype of a node's value."""
+    val: Any = node.meta.get("val")
+    if isinstance(val, Tensor):
+        return str(tuple(val.shape)).replace(",)", ")"), str(val.dtype).removeprefix("torch.")
+    if isinstance(val, (tuple, list)):
+        return ", ".join(str(tuple(v.shape)) for v in val if isinstance(v, Tensor)), ""
+    return ("" if val is None else str(val)), ""
