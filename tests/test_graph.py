@@ -5,6 +5,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +21,9 @@ import fxlrp
 from fxlrp import dot, topology
 from fxlrp.cli import app
 from fxlrp.errors import FxlrpError, SignatureError
+from fxlrp.graph import draw
 from fxlrp.page import page
-from fxlrp.picture import KINDS, Picture
+from fxlrp.picture import KINDS, Edge, Node, Picture, View
 from fxlrp.views import picture
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -392,6 +394,38 @@ def test_page_in_a_browser(name: str, module: str, deep: str, clean: Browser, tm
 
     clean.press("t")
     assert clean.evaluate("document.querySelector('#views [aria-pressed=true]').textContent") == "model"
+
+
+def repeated(view: View, times: int) -> View:
+    """Copies of a view one behind the other, each in a module of its own."""
+
+    def inside(node: Node, i: int) -> Node:
+        boxes = ((f"copy.{i}", "Copy"), *((f"copy.{i}.{path}", kind) for path, kind in node.boxes))
+        origin = f"{node.origin}_{i}" if node.origin else ""
+        return replace(node, name=f"{node.name}_{i}", boxes=boxes, origin=origin)
+
+    nodes = tuple(inside(node, i) for i in range(times) for node in view.nodes)
+    edges = [replace(e, start=f"{e.start}_{i}", end=f"{e.end}_{i}") for i in range(times) for e in view.edges]
+    first, last = view.nodes[0].name, view.nodes[-1].name
+    edges += [Edge(f"{last}_{i}", f"{first}_{i + 1}", live=True) for i in range(times - 1)]
+    return View(nodes, tuple(edges))
+
+
+def test_a_large_model_stays_closed(clean: Browser, tmp_path: Path) -> None:
+    made = pictured(compiled("flan_t5"))
+    large = replace(made, views={name: repeated(view, 24) for name, view in made.views.items()})
+    assert len(large.views["model"].nodes) > 5000
+    assert len(large.views["relevance program"].nodes) > 15000
+    clean.open(draw(large, tmp_path / "large.html"))
+    assert 24 <= shown(clean, ".item") < 100
+    node = [n for n in large.views["model"].nodes if n.kind == "product"][-1]
+    find(clean, node.name)
+    assert clean.evaluate("document.querySelector('.item.chosen').dataset.name") == node.name
+    assert clean.evaluate(IN_SIGHT)
+    clean.press("t")
+    assert 4 <= shown(clean, ".item") < 100
+    root = ET.parse(draw(large, tmp_path / "large.svg")).getroot()
+    assert 24 <= len([g for g in root.iter(f"{SVG}g") if "node" in g.get("class", "").split()]) <= dot.ROOM
 
 
 def test_everything_opens_and_is_drawn_once(small, clean: Browser, tmp_path: Path) -> None:
