@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +63,8 @@ def lower(target: Target, shape: tuple[int, ...]) -> tuple[Form, tuple[Tensor, .
         if not (one.weights and two.weights):
             raise TargetError("contrast() takes classes or index tuples; give a seed tensor by itself as target=seed")
         return Form((*one.weights, *(-w for w in two.weights)), one.wild + two.wild), a + b
+    if hasattr(target, "__array__"):  # of numpy too
+        target = torch.as_tensor(target)
     if isinstance(target, Tensor) and target.is_floating_point():
         if tuple(target.shape) != shape:
             raise TargetError(
@@ -104,6 +107,7 @@ def per_sample(target: Any, shape: tuple[int, ...]) -> list[Any]:
 def checked(entry: Any, shape: tuple[int, ...]) -> Index:
     """One sample's index, complete, in range and not negative."""
     index = tuple(entry) if isinstance(entry, (tuple, list)) else (entry,)
+    index = tuple(i.item() if isinstance(i, np.generic) else i for i in index)
     sizes = shape[1:]
     if len(index) != len(sizes):
         hint = ""
