@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,10 @@ CLASSES = {
     "tensor": (torch.tensor([0, 1, 4]), [(0,), (1,), (4,)]),
     "small integers": (torch.tensor([0, 1, 4], dtype=torch.uint8), [(0,), (1,), (4,)]),
     "tensor of one class": (torch.tensor(2), [(2,)] * 3),
+    "number of numpy": (np.int64(2), [(2,)] * 3),
+    "array": (np.array([0, 1, 4]), [(0,), (1,), (4,)]),
+    "numbers of numpy in a list": ([np.int32(0), np.uint8(1), 4], [(0,), (1,), (4,)]),
+    "range": (range(1, 4), [(1,), (2,), (3,)]),
     "column": (torch.tensor([[0], [1], [4]]), [(0,), (1,), (4,)]),
 }
 POSITIONS = {
