@@ -207,7 +207,7 @@ CAPTURE: dict[str, tuple[Any, tuple[str, ...]]] = {
         ("Numpy could not be captured", line_of(Numpy.forward, "return x"), "make the model run on these inputs"),
     ),
     "control flow": (Conditional(), ("control flow", "not supported", line_of(Conditional.forward, "return torch"))),
-    "active dropout": (Random(), ("dropout is active", line_of(Random.forward, "return nn"), "model.eval()")),
+    "active dropout": (Random(), ("dropout", line_of(Random.forward, "return nn"), "model.eval()")),
 }
 
 

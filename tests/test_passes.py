@@ -435,7 +435,7 @@ def graph_of(function: Callable[[fx.Graph, fx.Node], fx.Node]) -> fx.GraphModule
     ("make", "message"),
     [
         (lambda g, x: g.call_function(aten.add_.Tensor, (x, 1)), "an in-place op survived.*aten.add_.Tensor"),
-        (lambda g, x: g.call_function(aten.dropout.default, (x, 0.5, True)), "dropout is active.*model.eval"),
+        (lambda g, x: g.call_function(aten.dropout.default, (x, 0.5, True)), "aten.dropout.default.*model.eval"),
         (lambda g, x: g.call_method("relu", (x,)), "call_method nodes.*are not supported.*relu"),
     ],
     ids=["in-place", "dropout", "method"],
