@@ -11,7 +11,9 @@ from torch.fx.traceback import annotate as annotate
 from torch.fx.traceback import preserve_node_meta as preserve_node_meta
 from torch.fx.traceback import set_current_meta as set_current_meta
 from torch.utils._pytree import TreeSpec as TreeSpec
+from torch.utils._pytree import keystr as keystr
 from torch.utils._pytree import tree_flatten as tree_flatten
+from torch.utils._pytree import tree_leaves_with_path as tree_leaves_with_path
 from torch.utils._pytree import tree_map as tree_map
 from torch.utils._pytree import tree_map_only as tree_map_only
 from torch.utils._pytree import tree_unflatten as tree_unflatten

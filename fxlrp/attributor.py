@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from fxlrp.passes.constants import remove_biases
 from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.program import Captured, Program
 from fxlrp.rulesets import RuleSet
+from fxlrp.signatures import Entry, bind, check_finite, plain_mode, signature
 from fxlrp.targets import Form, Target
 from fxlrp.targets import lower as lower_target
 
@@ -47,50 +46,6 @@ class Result:
     relevance: Any
     output: Any
     read: dict[str, Tensor]
-
-
-@dataclass
-class Entry:
-    """One captured signature: its plan and the programs made of it."""
-
-    plan: Plan
-    spec: TreeSpec
-    leaves: tuple[Any, ...]
-    programs: dict[Form, tuple[Program, Runner]] = field(default_factory=dict)
-    books: dict[tuple[Form, bool], Book] = field(default_factory=dict)
-
-    def sizes(self, leaves: Sequence[Any]) -> dict[Any, int] | None:
-        """Value of each symbolic size for new inputs, or None if they are of another signature."""
-        sizes: dict[Any, int] = {}
-        for node, known, leaf in zip(self.plan.captured.inputs, self.leaves, leaves, strict=True):
-            if not isinstance(known, Tensor) or not isinstance(leaf, Tensor):
-                if isinstance(known, Tensor) or isinstance(leaf, Tensor) or known != leaf:
-                    return None
-                continue
-            fake = node.meta["val"]
-            if (fake.dtype, known.device, fake.ndim) != (leaf.dtype, leaf.device, leaf.ndim):
-                return None
-            if not all(
-                fits(size, n, sizes, self.plan.captured.ranges) for size, n in zip(fake.shape, leaf.shape, strict=True)
-            ):
-                return None
-        return sizes
-
-    def output_shape(self, sizes: Mapping[Any, int]) -> tuple[int, ...]:
-        """Shape of the explained output for these sizes."""
-        shape = self.plan.captured.explained.meta["val"].shape
-        return tuple(n if isinstance(n, int) else int(n.node.expr.xreplace(sizes)) for n in shape)
-
-
-def fits(size: Any, n: int, sizes: dict[Any, int], ranges: Mapping[Any, Any]) -> bool:
-    """Whether a size of an input agrees with the captured one; remembers what symbols stand for."""
-    if isinstance(size, int):
-        return size == n
-    expression = size.node.expr
-    if not expression.is_Symbol:
-        return bool(expression.xreplace(sizes) == n)
-    limits = ranges[expression]
-    return sizes.setdefault(expression, n) == n and bool(limits.lower <= n <= limits.upper)
 
 
 class Attributor:
@@ -254,14 +209,17 @@ class Attributor:
         entry = self._capture(args, kwargs, leaves, spec)
         found = entry.sizes(leaves)
         if found is None:
-            raise SignatureError(f"these inputs do not fit the program that was exported\n{signature(entry)}")
+            raise SignatureError(
+                f"these inputs do not fit the program that was exported\n{signature(entry.plan.captured)}"
+            )
         return entry, leaves, found
 
     def _capture(self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec) -> Entry:
         captured = self._captured(args, kwargs)
         if captured.in_spec != spec:
             raise SignatureError(
-                f"the exported program takes {captured.in_spec}, not {spec}: pass inputs as they were at its export"
+                "give the exported program its inputs as at its export: by position what was by position, by keyword "
+                f"what was by keyword\n{signature(captured)}"
             )
         kept = tuple(torch.empty(0, device=leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         entry = Entry(plan(captured, self.rules, self._read, self._strict), spec, kept)
@@ -287,48 +245,6 @@ class Attributor:
             entry.programs[form] = program, self._backend(program)
         self._last = entry, entry.programs[form][0]
         return entry.programs[form]
-
-
-@contextmanager
-def plain_mode() -> Iterator[None]:
-    """The same numbers whatever the caller is in: no gradients, no autocast, no inference mode."""
-    with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-def bind(model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Check the arguments against the model's forward and put keywords in a fixed order."""
-    if isinstance(model, nn.Module):
-        try:
-            inspect.signature(model.forward).bind(*args, **kwargs)
-        except TypeError as error:
-            raise SignatureError(
-                f"{type(model).__name__}.forward{inspect.signature(model.forward)} cannot be called so: {error}"
-            ) from None
-    return args, dict(sorted(kwargs.items()))
-
-
-def check_finite(entry: Entry, leaves: Sequence[Any]) -> None:
-    """Refuse NaN: its relevance would be a wrong number."""
-    for node, leaf in zip(entry.plan.captured.inputs, leaves, strict=True):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.isnan().any():
-            count = int(leaf.isnan().sum())
-            raise SignatureError(
-                f"input '{node.name}' has {count} NaN of {leaf.numel()} values; clean it before explaining"
-            )
-
-
-def signature(entry: Entry) -> str:
-    """The inputs that an entry takes."""
-    lines = [
-        f"  {node.name}: {tuple(val.shape)} {val.dtype}" if isinstance(val, Tensor) else f"  {node.name}: {val!r}"
-        for node in entry.plan.captured.inputs
-        for val in [node.meta["val"]]
-    ]
-    return "It takes\n" + "\n".join(lines)
 
 
 def pack(entry: Entry, program: Program, flat: list[Any]) -> Result:

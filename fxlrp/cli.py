@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,22 +12,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from fxlrp import __version__, digits, models, sentences, targets
+from fxlrp import __version__, demos, models, sentences, targets
 from fxlrp.api import compile, presets
-from fxlrp.attributor import Attributor
 from fxlrp.errors import FxlrpError, MissingRules, SignatureError, TargetError
 from fxlrp.outputs import pick
-from fxlrp.tokens import Word, coloured, limit, numbered, signed
-
-PIPE_WIDTH = 150
-TOLERANCE = 1e-4
-"""Largest error of the demonstrations' checks, relative to the explained value; they run in float32."""
+from fxlrp.terminal import console, show_words
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,12 +70,6 @@ def main() -> None:
     app()
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Where to print; of fixed width if that is no terminal."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
-
-
 def reported(command: Callable[..., None]) -> Callable[..., None]:
     """Turn errors that users can mend into one message and exit status 2."""
 
@@ -129,84 +115,9 @@ def demo(
 ) -> None:
     """Train a small network on digits (or load a sentence encoder), explain it, and write pictures."""
     if text or (first, second) != (sentences.FIRST, sentences.SECOND):
-        demo_sentences(first, second, folder)
+        demos.demo_sentences(first, second, folder)
     else:
-        demo_digits(folder, seed)
-
-
-def demo_digits(folder: Path, seed: int) -> None:
-    """Train, explain, and account for every digit."""
-    out, epochs = console(), 12
-    data = digits.load(seed)
-    with Progress(console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task("training", total=epochs)
-        model = digits.train(data, seed, epochs, lambda: progress.advance(task))
-    with console(stderr=True).status("explaining"):
-        report = digits.explain(model, data, folder)
-    out.print(f"A small network reads {100 * report.accuracy:.1f} % of {digits.HELD_OUT} held-out digits.\n")
-    table = Table("digit", "read as", "probability", "logit", "AttnLRP", "biases", "epsilon_gamma_box")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for s in report.samples:
-        numbers = (f"{v:.4f}" for v in (s.logit, s.relevance, s.biases, s.box))
-        table.add_row(str(s.label), str(s.predicted), f"{100 * s.probability:.1f} %", *numbers)
-    out.print(table)
-    out.print(
-        "AttnLRP and epsilon_gamma_box: relevance of all pixels together. The biases keep what they add to the logit, "
-        "here computed by autograd; AttnLRP leaves the rest to the pixels."
-    )
-    worst = max(abs(s.relevance + s.biases - s.logit) for s in report.samples)
-    check(out, "AttnLRP + biases = logit", worst, max(abs(s.logit) for s in report.samples))
-    finish(out, report.attributor, report.files)
-
-
-def demo_sentences(first: str, second: str, folder: Path) -> None:
-    """Explain how similar two sentences are."""
-    out = console()
-    with console(stderr=True).status("loading the encoder"):
-        tokenizer, encoder = sentences.load()
-    with console(stderr=True).status("explaining"):
-        report = sentences.explain(tokenizer, encoder, first, second, folder)
-    out.print(f"Cosine similarity {report.similarity:.4f}\n")
-    show_words(out, report.first.words, report.second.words)
-    head, *rows = report.table()
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
-    out.print(sentences.NOTE)
-    total = report.first.embedding + report.second.embedding
-    check(out, "relevance of both mean vectors = similarity", abs(total - report.similarity), report.similarity)
-    finish(out, report.attributor, report.files)
-
-
-def check(out: Console, what: str, difference: float, scale: float) -> None:
-    """Print how well an account closes, and fail if it does not."""
-    good = difference <= TOLERANCE * max(abs(scale), 1.0)
-    out.print(f"Check: {what}, largest difference {difference:.1e}: {'ok' if good else 'FAILED'}\n")
-    if not good:
-        raise typer.Exit(1)
-
-
-def finish(out: Console, attributor: Attributor, files: Sequence[Path]) -> None:
-    """Print the coverage report and where the files are."""
-    out.print(attributor.coverage().table())
-    out.print()
-    for path in files:
-        out.print(f"Wrote {path}", soft_wrap=True, markup=False)
-
-
-def show_words(out: Console, *texts: Sequence[Word]) -> None:
-    """Print texts, coloured on a terminal and with numbers elsewhere."""
-    largest = limit(*texts)
-    for words in texts:
-        out.print(
-            coloured(words, largest) if out.is_terminal else numbered(words, largest), soft_wrap=not out.is_terminal
-        )
-        out.print()
-    if out.is_terminal:
-        legend = [Word(signed(share * largest, largest), share) for share in (-1.0, -0.5, 0.0, 0.5, 1.0)]
-        out.print(coloured(legend, 1.0), Text("red speaks for it, blue against\n", "dim"))
+        demos.demo_digits(folder, seed)
 
 
 @app.command()

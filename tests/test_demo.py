@@ -16,7 +16,7 @@ from torchvision_ops import import_torchvision
 from typer.testing import CliRunner
 
 import fxlrp
-from fxlrp import cli, digits, sentences, tokens
+from fxlrp import cli, demos, digits, sentences, terminal, tokens
 from fxlrp.tokens import Sentence, Word
 
 import_torchvision()
@@ -190,10 +190,10 @@ def test_a_sentence_beside_itself(shallow, tmp_path):
 @pytest.mark.parametrize(("difference", "good"), [(1e-6, True), (1e-2, False), (float("nan"), False)])
 def test_a_failed_check_fails_the_command(capsys, difference, good):
     if good:
-        cli.check(cli.console(), "a = b", difference, 1.0)
+        demos.check(terminal.console(), "a = b", difference, 1.0)
     else:
         with pytest.raises(typer.Exit) as stopped:
-            cli.check(cli.console(), "a = b", difference, 1.0)
+            demos.check(terminal.console(), "a = b", difference, 1.0)
         assert stopped.value.exit_code == 1
     assert ("ok" if good else "FAILED") in capsys.readouterr().out
 

@@ -130,7 +130,7 @@ def test_packets_are_refused_with_their_overloads(use: Any) -> None:
         use(aten.add)
 
 
-@pytest.mark.parametrize("op", [torch.add, "aten.add.Tensor", nn.ReLU, None], ids=str)
+@pytest.mark.parametrize("op", [torch.add, "aten.add.Tensor", nn.ReLU, None], ids=["function", "name", "class", "none"])
 @pytest.mark.parametrize("use", [lambda op: fxlrp.rule(op, table={})(half), lambda op: PRESETS["attnlrp"] | {op: HALF}])
 def test_what_is_no_op_is_refused(use: Any, op: Any) -> None:
     with pytest.raises(RuleError, match=r"an op overload such as torch\.ops\.aten\.add\.Tensor, not for"):
@@ -177,7 +177,6 @@ def test_a_table_beats_the_default_table(nodes: list[fx.Node]) -> None:
         ({}, [0, 1, 2, 3, 4, 5, 6]),
         ({"module": "nowhere"}, []),
     ],
-    ids=str,
 )
 def test_where(nodes: list[fx.Node], conditions: dict[str, Any], expected: list[int]) -> None:
     assert places(PRESETS["attnlrp"].where(HALF, **conditions), nodes, HALF) == expected

@@ -1,0 +1,80 @@
+"""The demonstrations: train or load a model, explain it, account for it, say where the pictures are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from fxlrp import digits, sentences
+from fxlrp.attributor import Attributor
+from fxlrp.terminal import console, show_words
+
+TOLERANCE = 1e-4
+"""Largest error of the checks, relative to the explained value; they run in float32."""
+
+
+def demo_digits(folder: Path, seed: int) -> None:
+    """Train, explain, and account for every digit."""
+    out, epochs = console(), 12
+    data = digits.load(seed)
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("training", total=epochs)
+        model = digits.train(data, seed, epochs, lambda: progress.advance(task))
+    with console(stderr=True).status("explaining"):
+        report = digits.explain(model, data, folder)
+    out.print(f"A small network reads {100 * report.accuracy:.1f} % of {digits.HELD_OUT} held-out digits.\n")
+    table = Table("digit", "read as", "probability", "logit", "AttnLRP", "biases", "epsilon_gamma_box")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for s in report.samples:
+        numbers = (f"{v:.4f}" for v in (s.logit, s.relevance, s.biases, s.box))
+        table.add_row(str(s.label), str(s.predicted), f"{100 * s.probability:.1f} %", *numbers)
+    out.print(table)
+    out.print(
+        "AttnLRP and epsilon_gamma_box: relevance of all pixels together. The biases keep what they add to the logit, "
+        "here computed by autograd; AttnLRP leaves the rest to the pixels."
+    )
+    worst = max(abs(s.relevance + s.biases - s.logit) for s in report.samples)
+    check(out, "AttnLRP + biases = logit", worst, max(abs(s.logit) for s in report.samples))
+    finish(out, report.attributor, report.files)
+
+
+def demo_sentences(first: str, second: str, folder: Path) -> None:
+    """Explain how similar two sentences are."""
+    out = console()
+    with console(stderr=True).status("loading the encoder"):
+        tokenizer, encoder = sentences.load()
+    with console(stderr=True).status("explaining"):
+        report = sentences.explain(tokenizer, encoder, first, second, folder)
+    out.print(f"Cosine similarity {report.similarity:.4f}\n")
+    show_words(out, report.first.words, report.second.words)
+    head, *rows = report.table()
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+    out.print(sentences.NOTE)
+    total = report.first.embedding + report.second.embedding
+    check(out, "relevance of both mean vectors = similarity", abs(total - report.similarity), report.similarity)
+    finish(out, report.attributor, report.files)
+
+
+def check(out: Console, what: str, difference: float, scale: float) -> None:
+    """Print how well an account closes, and fail if it does not."""
+    good = difference <= TOLERANCE * max(abs(scale), 1.0)
+    out.print(f"Check: {what}, largest difference {difference:.1e}: {'ok' if good else 'FAILED'}\n")
+    if not good:
+        raise typer.Exit(1)
+
+
+def finish(out: Console, attributor: Attributor, files: Sequence[Path]) -> None:
+    """Print the coverage report and where the files are."""
+    out.print(attributor.coverage().table())
+    out.print()
+    for path in files:
+        out.print(f"Wrote {path}", soft_wrap=True, markup=False)

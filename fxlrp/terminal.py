@@ -1,0 +1,32 @@
+"""What the commands print on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from fxlrp.tokens import Word, coloured, limit, numbered, signed
+
+PIPE_WIDTH = 150
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where to print; of fixed width if that is no terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
+
+
+def show_words(out: Console, *texts: Sequence[Word]) -> None:
+    """Print texts, coloured on a terminal and with numbers elsewhere."""
+    largest = limit(*texts)
+    for words in texts:
+        out.print(
+            coloured(words, largest) if out.is_terminal else numbered(words, largest), soft_wrap=not out.is_terminal
+        )
+        out.print()
+    if out.is_terminal:
+        legend = [Word(signed(share * largest, largest), share) for share in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+        out.print(coloured(legend, 1.0), Text("red speaks for it, blue against\n", "dim"))
