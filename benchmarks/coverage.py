@@ -28,11 +28,13 @@ from published import ARCHITECTURES, Architecture
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import fx
 
 import fxlrp
 from fxlrp import targets
 from fxlrp.capture import capture
 from fxlrp.coverage import coverage
+from fxlrp.passes import analyses
 from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.rulesets import RuleSet
 
@@ -71,6 +73,9 @@ class Measurement:
         nodes: Ops in the canonical graph.
         live: Ops on a path from an input to the output.
         covered: How many of them have a rule.
+        held: Further ops with a differentiable path from an input to the output, where relevance does not flow because
+            a rule holds them fixed or stops: statistics of norms, gates, divisors.
+        held_covered: How many of these have a rule all the same.
         unique_ops: Kinds of ops among them.
         kinds: Live ops by kind of rule.
         promises: Live ops whose operands a walk over an autograd graph has to promise; none is needed here.
@@ -91,6 +96,8 @@ class Measurement:
     nodes: int
     live: int
     covered: int
+    held: int
+    held_covered: int
     unique_ops: int
     kinds: dict[str, int]
     promises: int
@@ -118,6 +125,7 @@ def measure(architecture: Architecture, rules: RuleSet, emit: bool = False) -> M
         made = plan(captured, rules, (), strict=False)
     planned = time.perf_counter()
     report = coverage(made, rules.name)
+    held = fixed(made)
     kinds: Counter[str] = Counter()
     for row in report.rows:
         kinds[row.kind] += row.count
@@ -129,6 +137,8 @@ def measure(architecture: Architecture, rules: RuleSet, emit: bool = False) -> M
         nodes=report.nodes,
         live=report.live,
         covered=report.covered,
+        held=len(held),
+        held_covered=len(rules.assign(held)),
         unique_ops=len({row.op for row in report.rows}),
         kinds=dict(kinds.most_common()),
         promises=report.promises_eliminated,
@@ -140,6 +150,13 @@ def measure(architecture: Architecture, rules: RuleSet, emit: bool = False) -> M
         plan_seconds=round(planned - done, 2),
     )
     return with_program(found, made) if emit else found
+
+
+def fixed(made: Plan) -> list[fx.Node]:
+    """Ops on a differentiable path from an input to the output that carry no relevance."""
+    starts = {source.node for source in made.sources}
+    slots = analyses.live(made.captured.graph, starts, made.captured.explained, {}, lambda node, reached: ())
+    return [node for node in slots if slots[node] and node not in made.twins]
 
 
 def with_program(found: Measurement, made: Plan) -> Measurement:
@@ -155,6 +172,7 @@ def totals(measurements: Iterable[Measurement]) -> dict[str, Any]:
     """Sums over models."""
     rows = list(measurements)
     live, covered, promises = (sum(getattr(m, k) for m in rows) for k in ("live", "covered", "promises"))
+    held, held_covered = (sum(getattr(m, k) for m in rows) for k in ("held", "held_covered"))
     return {
         "models": len(rows),
         "strict": sum(m.strict for m in rows),
@@ -162,6 +180,8 @@ def totals(measurements: Iterable[Measurement]) -> dict[str, Any]:
         "live": live,
         "covered": covered,
         "percent": round(100 * covered / max(live, 1), 2),
+        "held": held,
+        "held_covered": held_covered,
         "promises": promises,
         "density": round(promises / max(live, 1), 4),
         "seconds": round(sum(m.capture_seconds + m.plan_seconds for m in rows), 1),
@@ -216,7 +236,18 @@ def table(measurements: Sequence[Measurement]) -> Table:
     shown = Table(title="Coverage of published architectures", title_justify="left")
     shown.add_column("model")
     shown.add_column("family")
-    for column in ("nodes", "live", "covered", "ops", "promises", "density", "capture s", "plan s", "DynamicLRP"):
+    for column in (
+        "nodes",
+        "live",
+        "covered",
+        "held",
+        "ops",
+        "promises",
+        "density",
+        "capture s",
+        "plan s",
+        "DynamicLRP",
+    ):
         shown.add_column(column, justify="right", no_wrap=True)
     for m in measurements:
         theirs = "{:,}/{:,}".format(*PAPER[m.paper]) if m.paper else ""
@@ -226,6 +257,7 @@ def table(measurements: Sequence[Measurement]) -> Table:
             f"{m.nodes:,}",
             f"{m.live:,}",
             f"{m.covered:,}",
+            f"{m.held_covered:,}/{m.held:,}",
             str(m.unique_ops),
             f"{m.promises:,}",
             f"{m.density:.3f}",

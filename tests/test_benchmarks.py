@@ -63,6 +63,13 @@ class Unknown(nn.Module):
         return unknown(x)
 
 
+class Gated(nn.Module):
+    """A gate, which a product holds fixed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
 def small(benchmark: ModuleType, last: nn.Module | None = None, paper: str = "") -> object:
     inputs = torch.zeros(1, 4, device="meta")
     build = lambda: (Small(last or nn.Tanh()), (inputs,), {})  # noqa: E731
@@ -78,6 +85,13 @@ def test_counts_of_a_model_that_is_covered(benchmark: ModuleType) -> None:
     assert m.strict
     assert m.missing == []
     assert m.program_nodes > m.nodes
+
+
+def test_what_a_rule_holds_fixed_is_counted_apart(benchmark: ModuleType) -> None:
+    m = benchmark.measure(small(benchmark, Gated()), fxlrp.rule_set("attnlrp"))
+    assert (m.live, m.held, m.held_covered) == (6, 1, 1)
+    m = benchmark.measure(small(benchmark, Gated()), fxlrp.rule_set("gradient"))
+    assert (m.live, m.held) == (7, 0)
 
 
 def test_an_op_without_a_rule_is_named(benchmark: ModuleType) -> None:
