@@ -90,13 +90,15 @@ def bind(model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict
 
 
 def check_finite(entry: Entry, leaves: Sequence[Any]) -> None:
-    """Refuse NaN: its relevance would be a wrong number."""
+    """Refuse NaN and +inf, whose relevance would be a wrong number; -inf is what masks are made of."""
     for node, leaf in zip(entry.plan.captured.inputs, leaves, strict=True):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.isnan().any():
-            count = int(leaf.isnan().sum())
-            raise SignatureError(
-                f"input '{node.name}' has {count} NaN of {leaf.numel()} values; clean it before explaining"
-            )
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            for what, bad in (("NaN", leaf.isnan()), ("+inf", leaf.isposinf())):
+                if bad.any():
+                    raise SignatureError(
+                        f"input '{node.name}' has {int(bad.sum())} {what} of {leaf.numel()} values; "
+                        "clean it before explaining"
+                    )
 
 
 def signature(captured: Captured) -> str:

@@ -258,6 +258,12 @@ CALLS: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any], tuple[str, ..
     "too many": (Two(), (X, X, X), {}, ("Two.forward(image", "too many positional arguments")),
     "twice": (Two(), (X, X), {"mask": X}, ("multiple values for argument 'mask'",)),
     "nothing": (Two(), (), {}, ("missing a required argument: 'image'",)),
+    "infinite": (
+        Two(),
+        (X, torch.full_like(NAN, torch.inf)),
+        {},
+        ("input 'mask' has 12 +inf of 12 values", "clean it before explaining"),
+    ),
     "not a number": (Two(), (X, NAN), {}, ("input 'mask' has 1 NaN of 12 values", "clean it before explaining")),
 }
 

@@ -316,21 +316,21 @@ def test_other_packages_register_rules_by_entry_point(tmp_path: Path, monkeypatc
         """
 import torch, fxlrp
 
-@fxlrp.rule(torch.ops.aten.digamma.default)
-def digamma(site, c):
+@fxlrp.rule(torch.ops.aten.special_bessel_j1.default)
+def bessel(site, c):
     '''``c_x = 7 c``.'''
     return (7 * c,)
 """,
     )
 
-    class Digamma(nn.Module):
+    class Bessel(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.digamma(x)
+            return torch.special.bessel_j1(x)
 
     x = torch.tensor([[1.0, 2.0]])
-    result = fxlrp.compile(Digamma().eval())(x, target=1)
+    result = fxlrp.compile(Bessel().eval())(x, target=1)
     assert result.relevance.tolist() == [[0.0, 14.0]]
-    assert RULES[aten.digamma.default].kind == "swish_rules"
+    assert RULES[aten.special_bessel_j1.default].kind == "swish_rules"
 
 
 @pytest.mark.usefixtures("fresh")
