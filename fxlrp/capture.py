@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 from fxlrp._torch import tree_map, tree_map_only
 from fxlrp.errors import CaptureError
 from fxlrp.hold import HOLD
+from fxlrp.layouts import check_graph, check_inputs, check_model
 from fxlrp.outputs import Objective, Output, explain
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import modules
@@ -34,7 +35,7 @@ KEEP_WHOLE = frozenset(
         "softplus", "log_sigmoid", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d",
         "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d",
         "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d",
-        "upsample_trilinear3d",
+        "upsample_trilinear3d", "_safe_softmax", "special_log_ndtr",
     }
 )  # fmt: skip
 """Ops that have a rule of their own; everything else is decomposed to core ATen."""
@@ -71,6 +72,7 @@ def capture(
         SignatureError: If ``output`` names nothing.
     """
     exported = export(model, args, kwargs, dynamic_shapes)
+    check_graph(exported.graph)
     hold_detached(exported.graph_module)
     with warnings.catch_warnings():
         # torch 2.13 copies tree specs of a class that it deprecated itself
@@ -139,6 +141,8 @@ def export(
             f"{type(model).__name__} is in training mode, where dropout and batch norm make the output random or "
             "dependent on the batch. Call model.eval() first."
         )
+    check_model(model)
+    check_inputs(args, dict(kwargs))
     # one tensor given twice would be one input of the graph, and a view would be guarded by the tensor behind it
     args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
     try:

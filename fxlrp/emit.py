@@ -67,7 +67,7 @@ def detached(nodes: list[fx.Node]) -> list[Any]:
 def read(x: Tensor, carried: Any, trailing: int = 0) -> Tensor:
     """Relevance of a value, summed over its trailing dimensions; zero if nothing arrived."""
     x = numerics.widen(x)
-    r = torch.zeros_like(x) if carried is None else numerics.relevance(carried, x)
+    r = torch.zeros_like(x.real) if carried is None else numerics.relevance(carried, x)
     return r.sum(tuple(range(-trailing, 0))) if trailing else r
 
 

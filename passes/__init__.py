@@ -1,10 +1,11 @@
 """The passes in order: canonical form before rules, clean-up after emission."""
 
-from fxlrp.passes import affine, batch_norm, identities, single_output, softmax, subexpressions, verify
+from fxlrp.passes import affine, batch_norm, identities, single_output, softmax, strides, subexpressions, verify
 from fxlrp.passes.manager import Pass, run
 
 CANONICAL: tuple[tuple[str, Pass], ...] = (
     ("erase metadata checks", identities.assertion),
+    ("give as_strided its memory", strides.own),
     ("drop identities", identities.drop),
     ("open multi-output ops", single_output.open_outputs),
     ("write products as linear", affine.merge),

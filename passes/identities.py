@@ -72,6 +72,7 @@ drop: Pass = sweep(
         aten._to_copy.default: cast,
         aten.view.default: view,
         aten._unsafe_view.default: view,
+        aten.view_copy.default: view,
         aten.expand.default: reshape,
         aten.slice.Tensor: reshape,
         aten.copy.default: copy,

@@ -29,7 +29,7 @@ def named(node: fx.Node) -> dict[str, Any]:
 def piece(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     """``split`` and ``unbind`` pieces are slices and selections."""
     x, dim = args["self"], args["dim"]
-    if node.target is aten.unbind.int:
+    if node.target in (aten.unbind.int, aten.unbind_copy.int):
         return insert(node, aten.select.int, x, dim, index)
     sizes = [part.shape[dim] for part in node.meta["val"]]
     start = sum(sizes[:index])
@@ -101,16 +101,62 @@ WITHOUT_POSITIONS: dict[Any, Any] = {
 }
 
 
+def layer_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+    """The norm itself; its mean and inverse deviation have no derivative in torch."""
+    x, dims = args["input"], list(args["normalized_shape"])
+    if index == 0:
+        return insert(node, aten.layer_norm.default, x, dims, args["weight"], args["bias"], args["eps"])
+    return insert(node, aten.detach.default, statistic(node, index, x, list(range(-len(dims), 0)), True, args["eps"]))
+
+
+def group_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+    """The norm itself, or its mean or inverse deviation written out."""
+    x, groups = args["input"], args["group"]
+    if index == 0:
+        return insert(node, aten.group_norm.default, x, groups, args["weight"], args["bias"], args["eps"])
+    rows = insert(node, aten.reshape.default, x, [args["N"], groups, -1])
+    return statistic(node, index, rows, [-1], False, args["eps"])
+
+
+def statistic(node: fx.Node, index: int, x: fx.Node, dims: list[int], keepdim: bool, eps: float) -> fx.Node:
+    """Mean (output 1) or inverse deviation (output 2) of a norm."""
+    if index == 1:
+        return insert(node, aten.mean.dim, x, dims, keepdim)
+    variance = insert(node, aten.var.correction, x, dims, correction=0, keepdim=keepdim)
+    return insert(node, aten.rsqrt.default, insert(node, aten.add.Scalar, variance, eps))
+
+
+def batch_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+    """In evaluation mode the norm is folded later, and the statistics of the batch are empty."""
+    return None if index == 0 else insert(node, aten.new_zeros.default, args["input"], list(shape(node)))
+
+
+def embedding_bag(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+    """The form of the lookup that has a derivative."""
+    args["indices"] = insert(node, aten.repeat.default, args["indices"], [1])  # the op insists on contiguous memory
+    return insert(node, OneOutput(aten._embedding_bag.default, index), *args.values())
+
+
+def leaky_relu(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+    """In evaluation mode a randomised ReLU has the mean of its slopes; in training mode `verify` refuses it."""
+    if args["training"]:
+        return insert(node, OneOutput(aten.rrelu_with_noise_functional.default, index), *node.args, **node.kwargs)
+    if index == 0:
+        return insert(node, aten.leaky_relu.default, args["self"], (args["lower"] + args["upper"]) / 2)
+    return args["noise"]  # type: ignore[no-any-return]
+
+
 def one_output(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
     """Any other op: the call again, with one output."""
     assert isinstance(node.target, OpOverload)
-    return None if node.target is BATCH_NORM else insert(node, OneOutput(node.target, index), *node.args, **node.kwargs)
+    return insert(node, OneOutput(node.target, index), *node.args, **node.kwargs)
 
 
 OPENERS: dict[Any, Opener] = {
     aten.split.Tensor: piece,
     aten.split_with_sizes.default: piece,
     aten.unbind.int: piece,
+    aten.unbind_copy.int: piece,
     aten.topk.default: value_at_index,
     aten.sort.default: value_at_index,
     aten.sort.stable: value_at_index,
@@ -126,6 +172,11 @@ OPENERS: dict[Any, Opener] = {
     aten.adaptive_max_pool2d.default: adaptive,
     aten.adaptive_max_pool3d.default: adaptive,
     **dict.fromkeys(WITHOUT_POSITIONS, pooled),
+    aten.native_layer_norm.default: layer_norm,
+    aten.native_group_norm.default: group_norm,
+    BATCH_NORM: batch_norm,
+    aten._embedding_bag_forward_only.default: embedding_bag,
+    aten.rrelu_with_noise_functional.default: leaky_relu,
 }
 
 

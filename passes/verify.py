@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import CaptureError
+from fxlrp.passes.manager import reaches
+from fxlrp.program import floating, overload
 from fxlrp.provenance import describe
+from fxlrp.registry import RULES
+
+aten = torch.ops.aten
 
 
 def verify(graph: fx.Graph) -> int:
@@ -15,15 +23,35 @@ def verify(graph: fx.Graph) -> int:
     Raises:
         CaptureError: Naming the first such node.
     """
+    dependent = reaches(graph)
     for node in graph.nodes:
         if node.op not in ("placeholder", "call_function", "output"):
+            place = next(iter(node.users), node) if node.op == "get_attr" else node
             raise CaptureError(
-                f"{node.op} nodes, such as the branches of control flow, are not supported: "
-                f"{describe(next(iter(node.users), node))}\n"
+                f"{node.op} nodes, such as the branches of control flow, are not supported: {describe(place)}\n"
                 "Export the branch that is taken, or use torch.where."
             )
         if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
             raise CaptureError(f"an in-place op survived decomposition: {describe(node)}")
         if "dropout" in str(node.target):
             raise CaptureError(f"dropout is active: {describe(node)}\nExport the model after model.eval().")
+        if is_random(node) and (is_mask(node) or any(n in dependent and floating(n) for n in node.all_input_nodes)):
+            raise CaptureError(
+                f"random numbers are drawn for the input: {describe(node)}\n"
+                "Another call would differ. Call model.eval(), use the mean, or add noise of torch.randn_like."
+            )
     return 0
+
+
+def is_random(node: fx.Node) -> bool:
+    """An op that draws random numbers and has no rule of its own, or attention with dropout."""
+    op = overload(node)
+    if op is aten.scaled_dot_product_attention.default:
+        dropout: Any = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
+        return bool(dropout > 0)
+    return isinstance(op, OpOverload) and torch.Tag.nondeterministic_seeded in op.tags and op not in RULES
+
+
+def is_mask(node: fx.Node) -> bool:
+    """Random zeros and ones, which drop something even where they do not depend on it."""
+    return "bernoulli" in str(node.target)

@@ -54,7 +54,6 @@ aten = torch.ops.aten
     aten.upsample_trilinear3d.default,
     aten._upsample_bilinear2d_aa.default,
     aten._upsample_bicubic2d_aa.default,
-    aten.grid_sampler_2d.default,
     # moves
     aten.reshape.default,
     aten.flatten.using_ints,
@@ -98,6 +97,7 @@ aten = torch.ops.aten
     aten.where.self,
     aten.masked_fill.Scalar,
     aten.masked_fill.Tensor,
+    aten.masked_select.default,
     aten.masked_scatter.default,
     aten.index_put.default,
     aten._unsafe_index.Tensor,
@@ -107,6 +107,22 @@ aten = torch.ops.aten
     aten.scatter_add.default,
     aten.slice_scatter.default,
     aten.select_scatter.default,
+    aten.diagonal_scatter.default,
+    aten.as_strided.default,
+    aten.permute_copy.default,
+    aten.narrow_copy.default,
+    aten.put.default,
+    aten.max_pool2d_with_indices_backward.default,
+    # complex numbers as pairs of real ones, and the Fourier transform
+    aten.view_as_real.default,
+    aten.view_as_complex.default,
+    aten.complex.default,
+    aten._conj.default,
+    aten._conj_physical.default,
+    aten._neg_view.default,
+    aten._fft_r2c.default,
+    aten._fft_c2c.default,
+    aten._fft_c2r.default,
 )
 def linear(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = J^T c``: an op of degree 1 conserves exactly, and what a bias adds the bias absorbs.
@@ -138,6 +154,34 @@ def affine(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     input_and_weight = max(sum(slot < 2 for slot in site.slots), 1)
     parts = zip(site.slots, site.adjoint(c), strict=True)
     return tuple(part / input_and_weight if slot < 2 else part for slot, part in parts)
+
+
+@rule(aten.as_strided_scatter.default)
+def strided_scatter(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_src`` is ``c`` in the places written to, ``c_x`` the rest: the adjoint, which torch 2.13 gets wrong for x."""
+    a = site.arguments
+    layout = a["size"], a["stride"], a["storage_offset"]
+    row = c.repeat([1] * c.ndim)  # strides are those of this memory
+    rest = torch.as_strided_scatter(row, torch.zeros_like(a["src"]), *layout)
+    return tuple(rest if slot == 0 else row.as_strided(*layout) for slot in site.slots)
+
+
+@rule(aten._embedding_bag.default)
+def embedding_bag(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_table = J^T c``: rows are summed, averaged, or the largest wins; live weights per row halve with the table.
+
+    Source: Bach et al. 2015, eq. 58 with epsilon -> 0; Achtibat et al. 2024, eq. 8.
+    """
+    return tuple(part / len(site.slots) for part in site.adjoint(c))
+
+
+@rule(aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
+def sampled(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T c`` for the image: a weighted mean of its pixels; a live grid passes its adjoint on, by Taylor.
+
+    Positions are no amounts, so that what the grid gets is not taken from the image.
+    """
+    return site.adjoint(c)
 
 
 @rule(aten._to_copy.default)

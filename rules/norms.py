@@ -55,6 +55,24 @@ def rms_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return parts(site, c, c * scale if a["weight"] is None else c * a["weight"] * scale)
 
 
+@rule(
+    aten._native_batch_norm_legit_functional.default,
+    aten._native_batch_norm_legit.no_stats,
+    aten._batch_norm_with_update_functional.default,
+)
+def batch_statistics(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = g - mean(g)`` with ``g = c * w / std``: batch norm with the statistics of the batch, held fixed.
+
+    Samples influence each other, as they do in the model. Its statistics, as outputs, have no derivative in torch and
+    pass nothing on.
+    """
+    a = site.arguments
+    if getattr(site.op, "index", 0) != 0 or not a.get("training", True):
+        return site.adjoint(c)
+    x: Tensor = a["input"]
+    return parts(site, c, centred(c, x, along_channels(a["weight"], x), a["eps"], (0, *range(2, x.ndim))))
+
+
 def parts(site: Site, c: Tensor, of_input: Tensor) -> tuple[Tensor, ...]:
     """Coefficients of all operands: a weight that depends on the input halves with it, a bias takes its own share."""
     if site.slots == (0,):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxlrp.numerics import gain, stabilise
 from fxlrp.registry import Site, rule
@@ -67,11 +67,28 @@ def prelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return site.adjoint(c)
 
 
+def direction(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+    """The operand that gives no more than a sign or a direction."""
+    return (1,)
+
+
+@rule(aten.copysign.Tensor, aten.nextafter.default, holds=direction)
+def directed(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T c``: the size is that of x; what gives the sign or the direction passes nothing on."""
+    return site.adjoint(c)
+
+
+@rule(aten.frexp.Tensor)
+def mantissa(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c / 2^k``: the mantissa with its exponent k fixed."""
+    return site.adjoint(c)
+
+
 @rule(aten.abs.default)
 def absolute(site: Site, c: Tensor) -> tuple[Tensor, ...]:
-    """``c_x = c * sgn(x)``."""
+    """``c_x = c * sgn(x)``; of complex x its conjugate."""
     (x,) = site.operands
-    return (c * torch.sgn(x),)
+    return (c * torch.sgn(x).conj(),)
 
 
 @rule(aten.hardtanh.default)
@@ -117,6 +134,9 @@ SLOPES: dict[Callable[..., object], float] = {
     aten.celu.default: 1.0,
     aten.hardshrink.default: 0.0,
     aten.softshrink.default: 0.0,
+    aten.erfinv.default: math.sqrt(math.pi) / 2,
+    aten.special_i1.default: 0.5,
+    aten.special_i1e.default: 0.5,
 }
 """Functions that are accurate near 0, with their slope there."""
 

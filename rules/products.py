@@ -8,12 +8,21 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.numerics import stabilise
+from fxlrp.program import overload
 from fxlrp.registry import Site, rule
 
 aten = torch.ops.aten
 
 
-@rule(aten.mul.Tensor, aten.matmul.default, aten.bmm.default, aten.mm.default, aten.mv.default, aten.dot.default)
+@rule(
+    aten.mul.Tensor,
+    aten.matmul.default,
+    aten.bmm.default,
+    aten.mm.default,
+    aten.mv.default,
+    aten.dot.default,
+    aten._trilinear.default,
+)
 def product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_i = J_i^T c / k``: each of k live factors takes the same part; one live factor takes all.
 
@@ -25,7 +34,7 @@ def product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return tuple(part * share for part, share in zip(site.adjoint(c), shares, strict=True))
 
 
-@rule(aten.addmm.default, aten.baddbmm.default)
+@rule(aten.addmm.default, aten.baddbmm.default, aten.addmv.default, aten.addbmm.default)
 def sum_and_product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """A sum of a term (all of its share) and a product (its factors halve theirs)."""
     factors = sum(slot > 0 for slot in site.slots)
@@ -61,3 +70,98 @@ def reduced_product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     (x,) = site.operands
     n = max(x.numel(), 1) // max(site.out.numel(), 1)
     return tuple(part / n for part in site.adjoint(c))
+
+
+@rule(aten.cumprod.default)
+def running_product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T (c / i)``: entry number i is a product of i entries."""
+    dim = site.arguments["dim"]
+    if not site.out.ndim:
+        return site.adjoint(c)
+    n = site.out.shape[dim]
+    along = [n if d == dim % site.out.ndim else 1 for d in range(site.out.ndim)]
+    return site.adjoint(c / torch.arange(1, n + 1, device=c.device).reshape(along))
+
+
+@rule(aten._linalg_det.default)
+def determinant(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_A = J^T c / n``: a determinant is a sum of products of n entries, as the product of a diagonal is."""
+    (a,) = site.operands
+    return tuple(part / max(a.shape[-1], 1) for part in site.adjoint(c))
+
+
+@rule(
+    aten.scatter_reduce.two,
+    aten.index_reduce.default,
+    aten.segment_reduce.default,
+    kind="reduction",
+)
+def reduction(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T c`` for sum, mean, and the largest or smallest entry; a product of n live entries divides by n."""
+    if site.arguments["reduce"] != "prod":
+        return site.adjoint(c)
+    return site.adjoint(c / factors_of(site).clamp(min=1))
+
+
+def factors_of(site: Site) -> Tensor:
+    """How many live entries each entry of a scattered product multiplies."""
+    a = site.arguments
+    if site.op is aten.segment_reduce.default:
+        total = site.fix({i: "sum" for i, leaf in enumerate(site.leaves) if leaf is a["reduce"]})
+        count: Tensor = total(*map(torch.ones_like, site.operands)) - total(*map(torch.zeros_like, site.operands))
+        return count
+    given = a["source"] if site.op is aten.index_reduce.default else a["src"]
+    own, other = (any(x is leaf for leaf in site.operands) for x in (a["self"], given))
+    first = torch.full_like(site.out, float(own and a["include_self"]))
+    add = torch.index_add if site.op is aten.index_reduce.default else torch.scatter_add
+    return add(first, a["dim"], a["index"], torch.ones_like(given)) if other else first
+
+
+def gate(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+    """The second operand is held fixed when the first is live."""
+    return (1,) if 0 in reached else ()
+
+
+@rule(aten.polar.default, holds=gate)
+def gated(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T c``: ``x * exp(i a)`` belongs to x, the angle is a gate; with x fixed it passes its adjoint on."""
+    return site.adjoint(c)
+
+
+@rule(aten.ldexp.Tensor, holds=gate)
+def shifted(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * 2^k``: the power is a gate; with x fixed it passes its adjoint on.
+
+    Torch's own adjoint loses negative whole exponents.
+    """
+    if site.slots != (0,):
+        return site.adjoint(c)
+    return (torch.ldexp(c, site.arguments["other"]).sum_to_size(site.operands[0].shape),)
+
+
+RIGHT_SIDES: dict[object, int] = {
+    aten._linalg_solve_ex.default: 1,
+    aten.linalg_solve_triangular.default: 1,
+    aten.linalg_lu_solve.default: 2,
+    aten.triangular_solve.default: 0,
+    aten.cholesky_solve.default: 0,
+}
+"""Position of the right-hand side among the arguments of a solver."""
+
+
+def matrix(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+    """The matrix is held fixed when the right-hand side is live."""
+    right = RIGHT_SIDES[overload(node)]
+    return [slot for slot in reached if slot != right] if right in reached else ()
+
+
+@rule(*RIGHT_SIDES, holds=matrix)  # type: ignore[arg-type]
+def solution(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_b = A^-T c``: the right-hand side takes all, as a numerator does; ``A^-1 const`` passes its adjoint on.
+
+    Of a Cholesky factor that is the triangle that is read.
+    """
+    if site.op is aten.cholesky_solve.default and site.slots == (1,):
+        half = torch.triu if site.arguments["upper"] else torch.tril
+        return tuple(half(part) for part in site.adjoint(c))
+    return site.adjoint(c)

@@ -10,7 +10,13 @@ from fxlrp.registry import Rule, Site, rule
 aten = torch.ops.aten
 
 
-@rule(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default)
+@rule(
+    aten.softmax.int,
+    aten._softmax.default,
+    aten._safe_softmax.default,
+    aten.log_softmax.int,
+    aten._log_softmax.default,
+)
 def taylor_softmax(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = s * (c - <s, c>)``: first Taylor order, the ordinary adjoint. Leaks: not conserving.
 

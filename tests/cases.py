@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product as pairs
+from statistics import NormalDist
 from typing import Any
 
 import reference as ref
@@ -13,6 +14,7 @@ import torch
 from reference import Call, Reference
 from torch import Tensor
 
+from fxlrp.program import OneOutput
 from fxlrp.registry import RULES, Rule
 from fxlrp.rules import weighted
 
@@ -22,6 +24,10 @@ _random = torch.Generator().manual_seed(0)
 
 def normal(*shape: int) -> Tensor:
     return torch.randn(shape, generator=_random, dtype=torch.float64)
+
+
+def complex_normal(*shape: int) -> Tensor:
+    return torch.complex(normal(*shape), normal(*shape))
 
 
 def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -79,16 +85,25 @@ class OpCase:
 
     @property
     def chosen(self) -> Rule:
-        return self.rule or RULES[self.op]
+        return self.rule or RULES[self.overload]
+
+    @property
+    def overload(self) -> Any:
+        return self.op.op if isinstance(self.op, OneOutput) else self.op
 
     def __str__(self) -> str:
         name = str(self.op).removeprefix("aten.")
         label = self.label if self.rule is None else f"{self.rule}-{self.label}"
+        label = f"output {self.op.index} {label}".strip() if isinstance(self.op, OneOutput) else label
         return f"{name}-{label}" if label else name
 
 
 def case(op: Any, reference: Reference, *args: Any, **options: Any) -> OpCase:
     return OpCase(op, args, reference, **options)
+
+
+def chances(*shape: int) -> Tensor:
+    return uniform(0.1, 0.9, *shape)
 
 
 def x8() -> Tensor:
@@ -249,6 +264,8 @@ LINEAR = [
 ]  # fmt: skip
 
 ROOT_LEAK = "the stabiliser takes its part"
+OFFSET = "the value at 0 is a constant"
+CURVED = "not homogeneous: first order only"
 PRODUCTS = [
     case(aten.mul.Tensor, ref.product, with_zeros(normal(2, 3)), with_zeros(normal(2, 3)), **BOTH),
     case(aten.mul.Tensor, ref.product, normal(2, 3), normal(3), live=(0, 1), label="broadcast"),
@@ -266,6 +283,14 @@ PRODUCTS = [
     case(aten.addmm.default, ref.sum_and_product, normal(2), normal(3, 4), normal(4, 2), **NO_BATCH, label="term live"),
     case(aten.baddbmm.default, ref.sum_and_product, normal(2, 3, 2), normal(2, 3, 4), normal(2, 4, 2),
          live=(0, 1, 2), batch=(0, 1, 2), kwargs={"alpha": 0.5}),
+    case(aten.addmv.default, ref.sum_and_product, normal(3), normal(3, 4), normal(4), live=(0, 1, 2), batch=(0, 1)),
+    case(aten.addbmm.default, ref.sum_and_product, normal(3, 2), normal(2, 3, 4), normal(2, 4, 2), live=(0, 1, 2),
+         **NO_BATCH),
+    case(aten._trilinear.default, ref.product, normal(2, 3), normal(4, 3, 2), normal(2, 2), [1, 3], [0], [1, 2],
+         [2, 3], live=(0, 1, 2), **NO_BATCH),
+    case(aten.ldexp.Tensor, ref.linear, normal(2, 3), ints(-1, 0, 3)),
+    case(aten.ldexp.Tensor, ref.pointwise(lambda x, k: x * 2**k * math.log(2)), normal(2, 3), normal(3), live=(1,),
+         keeps=OFFSET, label="exponent"),
     case(aten.div.Tensor, ref.linear, normal(2, 3), uniform(0.5, 2, 2, 1), batch=(0, 1)),
     case(aten.div.Tensor, ref.pointwise(lambda a, b: -a / b**2), normal(2, 3), uniform(0.5, 2, 2, 3), live=(1,),
          batch=(0, 1), keeps=-1.0, zero=False, label="by live"),
@@ -290,6 +315,15 @@ PRODUCTS = [
         for k in (-1, -2, -0.5)
     ),
 ]  # fmt: skip
+
+
+def bessel(x: float) -> float:
+    """The modified Bessel function of order one."""
+    return sum((x / 2) ** (2 * k + 1) / (math.factorial(k) * math.factorial(k + 1)) for k in range(30))
+
+
+def erfinv(x: float) -> float:
+    return NormalDist().inv_cdf((x + 1) / 2) / math.sqrt(2)
 
 
 def phi(x: float) -> float:
@@ -353,6 +387,14 @@ POINTWISE = [
     case(aten.atanh.default, ref.passing(math.atanh, 1.0), with_zeros(uniform(-0.9, 0.9, 2, 6))),
     case(aten.expm1.default, ref.passing(math.expm1, 1.0), with_zeros(normal(2, 6))),
     case(aten.log1p.default, ref.passing(math.log1p, 1.0), with_zeros(uniform(-0.9, 3, 2, 6))),
+    case(aten.erfinv.default, ref.passing(erfinv, math.sqrt(math.pi) / 2), with_zeros(uniform(-0.9, 0.9, 2, 6))),
+    case(aten.special_i1.default, ref.passing(bessel, 0.5), with_zeros(normal(2, 6))),
+    case(aten.special_i1e.default, ref.passing(lambda x: bessel(x) * math.exp(-abs(x)), 0.5),
+         with_zeros(normal(2, 6))),
+    case(aten.copysign.Tensor, ref.pointwise(lambda x, s: math.copysign(1, s) * ((x > 0) - (x < 0))), wide(),
+         normal(12)),
+    case(aten.nextafter.default, ref.pointwise(lambda x, y: float(x != y)), normal(2, 6), normal(6)),
+    case(OneOutput(aten.frexp.Tensor, 0), ref.pointwise(lambda x: 2.0 ** -math.frexp(x)[1]), with_zeros(normal(2, 6))),
     case(aten.elu.default, ref.passing(curve, 1.0), wide()),
     case(aten.elu.default, ref.passing(lambda x: curve(x, 0.5, 2.0, 3.0), 3.0), wide(), 0.5, 2.0, 3.0, label="alpha"),
     case(aten.elu.default, ref.passing(lambda x: curve(x, 0.5), 0.5), wide(), kwargs={"alpha": 0.5}, label="named"),
@@ -366,8 +408,6 @@ POINTWISE = [
          label="lambda"),
 ]  # fmt: skip
 
-OFFSET = "the value at 0 is a constant"
-CURVED = "not homogeneous: first order only"
 TAYLOR = [
     case(aten.sigmoid.default, ref.pointwise(lambda x: sigmoid(x) * sigmoid(-x)), wide(), keeps=OFFSET),
     case(aten.hardsigmoid.default, ref.pointwise(lambda x: 1 / 6 if -3 < x < 3 else 0.0), wide(), keeps=OFFSET),
@@ -409,6 +449,26 @@ TAYLOR = [
          normal(2, 6), normal(2, 6), **BOTH, keeps=0.0),
     case(aten.xlogy.Tensor, ref.pointwise(lambda a, b: math.log(b), lambda a, b: a / b), with_zeros(normal(2, 6)),
          uniform(0.5, 2, 2, 6), **BOTH, keeps=CURVED, zero=False),
+    *(
+        case(op, ref.taylor, draw(2, 6), keeps=why, zero=zero)
+        for op, draw, why, zero in (
+            (aten.i0.default, normal, OFFSET, True),
+            (aten.special_i0e.default, normal, OFFSET, True),
+            (aten.special_erfcx.default, normal, OFFSET, True),
+            (aten.special_log_ndtr.default, normal, OFFSET, True),
+            (aten.special_ndtri.default, chances, OFFSET, False),
+            (aten.lgamma.default, chances, OFFSET, False),
+            (aten.digamma.default, chances, OFFSET, False),
+        )
+    ),
+    case(aten.polygamma.default, ref.taylor, 2, uniform(1.5, 3, 2, 6), live=(1,), batch=(1,), keeps=CURVED,
+         zero=False),
+    case(aten.logcumsumexp.default, ref.taylor, normal(2, 6), 1, keeps=OFFSET),
+    case(aten.angle.default, ref.nothing, normal(2, 6), keeps=0.0),
+    case(aten.dist.default, ref.taylor, normal(2, 3), normal(2, 3), 2, live=(0, 1), **NO_BATCH),
+    case(aten._pdist_forward.default, ref.taylor, normal(4, 3), 2.0, **NO_BATCH),
+    case(aten.remainder.Tensor, ref.taylor, uniform(1.0, 1.3, 2, 6), uniform(0.7, 0.9, 2, 6), **BOTH, zero=False),
+    case(aten.fmod.Tensor, ref.taylor, uniform(1.0, 1.3, 2, 6), uniform(0.7, 0.9, 2, 6), **BOTH, zero=False),
     case(aten.remainder.Scalar, ref.pointwise(lambda x: 1.0), normal(2, 6), 0.7, keeps="the quotient's floor is fixed"),
     case(aten.fmod.Scalar, ref.pointwise(lambda x: 1.0), normal(2, 6), 0.7, keeps="the whole quotient is fixed"),
     case(aten._cdist_forward.default, ref.distance, normal(2, 3, 2), normal(2, 2, 2), 2.0, None, **BOTH),
@@ -435,6 +495,11 @@ WINNERS = [
     case(aten.max.default, ref.winners, TIES, **NO_BATCH),
     case(aten.min.default, ref.winners, TIES, **NO_BATCH),
     case(aten.median.default, ref.winners, TIES, **NO_BATCH),
+    case(aten.nanmedian.default, ref.winners, normal(2, 3), **NO_BATCH),
+    case(OneOutput(aten.fractional_max_pool2d.default, 0), ref.taylor, normal(2, 2, 5, 5), [2, 2], [3, 2],
+         uniform(0, 1, 2, 2, 2), batch=(0, 5)),
+    case(OneOutput(aten.fractional_max_pool3d.default, 0), ref.taylor, normal(2, 1, 5, 5, 5), [2, 2, 2], [2, 3, 2],
+         uniform(0, 1, 2, 1, 3), batch=(0, 7)),
     case(aten.amax.default, ref.winners, TIES, [1], True),
     case(aten.amax.default, ref.winners, x8(), [1, 2], label="two dimensions"),
     case(aten.amin.default, ref.winners, TIES, [-1]),
@@ -469,6 +534,15 @@ SOFTMAX = [
     case(aten.softmax.int, ref.softmax, LOGITS, -1, keeps=FIRST_ORDER, label="masked"),
     case(aten.softmax.int, ref.softmax, normal(2, 3, 4), 1, torch.float64, keeps=FIRST_ORDER, label="dtype"),
     case(aten._softmax.default, ref.softmax, normal(2, 4), 1, False, keeps=FIRST_ORDER),
+    case(aten._safe_softmax.default, ref.softmax, normal(2, 3, 4), -1, keeps=FIRST_ORDER),
+    case(
+        aten._safe_softmax.default,
+        ref.softmax,
+        LOGITS.masked_fill(torch.arange(3)[:, None] == 1, -math.inf),
+        -1,
+        keeps=FIRST_ORDER,
+        label="row without keys",
+    ),
     case(aten.log_softmax.int, ref.log_softmax, normal(2, 3, 4), 2, keeps=FIRST_ORDER),
     case(aten._log_softmax.default, ref.log_softmax, normal(2, 3), 1, False, keeps=FIRST_ORDER),
 ]
@@ -581,9 +655,171 @@ SILENT = [
     )
 ]
 
+COMPLEX = [
+    case(aten.view_as_real.default, ref.linear, complex_normal(2, 3)),
+    case(aten.view_as_complex.default, ref.linear, normal(2, 3, 2)),
+    case(aten.complex.default, ref.linear, normal(2, 3), normal(2, 3), **BOTH),
+    case(aten._conj.default, ref.linear, complex_normal(2, 3)),
+    case(aten._conj_physical.default, ref.linear, complex_normal(2, 3)),
+    case(aten._neg_view.default, ref.linear, normal(2, 3)),
+    case(aten._fft_r2c.default, ref.linear, normal(2, 5), [1], 0, True),
+    case(aten._fft_r2c.default, ref.linear, normal(2, 4), [1], 1, False, label="both sides"),
+    case(aten._fft_c2c.default, ref.linear, complex_normal(2, 4), [1], 2, False),
+    case(aten._fft_c2r.default, ref.linear, complex_normal(2, 3), [1], 0, 5),
+    case(aten.add.Tensor, ref.linear, complex_normal(2, 3), complex_normal(2, 3), **BOTH, label="complex"),
+    case(aten.mul.Tensor, ref.product, complex_normal(2, 3), complex_normal(2, 3), **BOTH, label="complex"),
+    case(aten.mul.Tensor, ref.product, normal(2, 3), complex_normal(2, 3), batch=(0, 1), label="real by complex"),
+    case(aten.matmul.default, ref.product, complex_normal(2, 3, 4), complex_normal(2, 4, 2), **BOTH, label="complex"),
+    case(aten.sum.dim_IntList, ref.linear, complex_normal(2, 3), [1], label="complex"),
+    case(aten.abs.default, ref.taylor, complex_normal(2, 3), label="complex"),
+    case(aten.sqrt.default, ref.quotient(torch.sqrt, 1e-6), complex_normal(2, 3), keeps=ROOT_LEAK, label="complex"),
+    case(aten.pow.Tensor_Scalar, ref.quotient(torch.square), complex_normal(2, 3), 2, label="complex"),
+    case(aten.tanh.default, ref.quotient(torch.tanh), complex_normal(2, 3), label="complex"),
+    case(aten.exp.default, ref.taylor, complex_normal(2, 3), keeps=OFFSET, label="complex"),
+    case(aten.angle.default, ref.taylor, complex_normal(2, 3), keeps=0.0, zero=True, label="complex"),
+    case(aten.polar.default, ref.linear, uniform(0.5, 2, 2, 3), normal(2, 3), batch=(0, 1)),
+    case(aten.polar.default, ref.taylor, uniform(0.5, 2, 2, 3), normal(2, 3), live=(1,), batch=(0, 1), keeps=OFFSET,
+         label="angle"),
+]  # fmt: skip
+
+
+def matrices(n: int = 3) -> Tensor:
+    """Well-conditioned matrices."""
+    return normal(2, n, n) + 3 * torch.eye(n, dtype=torch.float64)
+
+
+def symmetric(n: int = 3) -> Tensor:
+    a = matrices(n)
+    return a + a.mT + 2 * torch.eye(n, dtype=torch.float64)
+
+
+def factor_rows() -> tuple[Tensor, Tensor]:
+    """Matrices factored into one, and their pivots."""
+    lu, pivots, _ = torch.linalg.lu_factor_ex(symmetric())
+    return lu, pivots
+
+
+SINGULAR: dict[str, Any] = {"zero": False}
+DEGREE_0: dict[str, Any] = {"keeps": 0.0, "zero": False}
+HALF_DEGREE: dict[str, Any] = {"keeps": 0.5, "zero": False}
+SEVERAL = "of several degrees at once"
+LU = factor_rows()
+MATRICES = [
+    case(OneOutput(aten._linalg_det.default, 0), ref.degree(torch.tensor(3.0)), matrices()),
+    case(OneOutput(aten._linalg_slogdet.default, 1), ref.taylor, matrices(), keeps=OFFSET, **SINGULAR),
+    case(aten.cholesky.default, ref.taylor_symmetric, symmetric(), **HALF_DEGREE),
+    case(OneOutput(aten.linalg_cholesky_ex.default, 0), ref.taylor_symmetric, symmetric(), **HALF_DEGREE),
+    case(aten.cholesky_inverse.default, ref.taylor, torch.linalg.cholesky(symmetric()), keeps=-2.0, **SINGULAR),
+    case(OneOutput(aten.linalg_lu_factor_ex.default, 0), ref.taylor, matrices(), keeps=SEVERAL, **SINGULAR),
+    case(OneOutput(aten.linalg_lu.default, 1), ref.taylor, matrices(), **DEGREE_0),
+    case(OneOutput(aten.linalg_lu.default, 2), ref.taylor, matrices(), **SINGULAR),
+    case(OneOutput(aten.lu_unpack.default, 1), ref.linear, *LU, batch=(0, 1)),
+    case(OneOutput(aten.lu_unpack.default, 2), ref.linear, *LU, batch=(0, 1)),
+    case(OneOutput(aten.linalg_qr.default, 0), ref.taylor, matrices(), **DEGREE_0),
+    case(OneOutput(aten.linalg_qr.default, 1), ref.taylor, matrices(), **SINGULAR),
+    case(aten.linalg_householder_product.default, ref.taylor, normal(2, 3, 2), uniform(0.2, 1, 2, 2), **BOTH,
+         keeps=SEVERAL),
+    case(aten.ormqr.default, ref.taylor, normal(2, 3, 2), uniform(0.2, 1, 2, 2), normal(2, 3, 2), live=(0, 1, 2),
+         batch=(0, 1, 2), keeps=SEVERAL),
+    case(OneOutput(aten._linalg_svd.default, 1), ref.taylor, matrices()),
+    case(OneOutput(aten._linalg_svd.default, 0), ref.taylor, matrices(), **DEGREE_0),
+    case(OneOutput(aten._linalg_eigh.default, 0), ref.eigenvalues, symmetric()),
+    case(OneOutput(aten._linalg_eigh.default, 1), ref.eigenvectors, symmetric(), **DEGREE_0),
+    case(OneOutput(aten.linalg_eig.default, 0), ref.taylor, matrices(), label="values"),
+    case(aten.linalg_matrix_exp.default, ref.taylor, normal(2, 3, 3), keeps=OFFSET),
+    case(OneOutput(aten.linalg_inv_ex.default, 0), ref.taylor, matrices(), keeps=-1.0, **SINGULAR),
+    case(aten.linalg_pinv.atol_rtol_tensor, ref.taylor, normal(2, 3, 2), keeps=-1.0),
+    case(OneOutput(aten._linalg_solve_ex.default, 0), ref.linear, matrices(), normal(2, 3, 2), live=(1,),
+         batch=(0, 1)),
+    case(OneOutput(aten._linalg_solve_ex.default, 0), ref.taylor, matrices(), normal(2, 3, 2), batch=(0, 1),
+         keeps=-1.0, **SINGULAR, label="matrix"),
+    case(aten.linalg_solve_triangular.default, ref.linear, matrices(), normal(2, 3, 2), live=(1,), batch=(0, 1),
+         kwargs={"upper": True}),
+    case(aten.linalg_solve_triangular.default, ref.taylor, matrices(), normal(2, 3, 2), batch=(0, 1),
+         kwargs={"upper": False}, keeps=-1.0, **SINGULAR, label="matrix"),
+    case(OneOutput(aten.triangular_solve.default, 0), ref.taylor, normal(2, 3, 2), matrices(), live=(1,),
+         batch=(0, 1), keeps=-1.0, **SINGULAR, label="matrix"),
+    case(aten.cholesky_solve.default, ref.taylor, normal(2, 3, 2), torch.linalg.cholesky(symmetric()), live=(1,),
+         batch=(0, 1), keeps=-2.0, **SINGULAR, label="matrix"),
+    case(aten.linalg_lu_solve.default, ref.taylor, *LU, normal(2, 3, 2), batch=(0, 1, 2), keeps=SEVERAL, **SINGULAR,
+         label="matrix"),
+    case(aten.linalg_lu_solve.default, ref.linear, *LU, normal(2, 3, 2), live=(2,), batch=(0, 1, 2)),
+    case(OneOutput(aten.triangular_solve.default, 0), ref.linear, normal(2, 3, 2), matrices(), batch=(0, 1)),
+    case(aten.cholesky_solve.default, ref.linear, normal(2, 3, 2), torch.linalg.cholesky(symmetric()), batch=(0, 1)),
+]  # fmt: skip
+
+INDEX = torch.tensor([[0, 2, 2], [1, 1, 1]])
+"""Two factors at most, or three, in places of four."""
+SCATTERED = [
+    *(
+        case(aten.scatter_reduce.two, reference, normal(2, 4), 1, INDEX, normal(2, 3), reduce, live=(0, 3),
+             batch=(0, 2, 3), label=reduce)
+        for reduce, reference in (("sum", ref.linear), ("mean", ref.linear), ("amax", ref.taylor),
+                                  ("amin", ref.taylor),
+                                  ("prod", ref.degree(torch.tensor([[2, 1, 3, 1], [1, 4, 1, 1]]))))
+    ),
+    case(aten.scatter_reduce.two, ref.degree(torch.tensor([[1, 1, 2, 1], [1, 3, 1, 1]])), normal(2, 4), 1, INDEX,
+         normal(2, 3), "prod", live=(0, 3), batch=(0, 2, 3), kwargs={"include_self": False}, label="prod of others"),
+    case(aten.scatter_reduce.two, ref.degree(torch.tensor([[1, 1, 2, 1], [1, 3, 1, 1]])), normal(2, 4), 1, INDEX,
+         normal(2, 3), "prod", live=(3,), batch=(0, 2, 3), keeps=ref.kept_by_scatter, label="prod with constants"),
+    *(
+        case(aten.index_reduce.default, reference, normal(2, 4), 1, ints(3, 0, 3), normal(2, 3), reduce, live=(0, 3),
+             batch=(0, 3), label=reduce)
+        for reduce, reference in (("mean", ref.linear), ("amax", ref.taylor), ("amin", ref.taylor),
+                                  ("prod", ref.degree(torch.tensor([2, 1, 1, 3]))))
+    ),
+    *(
+        case(aten.segment_reduce.default, reference, normal(6), reduce, kwargs={"lengths": ints(1, 3, 2)},
+             **NO_BATCH, label=reduce)
+        for reduce, reference in (("sum", ref.linear), ("mean", ref.linear), ("max", ref.taylor), ("min", ref.taylor),
+                                  ("prod", ref.degree(torch.tensor([1, 3, 2]))))
+    ),
+    case(aten.cumprod.default, ref.running_product, with_zeros(normal(2, 6)), 1),
+    case(aten.diagonal_scatter.default, ref.linear, normal(2, 3, 3), normal(2, 3), 0, 1, 2, **BOTH),
+    case(aten.put.default, ref.linear, normal(2, 3), ints(4, 0), normal(2), live=(0, 2), **NO_BATCH),
+    case(aten.as_strided.default, ref.linear, normal(12), [2, 3], [1, 2], 1, **NO_BATCH),
+    case(aten.as_strided_scatter.default, ref.linear, normal(12), normal(2, 3), [2, 3], [1, 2], 1, live=(0, 1),
+         **NO_BATCH),
+    case(aten.permute_copy.default, ref.linear, x8(), [0, 2, 1]),
+    case(aten.narrow_copy.default, ref.linear, x8(), 2, 1, 4),
+    case(aten.masked_select.default, ref.linear, normal(2, 3), torch.tensor([True, False, True]), **NO_BATCH),
+    case(aten.max_pool2d_with_indices_backward.default, ref.linear, normal(2, 1, 2, 2), image(1), [2, 2], [2, 2],
+         [0, 0], [1, 1], False, torch.tensor([[[[0, 3], [8, 15]]]] * 2), batch=(0, 1, 11)),
+    case(aten.grid_sampler_3d.default, ref.linear, volume(), uniform(-1, 1, 2, 2, 2, 2, 3), 0, 0, False,
+         batch=(0, 1)),
+    case(aten.grid_sampler_2d.default, ref.taylor, image(), uniform(-0.7, 0.7, 2, 3, 3, 2), 0, 0, False, live=(1,),
+         batch=(0, 1), keeps=CURVED, label="grid"),
+    case(OneOutput(aten._embedding_bag.default, 0), ref.linear, normal(5, 3), ints(1, 4, 4, 0), ints(0, 1), False, 1,
+         **NO_BATCH, label="mean"),
+    case(OneOutput(aten._embedding_bag.default, 0), ref.product, normal(5, 3), ints(1, 4, 4, 0), ints(0, 1), False, 0,
+         False, normal(4), live=(0, 6), **NO_BATCH, label="weighted"),
+]  # fmt: skip
+
+BATCH_STATISTICS = ref.norm(
+    lambda x: x.transpose(0, 1).reshape(4, -1),
+    channels,
+    back=lambda rows, x: rows.reshape(4, x.shape[0], *x.shape[2:]).transpose(0, 1),
+)
+TRAINED: dict[str, Any] = {"batch": ()}
+BATCH_NORMS = [
+    *(
+        norm_case(OneOutput(op, 0), BATCH_STATISTICS, normal(4), normal(4), *rest, **TRAINED)
+        for op, rest in (
+            (aten._native_batch_norm_legit_functional.default, (normal(4), uniform(0.5, 2, 4), True, 0.1, 1e-3)),
+            (aten._native_batch_norm_legit.no_stats, (True, 0.1, 1e-3)),
+            (aten._batch_norm_with_update_functional.default, (normal(4), uniform(0.5, 2, 4), 0.1, 1e-3)),
+        )
+    ),
+    norm_case(OneOutput(aten._native_batch_norm_legit.no_stats, 1), ref.nothing, None, None, True, 0.1, 1e-3,
+              keeps=0.0, **TRAINED),
+    norm_case(OneOutput(aten._native_batch_norm_legit_functional.default, 0), ref.linear, normal(4), normal(4),
+              normal(4), uniform(0.5, 2, 4), False, 0.1, 1e-3, label="running statistics"),
+]  # fmt: skip
+
+
 CASES = [
     *SUMS, *POOLS, *MOVES, *SELECTIONS, *LINEAR, *PRODUCTS, *POINTWISE, *TAYLOR, *WINNERS, *SOFTMAX, *NORMS,
-    *ATTENTION, *SILENT,
+    *ATTENTION, *SILENT, *COMPLEX, *MATRICES, *SCATTERED, *BATCH_NORMS,
 ]  # fmt: skip
 """A row or more for every op in the default table."""
 

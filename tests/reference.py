@@ -59,22 +59,124 @@ class Call:
         return self.at({})
 
 
+def entries(x: Tensor) -> Tensor:
+    """All entries in one row; of complex ones real and imaginary parts."""
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1)
+
+
+def shaped(row: Tensor, x: Tensor) -> Tensor:
+    """A row of `entries` as a tensor like ``x``."""
+    return torch.view_as_complex(row.reshape(*x.shape, 2)) if x.is_complex() else row.reshape(x.shape)
+
+
+def turned(c: Tensor) -> Tensor:
+    """The coefficient of ``a + ib`` by parts: ``Re (a + ib) c = a Re c - b Im c``."""
+    return c.conj() if c.is_complex() else c
+
+
 def matrix(call: Call, slot: int) -> Tensor:
     """Dense matrix of an op that is affine in one leaf: what it makes of each basis vector."""
     x = call.leaves[slot]
     origin = call.at({slot: torch.zeros_like(x)})
     columns = []
-    for i in range(x.numel()):
-        basis = torch.zeros_like(x).flatten()
+    for i in range(entries(x).numel()):
+        basis = torch.zeros_like(entries(x))
         basis[i] = 1
-        moved = call.at({slot: basis.reshape(x.shape)})
-        columns.append(torch.where(moved == origin, 0.0, moved - origin).flatten())
+        moved = call.at({slot: shaped(basis, x)})
+        columns.append(entries(torch.where(moved == origin, 0.0, moved - origin)))
     return torch.stack(columns, 1)
 
 
 def transposed(call: Call, slot: int, c: Tensor) -> Tensor:
     """``W^T c``, shaped as the leaf."""
-    return (matrix(call, slot).T @ c.flatten()).reshape(call.leaves[slot].shape)
+    return turned(shaped(matrix(call, slot).T @ entries(turned(c)), call.leaves[slot]))
+
+
+STEP = 2e-3
+STENCIL = ((1, 4 / 5), (2, -1 / 5), (3, 4 / 105), (4, -1 / 280))
+"""Central differences of eighth order."""
+
+
+def derivative(call: Call, slot: int, way: Tensor) -> Tensor:
+    """Change of the output when one leaf moves along a direction."""
+    x = call.leaves[slot]
+    steps = ((w, call.at({slot: x + k * STEP * way}), call.at({slot: x - k * STEP * way})) for k, w in STENCIL)
+    return sum((w * (up - down) for w, up, down in steps), torch.zeros(())) / STEP
+
+
+def slope(call: Call, slot: int, c: Tensor, symmetric: bool = False) -> Tensor:
+    """``J^T c`` by differences, entry by entry; of symmetric matrices both of a pair at once."""
+    x = call.leaves[slot]
+    row = torch.zeros_like(entries(x))
+    for i in range(row.numel()):
+        basis = torch.zeros_like(row)
+        basis[i] = 1
+        way = shaped(basis, x)
+        way = (way + way.mT) / 2 if symmetric else way
+        row[i] = (c * derivative(call, slot, way)).sum().real
+    return turned(shaped(row, x))
+
+
+def taylor(call: Call, c: Tensor) -> Parts:
+    """First Taylor order: ``c_x = sum_j c_j dy_j/dx``."""
+    return tuple(slope(call, slot, c) for slot in call.live)
+
+
+def taylor_symmetric(call: Call, c: Tensor) -> Parts:
+    """First Taylor order for ops that read one half of a symmetric matrix."""
+    return tuple(slope(call, slot, c, symmetric=True) for slot in call.live)
+
+
+def degree(counts: Tensor) -> Reference:
+    """Each output is a product of so many live entries, and each takes the same part."""
+
+    def apply(call: Call, c: Tensor) -> Parts:
+        return taylor(call, c / counts)
+
+    return apply
+
+
+def quotient(f: Callable[[Tensor], Tensor], e: float = 0.0) -> Reference:
+    """``c_x = c f(x) / x`` of complex ``x``, a root written as ``x / (sqrt x + e)`` in the direction of its value."""
+
+    def apply(call: Call, c: Tensor) -> Parts:
+        (x,) = call.operands
+        return (c * (f(x) / x if not e else 1 / (f(x) + e * f(x) / f(x).abs())),)
+
+    return apply
+
+
+def kept_by_scatter(call: Call, c: Tensor) -> Tensor:
+    """What arrives at the factors that are scattered: all of the products that have one."""
+    x, dim, index, src = call.args[:4]
+    hit = torch.zeros_like(x).scatter(dim, index, torch.ones_like(src))
+    return (call.out * c * hit).sum()
+
+
+def running_product(call: Call, c: Tensor) -> Parts:
+    """Output j is a product of j + 1 entries: ``c_i = sum_{j >= i} c_j / (j + 1) prod_{k <= j, k != i} x_k``."""
+    (x,) = call.operands
+    found = torch.zeros_like(x)
+    for r, i in itertools.product(range(x.shape[0]), range(x.shape[1])):
+        for j in range(i, x.shape[1]):
+            found[r, i] += c[r, j] / (j + 1) * math.prod(x[r, k].item() for k in range(j + 1) if k != i)
+    return (found,)
+
+
+def eigenvectors(call: Call, c: Tensor) -> Parts:
+    """``V (V^T c / E) V^T`` with ``E_ij = l_j - l_i``, the two halves of the matrix alike."""
+    (a,) = call.operands
+    values, v = torch.linalg.eigh(a)
+    gaps = values[..., None, :] - values[..., :, None]
+    found = v @ torch.where(gaps == 0, 0.0, v.mT @ c / torch.where(gaps == 0, 1.0, gaps)) @ v.mT
+    return ((found + found.mT) / 2,)
+
+
+def eigenvalues(call: Call, c: Tensor) -> Parts:
+    """``V diag(c) V^T``."""
+    (a,) = call.operands
+    _, v = torch.linalg.eigh(a)
+    return (v @ torch.diag_embed(c) @ v.mT,)
 
 
 def linear(call: Call, c: Tensor) -> Parts:
@@ -141,7 +243,7 @@ def reduced_product(call: Call, c: Tensor) -> Parts:
 def softmax(call: Call, c: Tensor) -> Parts:
     """Achtibat et al. 2024, proposition 3.1: ``R_i = x_i (R_i - s_i sum_j R_j)`` with ``R`` at the output ``s c``."""
     x, dim = call.operands[0], call.args[1]
-    s = x.exp() / x.exp().sum(dim, keepdim=True)
+    s = x.exp() / x.exp().sum(dim, keepdim=True).clamp(min=1e-300)  # a row without keys is all zeros
     r = s * c
     return (r - s * r.sum(dim, keepdim=True),)
 
@@ -241,7 +343,10 @@ def normalised(rows: Tensor, c: Tensor, w: Tensor, eps: float, centred: bool) ->
 
 
 def norm(
-    groups: Callable[[Tensor], Tensor], weighing: Callable[[Tensor, Tensor], Tensor], centred: bool = True
+    groups: Callable[[Tensor], Tensor],
+    weighing: Callable[[Tensor, Tensor], Tensor],
+    centred: bool = True,
+    back: Callable[[Tensor, Tensor], Tensor] = lambda rows, x: rows.reshape(x.shape),
 ) -> Reference:
     """Reference for a normaliser.
 
@@ -249,6 +354,7 @@ def norm(
         groups: Rows of the input that are normalised together.
         weighing: Weight or bias spread to the shape of the input.
         centred: Whether the mean is taken out.
+        back: Rows of the input in its shape again.
     """
 
     def apply(call: Call, c: Tensor) -> Parts:
@@ -261,11 +367,11 @@ def norm(
         parts = []
         for leaf in call.operands:
             if leaf is x:
-                parts.append(of_x.reshape(x.shape) / factors)
+                parts.append(back(of_x, x) / factors)
             else:
-                entries = of_w.reshape(x.shape) / factors if leaf is w else c
+                own = back(of_w, x) / factors if leaf is w else c
                 marks = [weighing(one.reshape(leaf.shape), x) for one in torch.eye(leaf.numel(), dtype=x.dtype)]
-                parts.append(torch.stack([(entries * mark).sum() for mark in marks]).reshape(leaf.shape))
+                parts.append(torch.stack([(own * mark).sum() for mark in marks]).reshape(leaf.shape))
         return tuple(parts)
 
     return apply
