@@ -17,7 +17,8 @@ from rich.text import Text
 from torch import Tensor
 
 from fxlrp import __version__, demos, models, sentences, targets
-from fxlrp.api import compile, presets
+from fxlrp.api import compile, load_extensions, presets
+from fxlrp.catalogue import as_markdown, as_table, rule_table
 from fxlrp.errors import FxlrpError, MissingRules, SignatureError, TargetError
 from fxlrp.outputs import pick
 from fxlrp.terminal import console, show_words
@@ -219,6 +220,22 @@ def list_presets(debug: Debug = False) -> None:
     for name, summary in presets().items():
         table.add_row(name, summary)
     console().print(table)
+
+
+@app.command(name="rules")
+@reported
+def list_rules(
+    markdown: Annotated[Path | None, typer.Option(help="Write the table to this file, as a Markdown page.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List every op that has a rule."""
+    load_extensions()
+    rows = rule_table()
+    if markdown is None:
+        console().print(as_table(rows))
+    else:
+        markdown.write_text(as_markdown(rows))
+        console().print(f"Wrote {markdown}", soft_wrap=True, markup=False)
 
 
 @contextmanager
