@@ -35,10 +35,10 @@ KEEP_WHOLE = frozenset(
         "softplus", "log_sigmoid", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d",
         "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d",
         "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d",
-        "upsample_trilinear3d", "_safe_softmax", "special_log_ndtr", "bernoulli",
+        "upsample_trilinear3d", "_safe_softmax", "special_log_ndtr",
     }
 )  # fmt: skip
-"""Ops that have a rule or an error of their own; everything else is decomposed to core ATen."""
+"""Ops that have a rule of their own; everything else is decomposed to core ATen."""
 
 REMEDIES = {
     "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
@@ -73,12 +73,10 @@ def capture(
     """
     exported = export(model, args, kwargs, dynamic_shapes)
     check_graph(exported.graph)
+    hold_detached(exported.graph_module)
     with warnings.catch_warnings():
         # torch 2.13 copies tree specs of a class that it deprecated itself
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-        if exported is model:  # the user's program stays as it is
-            exported = exported._update(copy.deepcopy(exported.graph_module), exported.graph_signature)
-        hold_detached(exported.graph_module)
         try:
             exported = exported.run_decompositions(dict(decompositions()))
         except Exception as error:
