@@ -18,27 +18,15 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
 from fxlrp._torch import tree_map, tree_map_only
+from fxlrp.decompositions import decompositions
 from fxlrp.errors import CaptureError
 from fxlrp.hold import HOLD
 from fxlrp.layouts import check_graph, check_inputs, check_model
 from fxlrp.outputs import Objective, Output, explain
 from fxlrp.program import Captured, floating
-from fxlrp.provenance import modules
+from fxlrp.provenance import describe, modules
 
 aten = torch.ops.aten
-
-KEEP_WHOLE = frozenset(
-    {
-        "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-        "matmul", "scaled_dot_product_attention", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm",
-        "instance_norm", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "hardswish", "hardsigmoid",
-        "softplus", "log_sigmoid", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d",
-        "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d",
-        "upsample_trilinear3d", "_safe_softmax", "special_log_ndtr",
-    }
-)  # fmt: skip
-"""Ops that have a rule of their own; everything else is decomposed to core ATen."""
 
 REMEDIES = {
     "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
@@ -56,7 +44,7 @@ def capture(
     objective: Objective = None,
     dynamic_shapes: Any = None,
 ) -> Captured:
-    """Export a model and decompose it to core ATen, less the ops in `KEEP_WHOLE`.
+    """Export a model and decompose it to core ATen, less the ops in `decompositions.KEEP_WHOLE`.
 
     Args:
         model: The model in evaluation mode, or a program that torch.export made of it.
@@ -73,6 +61,7 @@ def capture(
     """
     exported = export(model, args, kwargs, dynamic_shapes)
     check_graph(exported.graph)
+    check_masks(exported.graph)
     hold_detached(exported.graph_module)
     with warnings.catch_warnings():
         # torch 2.13 copies tree specs of a class that it deprecated itself
@@ -119,13 +108,6 @@ def capture(
         out_spec=out_spec,
         ranges=exported.range_constraints,
     )
-
-
-@functools.cache
-def decompositions() -> Mapping[Any, Any]:
-    """The core ATen table without the ops that stay whole."""
-    table = dict(torch.export.default_decompositions())
-    return {op: f for op, f in table.items() if op.name().partition("::")[2].partition(".")[0] not in KEEP_WHOLE}
 
 
 def export(
@@ -192,6 +174,22 @@ def explanation(model: nn.Module | ExportedProgram, error: Exception) -> str:
     known = (remedy for key, remedy in REMEDIES.items() if key in type(error).__name__ or key in str(error))
     remedy = next(known, "First make the model run on these inputs by itself, then under torch.export.export.")
     return f"{type(model).__name__} could not be captured\n  {what}\n  at {place}\n{remedy}"
+
+
+def check_masks(graph: fx.Graph) -> None:
+    """Refuse dropout and other random masks, which decomposition would hide in comparisons with random numbers.
+
+    Raises:
+        CaptureError: Naming the first.
+    """
+    for node in graph.nodes:
+        name = str(node.target)
+        probability, training = (*node.args[1:3], None, None)[:2]
+        if "bernoulli" in name or (name.endswith("dropout.default") and probability and training):
+            raise CaptureError(
+                f"a random mask is drawn: {describe(node)}\n"
+                "Another call would differ. Call model.eval(), or use the mean."
+            )
 
 
 def hold_detached(module: fx.GraphModule) -> None:

@@ -33,9 +33,7 @@ def verify(graph: fx.Graph) -> int:
             )
         if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
             raise CaptureError(f"an in-place op survived decomposition: {describe(node)}")
-        if "dropout" in str(node.target):
-            raise CaptureError(f"dropout is active: {describe(node)}\nExport the model after model.eval().")
-        if is_random(node) and (is_mask(node) or any(n in dependent and floating(n) for n in node.all_input_nodes)):
+        if is_random(node) and any(n in dependent and floating(n) for n in node.all_input_nodes):
             raise CaptureError(
                 f"random numbers are drawn for the input: {describe(node)}\n"
                 "Another call would differ. Call model.eval(), use the mean, or add noise of torch.randn_like."
@@ -50,8 +48,3 @@ def is_random(node: fx.Node) -> bool:
         dropout: Any = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
         return bool(dropout > 0)
     return isinstance(op, OpOverload) and torch.Tag.nondeterministic_seeded in op.tags and op not in RULES
-
-
-def is_mask(node: fx.Node) -> bool:
-    """Random zeros and ones, which drop something even where they do not depend on it."""
-    return "bernoulli" in str(node.target)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from fxlrp import passes
 from fxlrp.capture import capture
 from fxlrp.errors import CaptureError
-from fxlrp.passes import affine, batch_norm, identities, single_output, softmax, subexpressions, verify
+from fxlrp.passes import affine, batch_norm, identities, single_output, softmax, strides, subexpressions, verify
 from fxlrp.passes.manager import Pass, reaches
 from fxlrp.program import Captured
 
@@ -156,6 +156,64 @@ OUTPUTS = [
             {"adaptive_max_pool2d.default": 1}, {"gather.default": 1}),
     Rewrite("positions of the largest", lambda x: x.gather(1, x.max(1, keepdim=True)[1]), (X,),
             single_output.open_outputs, 0, {"max.dim": 1}, {"max.dim": 1}),
+]  # fmt: skip
+
+BAGS = torch.tensor([1, 4, 4, 0]), torch.tensor([0, 1])
+
+
+def normed(x: Tensor) -> Tensor:
+    """A layer norm by its inner name, with its statistics."""
+    y, mean, scale = torch.native_layer_norm(x, [4], None, None, 1e-5)
+    return y * mean * scale
+
+
+def grouped(x: Tensor) -> Tensor:
+    """A group norm by its inner name, with its statistics."""
+    y, mean, scale = torch.native_group_norm(x, None, None, 3, 4, 4, 2, 1e-5)
+    return y.sum() * mean * scale
+
+
+def evaluated(x: Tensor) -> Tensor:
+    """A batch norm by its inner name, with its statistics, which are empty."""
+    y, mean, _ = aten._native_batch_norm_legit_no_training.default(
+        x, None, None, torch.zeros(4).double(), torch.ones(4).double(), 0.1, 1e-5
+    )
+    return y + mean.sum()
+
+
+OUTPUTS += [
+    Rewrite("layer norm by its inner name", lambda x, w, b: torch.native_layer_norm(x, [4], b, None, 1e-5)[0], (X,),
+            single_output.open_outputs, 1, {"native_layer_norm.default": 1}, {"layer_norm.default": 1}),
+    Rewrite("statistics of a layer norm", normed, (X,), single_output.open_outputs, 3, {},
+            {"layer_norm.default": 1, "detach.default": 2, "native_layer_norm.default": 0}),
+    Rewrite("statistics of a group norm", grouped, (WIDE,), single_output.open_outputs, 3,
+            {"native_group_norm.default": 1}, {"group_norm.default": 1, "native_group_norm.default": 0}),
+    Rewrite("statistics of a batch norm", evaluated, (WIDE,), single_output.open_outputs, 1, {},
+            {"new_zeros.default": 1, "_native_batch_norm_legit_no_training.default": 1}),
+    Rewrite("randomised relu in evaluation mode", lambda x: functional.rrelu(x), (X,), single_output.open_outputs, 1,
+            {"rrelu_with_noise_functional.default": 1}, {"leaky_relu.default": 1}),
+    Rewrite("embedding bag", lambda x: functional.embedding_bag(BAGS[0], x, BAGS[1], mode="sum"), (given(5, 3),),
+            single_output.open_outputs, 1, {"_embedding_bag_forward_only.default": 1}, {"_embedding_bag.default": 1}),
+    Rewrite("unbind into copies", lambda x: torch.unbind_copy(x, 1)[2], (X,), single_output.open_outputs, 1,
+            {"unbind_copy.int": 1}, {"select.int": 1}),
+]  # fmt: skip
+
+TAKEN, LAID = {"as_strided.default": 1, "repeat.default": 1}, {"as_strided_scatter.default": 1, "repeat.default": 1}
+STRIDES = [
+    Rewrite("as_strided", lambda x: torch.as_strided(x, (2, 2), (1, 4), 1) * 2, (X,), strides.own, 1,
+            {"repeat.default": 0}, TAKEN),
+    Rewrite("as_strided of an outer dimension", lambda x: torch.as_strided(x.t() * 2, (3, 2), (1, 4)), (X,),
+            strides.own, 1, {}, TAKEN),
+    Rewrite("as_strided of a permuted clone", lambda x: torch.as_strided(x.t().contiguous(), (2, 2), (1, 3)), (X,),
+            strides.own, 1, {"clone.default": 1}, TAKEN),
+    Rewrite("as_strided into a copy", lambda x: torch.as_strided_copy(x, (2, 2), (1, 4)) * 2, (X,), strides.own, 1,
+            {"as_strided_copy.default": 1}, TAKEN),
+    Rewrite("as_strided_scatter", lambda x: torch.as_strided_scatter(x, x[:2, :2] * 3, (2, 2), (1, 4), 1), (X,),
+            strides.own, 1, {"repeat.default": 0}, LAID),
+    Rewrite("as_strided_scatter into a permuted clone",
+            lambda x: torch.as_strided_scatter(x.t().contiguous(), x[:2, :2] * 3, (2, 2), (1, 4), 1), (X,),
+            strides.own, 1, {"clone.default": 1}, LAID),
+    Rewrite("view and slice", lambda x: x.view(4, 3)[1:] * 2, (X,), strides.own, 0, {}, {"repeat.default": 0}),
 ]  # fmt: skip
 
 PRODUCTS = [
@@ -368,7 +426,7 @@ SHARED = [
             subexpressions.share, 0, {"rand_like.default": 2}, {"rand_like.default": 2}),
 ]  # fmt: skip
 
-CASES = [*IDENTITIES, *OUTPUTS, *PRODUCTS, *SOFTMAX, *BATCH_NORM, *DETACHED, *SHARED]
+CASES = [*IDENTITIES, *OUTPUTS, *STRIDES, *PRODUCTS, *SOFTMAX, *BATCH_NORM, *DETACHED, *SHARED]
 
 
 def activations_multiplied(captured: Captured) -> int:
@@ -435,15 +493,53 @@ def graph_of(function: Callable[[fx.Graph, fx.Node], fx.Node]) -> fx.GraphModule
     ("make", "message"),
     [
         (lambda g, x: g.call_function(aten.add_.Tensor, (x, 1)), "an in-place op survived.*aten.add_.Tensor"),
-        (lambda g, x: g.call_function(aten.dropout.default, (x, 0.5, True)), "aten.dropout.default.*model.eval"),
         (lambda g, x: g.call_method("relu", (x,)), "call_method nodes.*are not supported.*relu"),
     ],
-    ids=["in-place", "dropout", "method"],
+    ids=["in-place", "method"],
 )
 def test_verify_refuses(make: Callable[[fx.Graph, fx.Node], fx.Node], message: str) -> None:
     with pytest.raises(CaptureError, match=f"(?s){message}") as caught:
         passes.run(graph_of(make), [("verify", verify.verify)])
     assert caught.value.__notes__ == ["while running pass 'verify'"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * torch.bernoulli(x.sigmoid()),
+        lambda x: torch.bernoulli(x, 0.5) * x,
+        lambda x: torch.normal(x, 1.0),
+        lambda x: x + x.new_empty(3, 4).bernoulli_(0.5),
+        lambda x: x * torch.multinomial(x.softmax(1), 1),
+        lambda x: functional.rrelu(x, training=True),
+        lambda x: functional.dropout(x, 0.3, training=True),
+        lambda x: functional.dropout2d(x[..., None, None], 0.3, training=True),
+        lambda x: functional.alpha_dropout(x, 0.3, training=True),
+        lambda x: functional.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
+    ],
+    ids="bernoulli, mask, normal, own mask, multinomial, rrelu, dropout, dropout2d, alpha, attention".split(", "),
+)
+def test_random_numbers_for_the_input_are_refused(function: Callable[[Tensor], Tensor]) -> None:
+    what = r"random numbers are drawn for the input|a random mask is drawn"
+    with pytest.raises(CaptureError, match=rf"({what}): aten\..*\n.*Call model\.eval\(\)"):
+        passes.run(capture(as_model(function), (X,), {}).module, passes.CANONICAL)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: x + torch.randn_like(x), lambda x: x * torch.rand(4).double(), lambda x: x + torch.randn(3, 4).double()],
+    ids=["like the input", "factor", "of a shape"],
+)
+def test_noise_that_does_not_depend_on_the_input_is_taken(function: Callable[[Tensor], Tensor]) -> None:
+    captured = capture(as_model(function), (X,), {})
+    passes.run(captured.module, passes.CANONICAL)
+    assert sum(name.startswith("rand") for name in ops(captured.graph)) == 1
+
+
+def test_strides_of_part_of_a_memory_are_refused() -> None:
+    captured = capture(as_model(lambda x: torch.as_strided(x[1:], (2, 2), (1, 4), 0) * 2), (X,), {})
+    with pytest.raises(CaptureError, match=r"as_strided reads memory that its input does not own: aten\.as_strided"):
+        passes.run(captured.module, passes.CANONICAL)
 
 
 def test_manager_reports_each_pass_and_leaves_no_dead_code() -> None:

@@ -1,0 +1,40 @@
+"""How far capture takes a model apart."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+KEEP_WHOLE = frozenset(
+    {
+        "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+        "matmul", "scaled_dot_product_attention", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm",
+        "instance_norm", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "hardswish", "hardsigmoid",
+        "softplus", "log_sigmoid", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d",
+        "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d",
+        "upsample_trilinear3d", "_safe_softmax", "special_log_ndtr",
+    }
+)  # fmt: skip
+"""Ops that have a rule of their own; everything else is decomposed to core ATen."""
+
+
+@functools.cache
+def decompositions() -> Mapping[Any, Any]:
+    """The core ATen table without the ops that stay whole, and with decompositions of our own."""
+    table = dict(torch.export.default_decompositions())
+    table = {op: f for op, f in table.items() if op.name().partition("::")[2].partition(".")[0] not in KEEP_WHOLE}
+    return table | {aten.index_fill.int_Tensor: index_fill}
+
+
+def index_fill(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:
+    """A choice by place: torch's own writes twice, and counts the value twice, where an index is repeated."""
+    places = torch.arange((x.shape or (1,))[dim], device=x.device)
+    chosen = (places[:, None] == index.reshape(1, -1)).any(1)
+    return torch.where(chosen.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)]), value, x)
