@@ -72,7 +72,7 @@ def direction(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     return (1,)
 
 
-@rule(aten.copysign.Tensor, aten.nextafter.default, holds=direction)
+@rule(aten.copysign.Tensor, aten.copysign.Scalar, aten.nextafter.default, holds=direction)
 def directed(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = J^T c``: the size is that of x; what gives the sign or the direction passes nothing on."""
     return site.adjoint(c)
