@@ -17,6 +17,10 @@ ADDITIVE = ("linear", "norms")
 """Kinds of rules whose ops add their constants to what the operands give."""
 
 
+FACTORS = ("weight", "running_var", "per_sample_weights", "grid")
+"""Their arguments that multiply or place, and add nothing."""
+
+
 def origins(captured: Captured) -> dict[fx.Node, tuple[str, ...]]:
     """Names of the parameters and buffers that each constant node is computed from."""
     dependent = reaches(captured.graph)
@@ -36,8 +40,8 @@ def additive(node: fx.Node, constants: Mapping[fx.Node, tuple[str, ...]]) -> lis
     if rule is None or rule.kind not in ADDITIVE:
         return []
     schema = node.target._schema.arguments  # type: ignore[union-attr]
-    weights = [arg for a, arg in zip(schema, node.args, strict=False) if a.name in ("weight", "running_var")]
-    return [n for n in node.all_input_nodes if n in constants and floating(n) and n not in weights]
+    factors = [arg for a, arg in zip(schema, node.args, strict=False) if a.name in FACTORS]
+    return [n for n in node.all_input_nodes if n in constants and floating(n) and n not in factors]
 
 
 def is_bias(node: fx.Node, constant: fx.Node) -> bool:
