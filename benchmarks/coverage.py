@@ -19,7 +19,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +211,12 @@ def summary(measurements: Sequence[Measurement], failures: Mapping[str, str], ru
 
 
 def earlier(path: Path, rules: str) -> dict[str, Measurement]:
-    """What the same versions measured before, by name."""
+    """What the same versions measured before, by name; rows of another form are left out."""
     report = json.loads(path.read_text()) if path.exists() else {}
     if (report.get("rules"), report.get("versions")) != (rules, versions()):
         return {}
-    found = [Measurement(**m) for m in report["models"]]
+    known = {field.name for field in fields(Measurement)}
+    found = [Measurement(**m) for m in report["models"] if m.keys() == known]
     return {m.name: m for m in found if m.name in ARCHITECTURES}
 
 
