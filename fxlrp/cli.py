@@ -19,7 +19,19 @@ from torch import Tensor
 from fxlrp import __version__, demos, models, sentences, targets
 from fxlrp.api import compile, load_extensions, presets
 from fxlrp.catalogue import as_markdown, as_table, rule_table
-from fxlrp.errors import FxlrpError, MissingRules, SignatureError, TargetError
+from fxlrp.errors import FxlrpError, MissingRules, SignatureError
+from fxlrp.options import (
+    Debug,
+    Input,
+    Model,
+    Output,
+    Rules,
+    Strict,
+    TargetOption,
+    TextInput,
+    parse_output,
+    parse_target,
+)
 from fxlrp.outputs import pick
 from fxlrp.terminal import console, show_words
 
@@ -31,39 +43,6 @@ app = typer.Typer(
     "every input (Layer-wise Relevance Propagation, AttnLRP, gradients).\n\n"
     "Begin with `fxlrp demo`, then try your own model with `fxlrp coverage package.module:callable`.",
 )
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="package.module:callable (a function without arguments that returns a module, (module, args) or "
-        "(module, args, kwargs)), a .pt2 file of torch.export.save, or hf:FOLDER_OR_NAME (transformers)."
-    ),
-]
-Input = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--input",
-        help="File of an input, to be given once per argument: .npy, .npz (keyword arguments), or .pt (a tensor, a "
-        "tuple or a dictionary). Floating point numbers are converted to the model's type.",
-    ),
-]
-TextInput = Annotated[str | None, typer.Option("--text", help="Input text, for hf: models that read text.")]
-Rules = Annotated[str, typer.Option(help="Rule set, one of `fxlrp presets`.")]
-Output = Annotated[
-    str | None, typer.Option(help="Name or index of the model's output to explain. [default: logits or the first]")
-]
-TargetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        help="What to explain: a class (281), or an index with commas, * for the largest (-1,*). "
-        "[default: the largest, or the next token]",
-    ),
-]
-Strict = Annotated[
-    bool, typer.Option("--strict/--no-strict", help="Fail for ops without a rule, or use the plain adjoint there.")
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def main() -> None:
@@ -260,22 +239,6 @@ def prepared(model: str, files: Sequence[Path] | None, text: str | None) -> mode
             f"{model} comes without example inputs: give --input FILE, or let the callable return (module, args)"
         )
     return loaded
-
-
-def parse_target(text: str) -> targets.Target:
-    """A class, or an index tuple in which * is the largest."""
-    try:
-        index = tuple(None if part.strip() == "*" else int(part) for part in text.split(","))
-    except ValueError:
-        raise TargetError(
-            f"--target {text!r} is neither a class (281) nor an index with commas, * for the largest (-1,*)"
-        ) from None
-    return index if len(index) > 1 else index[0]
-
-
-def parse_output(text: str | None) -> str | int | None:
-    """A name, or an index if it is a number."""
-    return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
 
 def account(

@@ -1,0 +1,60 @@
+"""What the commands take, and how it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fxlrp.errors import TargetError
+from fxlrp.targets import Target
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="package.module:callable (a function without arguments that returns a module, (module, args) or "
+        "(module, args, kwargs)), a .pt2 file of torch.export.save, or hf:FOLDER_OR_NAME (transformers)."
+    ),
+]
+Input = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--input",
+        help="File of an input, to be given once per argument: .npy, .npz (keyword arguments), or .pt (a tensor, a "
+        "tuple or a dictionary). Floating point numbers are converted to the model's type.",
+    ),
+]
+TextInput = Annotated[str | None, typer.Option("--text", help="Input text, for hf: models that read text.")]
+Rules = Annotated[str, typer.Option(help="Rule set, one of `fxlrp presets`.")]
+Output = Annotated[
+    str | None, typer.Option(help="Name or index of the model's output to explain. [default: logits or the first]")
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        help="What to explain: a class (281), or an index with commas, * for the largest (-1,*). "
+        "[default: the largest, or the next token]",
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict/--no-strict", help="Fail for ops without a rule, or use the plain adjoint there.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def parse_target(text: str) -> Target:
+    """A class, or an index tuple in which * is the largest."""
+    try:
+        index = tuple(None if part.strip() == "*" else int(part) for part in text.split(","))
+    except ValueError:
+        raise TargetError(
+            f"--target {text!r} is neither a class (281) nor an index with commas, * for the largest (-1,*)"
+        ) from None
+    return index if len(index) > 1 else index[0]
+
+
+def parse_output(text: str | None) -> str | int | None:
+    """A name, or an index if it is a number."""
+    return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
