@@ -393,7 +393,7 @@ POINTWISE = [
          with_zeros(normal(2, 6))),
     case(aten.copysign.Tensor, ref.pointwise(lambda x, s: math.copysign(1, s) * ((x > 0) - (x < 0))), wide(),
          normal(12)),
-    case(aten.copysign.Scalar, ref.pointwise(lambda x, s: math.copysign(1, s) * ((x > 0) - (x < 0))), wide(), -2.5),
+    case(aten.copysign.Scalar, ref.pointwise(lambda x: float((x < 0) - (x > 0))), wide(), -2.5),
     case(aten.nextafter.default, ref.pointwise(lambda x, y: float(x != y)), normal(2, 6), normal(6)),
     case(OneOutput(aten.frexp.Tensor, 0), ref.pointwise(lambda x: 2.0 ** -math.frexp(x)[1]), with_zeros(normal(2, 6))),
     case(aten.elu.default, ref.passing(curve, 1.0), wide()),
