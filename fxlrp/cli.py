@@ -110,6 +110,10 @@ def explain(
     rules: Rules = "attnlrp",
     output: Output = None,
     save: Annotated[Path | None, typer.Option(help="Write relevance and output to this .npz file.")] = None,
+    ledger: Annotated[bool, typer.Option("--ledger", help="Account for the relevance that did not arrive.")] = False,
+    zero_bias: Annotated[
+        bool, typer.Option("--zero-bias", help="That account with all biases at zero: what rules alone lose.")
+    ] = False,
     strict: Strict = True,
     debug: Debug = False,
 ) -> None:
@@ -132,6 +136,11 @@ def explain(
     if loaded.sentence is not None and "input_ids" in relevances:
         out.print()
         show_words(out, loaded.sentence.words(relevances["input_ids"][0].tolist()))
+    if ledger or zero_bias:
+        with working("accounting"):
+            book = attributor.ledger(*loaded.args, target=wanted, zero_bias=zero_bias, **loaded.kwargs)
+        out.print()
+        out.print(book.table())
     if save is not None:
         path = save if save.suffix == ".npz" else save.with_name(save.name + ".npz")
         arrays = {f"relevance.{name}": r.numpy() for name, r in relevances.items()}

@@ -180,6 +180,20 @@ def test_outputs_by_name(folder):
     torch.testing.assert_close(2 * first["relevance.x"], second["relevance.x"])
 
 
+@pytest.mark.parametrize("option", ["--ledger", "--zero-bias"])
+def test_the_account_is_printed_after_the_result(folder, option):
+    out = run("explain", "mine:positional", "--target", "1", option).output
+    plain = run("explain", "mine:positional", "--target", "1").output
+    model = importlib.import_module("mine").bare().eval()
+    ledger = fxlrp.compile(model).ledger(EXAMPLE, target=1, zero_bias=option == "--zero-bias")
+    assert out.startswith(plain)
+    for line in str(ledger).splitlines():
+        assert line.strip() in out or "unexplained gap" in line  # which is rounding
+    assert "unexplained gap" in out
+    if option == "--zero-bias":
+        assert ledger.explained == pytest.approx(sum(ledger.inputs.values()), rel=1e-5)
+
+
 def test_coverage_table_and_file_agree(folder):
     out = run("coverage", "mine:positional", "--json", "report.json").output
     report = json.loads(Path("report.json").read_text())
