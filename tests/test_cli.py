@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import fxlrp
 from fxlrp import extras
 from fxlrp.cli import app
+from fxlrp.registry import RULES
 
 import_torchvision()
 
@@ -56,6 +57,21 @@ MODELS = """
         return Unknown(), (torch.rand(2, 4) + 1,)
 
 
+    class Custom(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.layer(x)
+            return torch.ops.commands.twist(x)
+
+
+    def custom():
+        torch.manual_seed(0)
+        return Custom(), (torch.linspace(-1, 1, 8).view(2, 4),)
+
+
     class Named(nn.Module):
         def __init__(self):
             super().__init__()
@@ -88,6 +104,15 @@ MODELS = """
 
     module = bare().eval()
 """
+
+
+@torch.library.custom_op("commands::twist", mutates_args=())
+def twist(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+
+twist.register_fake(torch.empty_like)
+twist.register_autograd(lambda ctx, grad: 2 * grad)
 
 
 @pytest.fixture
@@ -216,6 +241,33 @@ def test_ops_without_a_rule(folder):
     ]
     assert report["live"] - report["covered"] == 2
     assert "2 of 3 live ops have no rule" in run("explain", "mine:unknown", "--no-strict").output
+
+
+def test_an_op_of_the_users_own(folder):
+    op, coverage = torch.ops.commands.twist.default, ("coverage", "mine:custom")
+    line = next(i for i, text in enumerate(Path("mine.py").read_text().splitlines(), 1) if "commands.twist" in text)
+    strict = run(*coverage, code=2).stderr
+    for text in ("commands.twist.default  x1", f"mine.py:{line}  return torch.ops.commands.twist(x)", "--no-strict"):
+        assert text in strict
+    assert re.search(r"commands\.twist\.default.*MISSING", run(*coverage, "--no-strict").output)
+    told = "1 of 2 live ops have no rule"
+    assert told in run("explain", "mine:custom", "--no-strict", "--save", "adjoint").output
+    for name in ("red.svg", "red.html"):
+        assert f"{told}: red in the picture" in run("graph", "mine:custom", "--out", name).output
+    assert "1 op without a rule" in Path("red.svg").read_text()
+
+    @fxlrp.rule(op, kind="linear")
+    def doubled(site, c):
+        return (2 * c,)
+
+    try:
+        assert "MISSING" not in run(*coverage).output
+        assert "no rule" not in run("explain", "mine:custom", "--save", "ruled").output
+        assert "no rule" not in run("graph", "mine:custom", "--strict", "--out", "calm.svg").output
+    finally:
+        del RULES[op]
+    assert "without a rule" not in Path("calm.svg").read_text()
+    torch.testing.assert_close(saved("ruled.npz"), saved("adjoint.npz"))
 
 
 MISTAKES = {

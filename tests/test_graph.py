@@ -24,6 +24,7 @@ from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.graph import draw
 from fxlrp.page import page
 from fxlrp.picture import KINDS, Edge, Node, Picture, View
+from fxlrp.registry import RULES
 from fxlrp.views import picture
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -198,6 +199,36 @@ def test_a_missing_op_is_painted_and_listed(small, tmp_path: Path) -> None:
     red = KINDS["missing"].fill
     assert all(any(shape.get("fill") == red for shape in g.iter(f"{SVG}path")) for g in painted)
     assert "2 ops without a rule" in "".join(root.itertext())
+
+
+@pytest.fixture
+def ruled():
+    """A rule for the op that has none."""
+    op = torch.ops.pictures.mystery.default
+
+    @fxlrp.rule(op, kind="linear")
+    def doubled(site: fxlrp.Site, c: Tensor) -> tuple[Tensor, ...]:
+        return (2 * c,)
+
+    yield
+    del RULES[op]
+
+
+@pytest.mark.usefixtures("ruled")
+def test_a_rule_ends_the_alarm(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, other = torch.randn(2, 2, 4, dtype=torch.float64)
+    attributor = fxlrp.compile(Small().double().eval(), (x, other))
+    made, report = pictured(attributor), attributor.coverage()
+    assert made.missing == {}
+    assert report.covered == report.live
+    kinds = [node.kind for node in made.views["model"].nodes if node.op == "pictures.mystery.default"]
+    assert sorted(kinds)[-2:] == ["linear", "linear"]
+    assert "missing" not in kinds
+    assert payload(attributor.graph(tmp_path / "a.html").read_text())["missing"] == {}
+    root = ET.parse(attributor.graph(tmp_path / "a.svg")).getroot()
+    assert not [g for g in root.iter(f"{SVG}g") if "missing" in g.get("class", "").split()]
+    assert "without a rule" not in "".join(root.itertext())
 
 
 def test_kinds_of_what_passes_nothing_on(small) -> None:
