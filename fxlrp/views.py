@@ -140,6 +140,10 @@ def program_view(program: Program, model: Mapping[str, Node]) -> View:
         if n.op == "call_function" and n not in parts:
             parts[n] = "target" if n in used else "results"
     chains = {n: ((part, ""), *(model[origins[n]].boxes if n in origins else ())) for n, part in parts.items()}
+    for n in graph.nodes:  # a parameter stands where the model has it, and not between the passes
+        first = [chains[user] for user in n.users if parts.get(user) == "forward pass"]
+        if n.op == "get_attr" and first:
+            chains[n] = common(first)
     boxes = places(graph, {n: chains.get(n, ()) for n in graph.nodes})
     nodes, edges = [], []
     for node in graph.nodes:
@@ -178,7 +182,8 @@ def places(graph: fx.Graph, boxes: Mapping[fx.Node, Boxes]) -> dict[fx.Node, Box
     """The modules around each node; a constant is where all its users are."""
     found = dict(boxes)
     for node in graph.nodes:
-        if node.op in ("placeholder", "get_attr") and not node.meta.get("user_input") and node.users:
+        free = node.op in ("placeholder", "get_attr") and not node.meta.get("user_input")
+        if free and node.users and not found[node]:
             found[node] = common(boxes[user] for user in node.users)
     return found
 

@@ -1,5 +1,6 @@
 """A headless Chromium that is driven over two pipes with its DevTools protocol."""
 
+import base64
 import json
 import os
 import select
@@ -93,6 +94,10 @@ class Browser:
         while not self.evaluate("document.documentElement?.dataset.ready ?? ''"):
             assert time.monotonic() < limit, f"not ready: {self.errors}"
             time.sleep(0.02)
+
+    def screenshot(self, path: Path) -> None:
+        """Write what is seen to a PNG file."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def evaluate(self, script: str) -> Any:
         """Value of an expression in the page."""

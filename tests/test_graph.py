@@ -13,6 +13,7 @@ import networkx as nx
 import pytest
 import torch
 from browser import Browser
+from deep import DEEP
 from torch import Tensor, nn
 from typer.testing import CliRunner
 from zoo import ZOO
@@ -381,15 +382,17 @@ IN_SIGHT = """(() => {
 
 @pytest.mark.parametrize(
     ("name", "module", "deep"),
-    [("resnet50", "layer3", "layer3.4.conv2"), ("llama", "model.layers.1.mlp", "model.layers.1.self_attn.q_proj"),
-     ("flan_t5", "decoder.block.0", "encoder.block.1.layer.1.DenseReluDense.wi_0")],
+    [("resnet50", "layer3", "layer3.4.conv2"), ("llama", "model.layers.11.mlp", "model.layers.14.self_attn.q_proj"),
+     ("flan_t5", "decoder.block.20", "encoder.block.22.layer.1.DenseReluDense.wi_0")],
 )  # fmt: skip
-def test_page_in_a_browser(name: str, module: str, deep: str, clean: Browser, tmp_path: Path) -> None:
-    _, args, kwargs = ZOO[name]()
-    attributor = compiled(name)
+def test_page_of_a_published_model_in_a_browser(
+    name: str, module: str, deep: str, clean: Browser, tmp_path: Path
+) -> None:
+    model, args, kwargs = DEEP[name]()
+    attributor = fxlrp.compile(model, args, kwargs)
     clean.open(attributor.graph(tmp_path / "page.html", *args, **kwargs))
     made = pictured(attributor)
-    assert shown(clean, ".item") > 3
+    assert 3 < shown(clean, ".item") < 100
     assert shown(clean, ".edge.live") > 3
     assert (
         len({*clean.evaluate("[...document.querySelectorAll('.edge.live')].map(e => e.getAttribute('stroke-width'))")})
@@ -491,6 +494,57 @@ def test_missing_ops_are_red_and_one_click_away(small, clean: Browser, tmp_path:
     assert "NO RULE" in clean.evaluate("document.querySelector('.item.missing').textContent")
     clean.press("n")
     assert clean.evaluate("document.querySelector('.item.chosen').dataset.name") == next(iter(pictured(small).missing))
+
+
+def test_a_module_tells_what_stays_in_it(small, clean: Browser, tmp_path: Path) -> None:
+    x, other = torch.randn(2, 2, 4, dtype=torch.float64)
+    ledger = small.ledger(x, other, target=1)
+    clean.open(small.graph(tmp_path / "page.html", x, other, target=1, ledger=ledger))
+    row = ledger.by_module(1)["inner"]
+    sums = dict.fromkeys(row, 0.0)
+    for call in ("inner", "inner@1"):
+        find(clean, call)
+        told = clean.evaluate("""Object.fromEntries([...document.querySelectorAll("#panel dt")].map(
+          (name) => [name.textContent, Number(name.nextSibling.textContent)]))""")
+        sums = {name: sums[name] + told[name] for name in row}
+    assert abs(row["absorbed"]) > 1e-3
+    assert sums == pytest.approx(row, rel=1e-3, abs=1e-9)
+
+
+def test_a_module_that_opens_stays_in_sight(clean: Browser, tmp_path: Path) -> None:
+    clean.open(compiled("llama").graph(tmp_path / "page.html"))
+    find(clean, "model.layers.1.self_attn")
+    sides = """(() => {
+      const item = document.querySelector(".item.chosen").getBoundingClientRect();
+      const area = document.getElementById("picture").getBoundingClientRect();
+      return [item.left - area.left, area.right - item.right];
+    })()"""
+    closed = clean.evaluate(sides)
+    clean.press("Enter", 13)
+    left, right = clean.evaluate(sides)
+    assert left + right < sum(closed) - 300  # it is much wider now
+    assert left >= 0
+    assert right >= 0
+
+
+def test_what_is_chosen_stays_in_sight_when_all_is_shown(clean: Browser, tmp_path: Path) -> None:
+    clean.open(compiled("flan_t5").graph(tmp_path / "page.html"))
+    find(clean, "decoder.block.1.layer.2")
+    assert clean.evaluate("document.getElementById('all').click() ?? true")
+    assert clean.evaluate(IN_SIGHT)
+
+
+def test_parameters_stand_in_the_forward_pass(drawn) -> None:
+    _, made = drawn
+    program = made.views["relevance program"]
+    part = {node.name: node.boxes[0][0] for node in program.nodes if node.boxes}
+    users: dict[str, set[str]] = {}
+    for edge in program.edges:
+        users.setdefault(edge.start, set()).add(part.get(edge.end, ""))
+    constants = [node.name for node in program.nodes if node.kind == "constant"]
+    used = [name for name in constants if "forward pass" in users.get(name, ())]
+    assert used
+    assert {part.get(name) for name in used} == {"forward pass"}
 
 
 def test_keys_walk_along_the_wires(small, clean: Browser, tmp_path: Path) -> None:

@@ -119,12 +119,13 @@ function nearBy(id) { // scroll no more than is needed to see an item
   if (x < 0 || y < 0 || x + Math.min(at.w * state.k, 80) > area.width || y + Math.min(at.h * state.k, 40) > area.height) centre(id);
 }
 
-function toggle(id) { // the box stays where it is on the screen
-  const v = view(), before = drawn.get(id);
+function toggle(id) { // the box stays where it is on the screen, unless it grows out of sight
+  const v = view(), before = drawn.get(id), wide = $("picture").getBoundingClientRect().width - 20;
   setOpen(v, id, !v.open.has(id));
   render();
-  const after = drawn.get(id);
-  state.x += (before.x - after.x) * state.k; state.y += (before.y - after.y) * state.k;
+  const after = drawn.get(id), left = before.x * state.k + state.x;
+  const fitting = Math.max(10, Math.min(left, wide + 10 - after.w * state.k));
+  state.x += (before.x - after.x) * state.k + fitting - left; state.y += (before.y - after.y) * state.k;
   place();
 }
 
@@ -152,6 +153,7 @@ function setAll(all) {
   $("all").checked = all;
   legend();
   render();
+  if (state.chosen !== null) nearBy(state.chosen);
 }
 
 function levels(open) {

@@ -115,7 +115,8 @@ function route(cells, wires) { // long wires run through one empty cell per rank
 }
 
 function join(a, b, start, end, live) {
-  const pull = (live ? 3 : 1) * (a.id === null && b.id === null ? 8 : a.id === null || b.id === null ? 2 : 1);
+  const empty = (a.id === null) + (b.id === null); // a long wire is straight, and does not draw what it ends at aside
+  const pull = (live ? 3 : 1) * [1, 0.25, 8][empty];
   a.down.push({ other: b, mine: start, theirs: end, pull });
   b.up.push({ other: a, mine: end, theirs: start, pull });
 }

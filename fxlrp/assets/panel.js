@@ -61,12 +61,22 @@ function twins(v, name) {
   return [...links("Emitted: forward pass", made.filter(forward), 1), ...links("Emitted: its twin", made.filter((i) => !forward(i)), 1)];
 }
 
+function kept(v, b) { // what a ledger says of everything in a box
+  const sums = {};
+  for (const [i, row] of Object.entries(v.raw.numbers)) {
+    if (![...around(v, i)].includes(b)) continue;
+    for (const key of ["absorbed", "leaked", "stabiliser"]) if (key in row) sums[key] = (sums[key] || 0) + Number(row[key]);
+  }
+  return Object.entries(sums).map(([key, x]) => [key, number(x)]);
+}
+
 function aboutBox(v, b) {
-  const held = level(v).holds.get(b) || {};
+  const held = level(v).holds.get(b) || {}, sums = kept(v, b);
   return [
     html("h2", {}, path(v, b)), html("div", {}, cls(v, b)),
     html("p", {}, html("button", { onclick: () => toggle(b) }, v.open.has(b) ? "close" : "open")),
     rows(...Object.entries(kinds).filter(([k]) => held[k]).map(([k, kind]) => [String(held[k]), [chip(kind), kind.label]])),
+    ...(sums.length ? [html("h3", {}, "Relevance that stays here"), rows(...sums)] : []),
     ...([...around(v, b)].length ? [html("h3", {}, "Inside"), html("div", { class: "links" }, ...[...around(v, b)].reverse().map((o) => link(state.view, o, shortName(v, o))))] : []),
   ];
 }
