@@ -42,7 +42,11 @@ def compile(
         args: Example positional arguments.
         kwargs: Example keyword arguments.
         rules: Name of a preset (`presets`), a rule set, or a table of what differs from the default preset.
-        read: Names or patterns (``blocks.*.attn``) of modules and graph nodes whose relevance is wanted too.
+        read: Names or patterns (``blocks.*.attn``) of modules, graph nodes or parameters whose relevance is wanted
+            too. Parameters sum over the batch; with them, nothing else changes. Views follow a colon: ``:heads=12``
+            (relevance of each attention head, before an output projection mixes them), ``:neurons=3,7`` (last
+            dimension), ``:channels=3,7`` (dimension 1), ``:input`` (what the module takes), ``:coefficient``
+            (``c = R / x``).
         output: What to explain of the model's output: None (a tensor, else ``logits``, else the first floating
             tensor), a name, an index, or a function of the output.
         objective: A function of that tensor to one number per sample, such as a cosine; part of the program.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fxlrp import passes
 from fxlrp._torch import TreeSpec, tree_flatten, tree_unflatten
 from fxlrp.backends import Runner, backend
 from fxlrp.capture import capture
+from fxlrp.conditions import conditioned
 from fxlrp.coverage import Coverage, coverage
 from fxlrp.errors import SignatureError
 from fxlrp.ledger import Book, Ledger
@@ -40,7 +41,7 @@ class Result:
         relevance: Relevance of the input, shaped as it; for token ids one number per token; for several inputs
             a dictionary by argument name.
         output: The model's own output, from the same program.
-        read: Relevance at the module outputs and graph nodes asked for with ``read=``.
+        read: Relevance at the places asked for with ``read=``, by name.
     """
 
     relevance: Any
@@ -80,7 +81,14 @@ class Attributor:
     def __repr__(self) -> str:
         return f"Attributor({type(self.model).__name__}, rules={self.rules.name!r}, {len(self._entries)} signatures)"
 
-    def __call__(self, *args: Any, target: Target = None, **kwargs: Any) -> Result:
+    def __call__(
+        self,
+        *args: Any,
+        target: Target = None,
+        inject: Mapping[str, Tensor] | None = None,
+        keep: Mapping[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Result:
         """Run the model and attribute one number per sample of its output to the inputs.
 
         Args:
@@ -88,15 +96,20 @@ class Attributor:
             target: Which output to explain: None (the largest), a class, an index tuple such as
                 ``(position, token)`` where None stands for the largest, a list or tensor of one of these per
                 sample, a floating point seed shaped as the output, or `fxlrp.contrast`.
+            inject: Coefficients by the name of a module output or graph node: relevance starts there, with
+                ``R = x * c``, in place of the target.
+            keep: Masks by such names, shaped as the node or expanding to it: what arrives there is multiplied by the
+                mask and goes on, as conditional relevance (Achtibat et al. 2023). ``read`` shows what arrived.
             kwargs: Keyword arguments of the model.
 
         Raises:
             CaptureError, MissingRules: At the first call of a signature, as in `fxlrp.compile`.
-            SignatureError: If an input is not finite or does not fit the model.
+            SignatureError: If an input is not finite or does not fit the model, or a name of ``inject`` or ``keep``
+                is of no node that passes relevance on.
             TargetError: If the target does not select one number of each sample.
         """
         with plain_mode():
-            entry, form, tensors, numbers = self._prepared(args, kwargs, target)
+            entry, form, tensors, numbers = self._prepared(args, kwargs, target, inject, keep)
             program, runner = self._program(entry, form)
             flat = list(runner(*tensors, *numbers))
         return pack(entry, program, flat)
@@ -105,7 +118,7 @@ class Attributor:
         """Capture and compile for these inputs without running."""
         with plain_mode():
             entry, _, sizes = self._entry(args, kwargs)
-            form, _ = lower_target(target, entry.output_shape(sizes))
+            form, _ = lower_target(target, entry.shape(sizes))
             self._program(entry, form)
 
     def ledger(self, *args: Any, target: Target = None, zero_bias: bool = False, **kwargs: Any) -> Ledger:
@@ -187,12 +200,17 @@ class Attributor:
         return self._last
 
     def _prepared(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        target: Target,
+        inject: Mapping[str, Tensor] | None = None,
+        keep: Mapping[str, Tensor] | None = None,
     ) -> tuple[Entry, Form, list[Tensor], list[Tensor]]:
         """The signature, the form of the target, and the tensors of inputs and target."""
         entry, leaves, sizes = self._entry(args, kwargs)
         check_finite(entry, leaves)
-        form, numbers = lower_target(target, entry.output_shape(sizes))
+        form, numbers = conditioned(entry, sizes, target, inject, keep)
         device = entry.plan.captured.explained.meta["val"].device
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         return entry, form, tensors, [t.to(device) for t in numbers]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,14 @@ Results = Callable[[Env, Env], list[Any]]
 """What a program returns, from the value and the carried coefficient of every node."""
 
 
-def emit(captured: Captured, twins: Mapping[fx.Node, Twin], form: targets.Form, results: Results) -> fx.GraphModule:
+def emit(
+    captured: Captured,
+    twins: Mapping[fx.Node, Twin],
+    form: targets.Form,
+    results: Results,
+    starts: Sequence[fx.Node] = (),
+    kept: Sequence[fx.Node] = (),
+) -> fx.GraphModule:
     """Trace the forward and the reverse walk into one graph.
 
     Args:
@@ -25,11 +33,15 @@ def emit(captured: Captured, twins: Mapping[fx.Node, Twin], form: targets.Form, 
         twins: Rule and operands of every live node.
         form: Form of the target, which gives the coefficient at the output.
         results: What the program returns.
+        starts: Where relevance starts in place of the output, by a coefficient given at each call.
+        kept: Where the coefficient is multiplied by a mask given at each call.
 
     Returns:
-        A module that takes the tensors among the model's flattened inputs, then those of the target.
+        A module that takes the tensors among the model's flattened inputs, then those of the target (or of
+        ``starts``), then those of ``kept``.
     """
     graph = captured.graph
+    end = captured.explained
     given = [node for node in captured.inputs if isinstance(node.meta["val"], Tensor)]
     fixed = {node: node.meta["val"] for node in captured.inputs if node not in given}
     constants = list(captured.constants)
@@ -37,12 +49,17 @@ def emit(captured: Captured, twins: Mapping[fx.Node, Twin], form: targets.Form, 
 
     def program(*values: Any) -> list[Any]:
         env = forward(graph, dict(zip(placeholders, values, strict=False)) | fixed)
-        start = targets.seed(form, numerics.widen(env[captured.explained]), values[len(placeholders) :])
-        return results(env, backward(graph, env, twins, {captured.explained: start}))
+        chosen, masks = values[len(placeholders) : len(values) - len(kept)], values[len(values) - len(kept) :]
+        if starts:
+            seed = dict(zip(starts, chosen, strict=True))
+        else:
+            seed = {end: targets.seed(form, numerics.widen(env[end]), chosen)}
+        return results(env, backward(graph, env, masked(twins, dict(zip(kept, masks, strict=True))), seed))
 
     mode = captured.explained.meta["val"].fake_mode
     with mode, enable_python_dispatcher(), preserve_node_meta(), torch.no_grad():
-        target = targets.examples(form, captured.explained.meta["val"])
+        chosen = () if starts else targets.examples(form, captured.explained.meta["val"])
+        target = *chosen, *(torch.empty_like(numerics.widen(n.meta["val"])) for n in (*starts, *kept))
         values = *detached(placeholders), *target
         module = make_fx(program, _allow_non_fake_inputs=True)(*values)
         if any(mutates(node) for node in module.graph.nodes):
@@ -51,6 +68,15 @@ def emit(captured: Captured, twins: Mapping[fx.Node, Twin], form: targets.Form, 
     name_inputs(module, [node.name for node in given] + [f"target_{i}" for i in range(len(target))])
     own_constants(module, [(captured.names[n], captured.constants[n]) for n in constants])
     return module
+
+
+def masked(twins: Mapping[fx.Node, Twin], masks: Mapping[fx.Node, Tensor]) -> Mapping[fx.Node, Twin]:
+    """Twins that multiply what arrives by a mask before they pass it on."""
+
+    def by(twin: Twin, mask: Tensor) -> Twin:
+        return replace(twin, rule=replace(twin.rule, apply=lambda site, c: twin.rule(site, c * mask)))
+
+    return {**twins, **{node: by(twins[node], mask) for node, mask in masks.items()}}
 
 
 def mutates(node: fx.Node) -> bool:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from torch import fx
 
-from fxlrp import passes
+from fxlrp import passes, places
 from fxlrp.emit import emit, read
 from fxlrp.errors import MissingRules, SignatureError
-from fxlrp.passes import analyses
+from fxlrp.passes import analyses, parameters
 from fxlrp.passes.factors import factors
+from fxlrp.places import Place
 from fxlrp.program import Captured, Program, Source
 from fxlrp.propagate import Env, Twin
 from fxlrp.provenance import source_line
@@ -35,7 +34,8 @@ class Plan:
         sources: Where relevance is read.
         twins: Rule and operands of every live node that passes relevance on.
         missing: Live nodes that no rule serves (served by the adjoint if not strict).
-        reads: Further nodes to read relevance at, by name.
+        reads: Further places to read relevance at, by name.
+        readers: Twins that also pass relevance on to the parameters among them.
         rewrites: Number of rewrites of each pass.
     """
 
@@ -43,7 +43,8 @@ class Plan:
     sources: tuple[Source, ...]
     twins: Mapping[fx.Node, Twin]
     missing: tuple[fx.Node, ...]
-    reads: Mapping[str, fx.Node]
+    reads: Mapping[str, Place]
+    readers: Mapping[fx.Node, Twin]
     rewrites: Mapping[str, int]
 
 
@@ -73,7 +74,11 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     chosen: dict[fx.Node, Rule] = {node: assigned.get(node, adjoint) for node in slots if slots[node]}
     facts = analyses.facts(graph, slots, chosen, end, rules.invariant)
     twins = {node: Twin(chosen[node], slots[node], facts[node]) for node in chosen}
-    return Plan(captured, tuple(sources), twins, missing, find_reads(graph, read, slots), rewrites)
+    constants = parameters.derived(graph, captured.names, dependent)
+    reads = places.find(captured, read, slots, parameters.leading(graph, constants, slots))
+    made = parameters.derived(graph, {place.node for place in reads.values()} & captured.names.keys(), dependent)
+    readers = parameters.read_too(graph, twins, starts, made, rules) if made else {}
+    return Plan(captured, tuple(sources), twins, missing, reads, readers, rewrites)
 
 
 def lower(made: Plan, form: Form) -> Program:
@@ -85,10 +90,12 @@ def lower(made: Plan, form: Form) -> Program:
         relevances: dict[str, Any] = dict.fromkeys(names, 0.0)
         for s in made.sources:
             relevances[s.name] = relevances[s.name] + read(env[s.node], found.get(s.node), s.trailing)
-        reads = [read(env[n], found.get(n)) for n in made.reads.values()]
+        reads = [place.read(env, found) for place in made.reads.values()]
         return [*(env[n] for n in outputs), *relevances.values(), *reads]
 
-    module = emit(made.captured, made.twins, form, results)
+    starts = [places.passing(made.captured, name, made.twins, "inject") for name in form.starts]
+    kept = [places.passing(made.captured, name, made.twins, "keep") for name in form.kept]
+    module = emit(made.captured, {**made.twins, **made.readers}, form, results, starts, kept)
     passes.run(module, passes.CLEANUP)
     return Program(module, len(outputs), names, tuple(made.reads))
 
@@ -109,26 +116,3 @@ def report_missing(missing: Sequence[fx.Node], strict: bool) -> None:
             "or compile with strict=False to use the plain adjoint (Taylor) there."
         )
     warnings.warn(f"{text}\nThe plain adjoint (Taylor) is used there.", stacklevel=2)
-
-
-def find_reads(graph: fx.Graph, patterns: Sequence[str], slots: analyses.Slots) -> dict[str, fx.Node]:
-    """Nodes by name for patterns over module paths and node names.
-
-    Raises:
-        SignatureError: If a pattern fits nothing, or only what relevance does not reach.
-    """
-    names = {name: node for node in graph.nodes for name in (node.name, *node.meta.get("reads", []))}
-    found: dict[str, fx.Node] = {}
-    for pattern in patterns:
-        fitting = {name: names[name] for name in names if fnmatch.fnmatchcase(name, pattern)}
-        reached = {name: node for name, node in fitting.items() if node in slots}
-        if not reached:
-            close = ", ".join(get_close_matches(pattern, [n for n in names if names[n] in slots], 5, 0.3))
-            why = (
-                "fits only nodes that relevance does not reach"
-                if fitting
-                else "fits no module output and no graph node"
-            )
-            raise SignatureError(f"read={pattern!r} {why}. Close to it: {close or 'nothing'}")
-        found |= reached
-    return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import TreeSpec
@@ -49,9 +49,9 @@ class Entry:
                 return None
         return sizes
 
-    def output_shape(self, sizes: Mapping[Any, int]) -> tuple[int, ...]:
-        """Shape of the explained output for these sizes."""
-        shape = self.plan.captured.explained.meta["val"].shape
+    def shape(self, sizes: Mapping[Any, int], node: fx.Node | None = None) -> tuple[int, ...]:
+        """Shape of a node, by default of the explained output, for these sizes."""
+        shape = (node or self.plan.captured.explained).meta["val"].shape
         return tuple(n if isinstance(n, int) else int(n.node.expr.xreplace(sizes)) for n in shape)
 
 

@@ -46,10 +46,14 @@ class Form:
     Attributes:
         weights: Weight of each term; none for a seed tensor.
         wild: For each term, the output dimensions where the largest entry is taken.
+        starts: Names of nodes where relevance starts, in place of the output.
+        kept: Names of nodes whose coefficient is multiplied by a mask.
     """
 
     weights: tuple[float, ...]
     wild: tuple[tuple[int, ...], ...]
+    starts: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 def lower(target: Target, shape: tuple[int, ...]) -> tuple[Form, tuple[Tensor, ...]]:

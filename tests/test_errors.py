@@ -332,9 +332,9 @@ def test_unknown_backend() -> None:
 @pytest.mark.parametrize(
     ("read", "text"),
     [
-        ("layer9", "read='layer9' fits no module output and no graph node"),
-        (("0", "head*"), r"read='head\*' fits no module output and no graph node"),
-        ("p_0_weight", "read='p_0_weight' fits only nodes that relevance does not reach"),
+        ("layer9", "read='layer9' fits no module, no graph node and no parameter"),
+        (("0", "head*"), r"read='head\*' fits no module, no graph node and no parameter"),
+        ("p_0_weight", "read='p_0_weight' fits no module, no graph node and no parameter"),
     ],
 )
 def test_unknown_read(read: Any, text: str) -> None:

@@ -1,0 +1,213 @@
+"""Places in a graph by name: module outputs and inputs, nodes, parameters, and views on them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp import numerics
+from fxlrp.errors import SignatureError
+from fxlrp.passes.manager import shape
+from fxlrp.program import Captured, floating
+from fxlrp.propagate import Env
+from fxlrp.provenance import modules
+
+aten = torch.ops.aten
+
+MOVES = (
+    aten.reshape.default,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.clone.default,
+    aten.alias.default,
+    aten._to_copy.default,
+)
+"""What may stand between an output projection and the end of its module."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node and how its relevance is shown.
+
+    Attributes:
+        node: Where relevance is read.
+        views: Applied to what is read, in order.
+        coefficient: Read the coefficient ``c = R / x`` in place of relevance.
+    """
+
+    node: fx.Node
+    views: tuple[Callable[[Tensor], Tensor], ...] = ()
+    coefficient: bool = False
+
+    def read(self, env: Env, found: Env) -> Tensor:
+        """What arrived here; zeros if nothing did."""
+        x = numerics.widen(env[self.node])
+        carried = found.get(self.node)
+        if carried is None:
+            shown = torch.zeros_like(x if self.coefficient else x.real)
+        else:
+            shown = (numerics.coefficient if self.coefficient else numerics.relevance)(carried, x)
+        for view in self.views:
+            shown = view(shown)
+        return shown
+
+
+def names(captured: Captured) -> dict[str, fx.Node]:
+    """Every name that a place can have: nodes, module outputs, parameters and buffers."""
+    nodes = [node for node in captured.graph.nodes if node not in captured.names]
+    found = {name: node for node in nodes for name in (node.name, *node.meta.get("reads", []))}
+    return found | owned(captured)
+
+
+def owned(captured: Captured) -> dict[str, fx.Node]:
+    """Parameters and buffers by name; of tied ones torch.export uses one, which serves the names of all."""
+    stands_for: dict[int, fx.Node] = {}
+    for node, value in captured.constants.items():
+        if node.users or id(value) not in stands_for:
+            stands_for[id(value)] = node
+    return {name: stands_for[id(captured.constants[node])] for node, name in captured.names.items() if floating(node)}
+
+
+def find(
+    captured: Captured, patterns: Collection[str], live: Collection[fx.Node], constants: Collection[fx.Node]
+) -> dict[str, Place]:
+    """Places by name for patterns, each with views behind colons.
+
+    Args:
+        captured: The canonical model.
+        patterns: Names or patterns of them; parameters and buffers are meant where nothing else fits.
+        live: Nodes that relevance reaches.
+        constants: Parameters and buffers that it could reach.
+
+    Raises:
+        SignatureError: If a pattern fits nothing, or only what relevance does not reach, or a view does not fit.
+    """
+    known = names(captured)
+    values = {name: node in live for name, node in known.items() if node not in captured.constants}
+    parameters = {name: node in constants for name, node in owned(captured).items()}
+    calls = dict.fromkeys((call for node in captured.graph.nodes for call in modules(node) if call), True)
+    found: dict[str, Place] = {}
+    for pattern in patterns:
+        path, *views = pattern.split(":")
+        inside = views[:1] == ["input"]
+        for name in fitting(path, [calls] if inside else [values, parameters], pattern):
+            node = module_input(captured.graph, name, live) if inside else known[name]
+            found[":".join([name, *views])] = viewed(node, views[inside:], pattern)
+    return found
+
+
+def fitting(path: str, tables: Sequence[Mapping[str, bool]], pattern: str) -> list[str]:
+    """Names that fit a pattern and are reached, of the first table that has any."""
+    for known in tables:
+        if found := [name for name, reached in known.items() if reached and fnmatch.fnmatchcase(name, path)]:
+            return found
+    every = [item for known in tables for item in known.items()]
+    close = ", ".join(get_close_matches(path, [name for name, reached in every if reached], 5, 0.3))
+    fits = any(fnmatch.fnmatchcase(name, path) for name, _ in every)
+    why = "fits only what relevance does not reach" if fits else "fits no module, no graph node and no parameter"
+    raise SignatureError(f"read={pattern!r} {why}. Close to it: {close or 'nothing'}")
+
+
+def module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> fx.Node:
+    """The one value with relevance that a module takes from outside.
+
+    Raises:
+        SignatureError: If there is none, or several, naming them.
+    """
+    inside = {node for node in graph.nodes if path in modules(node)}
+    taken = {n: None for node in graph.nodes if node in inside for n in node.all_input_nodes if n not in inside}
+    found: list[fx.Node] = [n for n in taken if n in live]
+    if len(found) != 1:
+        listed = ", ".join(n.name for n in found) or "none"
+        raise SignatureError(f"read='{path}:input': relevance leaves {path} by {len(found)} inputs; read one: {listed}")
+    return found[0]
+
+
+def viewed(node: fx.Node, views: list[str], pattern: str) -> Place:
+    """The place behind the views of a name.
+
+    Raises:
+        SignatureError: If a view is unknown or does not fit the value.
+    """
+    place = Place(node)
+    for view in views:
+        name, _, numbers = view.partition("=")
+        if name not in VIEWS:
+            raise SignatureError(f"read={pattern!r}: there is no view {name!r}; there are input, {', '.join(VIEWS)}")
+        try:
+            place = VIEWS[name](place, [int(n) for n in numbers.split(",")] if numbers else [])
+        except ValueError as error:
+            raise SignatureError(f"read={pattern!r}: {error}") from None
+    return place
+
+
+def heads(place: Place, numbers: list[int]) -> Place:
+    """Relevance of each attention head: the last dimension in equal groups, each of them summed.
+
+    An output projection mixes heads; behind one, its input is read.
+    """
+    node = before_projection(place.node)
+    if node.target is aten.scaled_dot_product_attention.default:
+        raise ValueError(f"the second dimension of {node.name} is its heads; read it as it is")
+    size = shape(node)[-1] if shape(node) else 0
+    if len(numbers) != 1 or numbers[0] < 1 or size % numbers[0]:
+        raise ValueError(f"heads=N divides the last dimension of {node.name}, of shape {shape(node)}")
+    (count,) = numbers
+    return Place(node, (*place.views, lambda r: r.reshape(*r.shape[:-1], count, -1).sum(-1)), place.coefficient)
+
+
+def before_projection(node: fx.Node) -> fx.Node:
+    """The input of the linear layer that a value comes out of, else the value itself."""
+    end = node
+    while end.target in MOVES:
+        end = end.all_input_nodes[0]
+    return end.all_input_nodes[0] if end.target is aten.linear.default else node
+
+
+def chosen(dim: int) -> Callable[[Place, list[int]], Place]:
+    """A view on some entries of a dimension."""
+
+    def view(place: Place, numbers: list[int]) -> Place:
+        sizes = shape(place.node)
+        if not numbers or len(sizes) < 2 or any(not 0 <= n < sizes[dim] for n in numbers):
+            raise ValueError(f"give indices in dimension {dim} of {place.node.name}, of shape {sizes}")
+        return Place(
+            place.node, (*place.views, lambda r: r[(slice(None),) * (dim % r.ndim) + (numbers,)]), place.coefficient
+        )
+
+    return view
+
+
+def coefficient(place: Place, numbers: list[int]) -> Place:
+    """``c`` in place of ``R = x * c``."""
+    return Place(place.node, place.views, coefficient=True)
+
+
+VIEWS: dict[str, Callable[[Place, list[int]], Place]] = {
+    "heads": heads,
+    "neurons": chosen(-1),
+    "channels": chosen(1),
+    "coefficient": coefficient,
+}
+"""What can stand behind a colon."""
+
+
+def passing(captured: Captured, name: str, twins: Collection[fx.Node], option: str) -> fx.Node:
+    """The node of that name, which passes relevance on.
+
+    Raises:
+        SignatureError: If there is none.
+    """
+    known = {n: node for n, node in names(captured).items() if node in twins}
+    if name not in known:
+        close = ", ".join(get_close_matches(name, known, 5, 0.3))
+        raise SignatureError(
+            f"{option}={name!r} is no module output and no graph node that passes relevance on. "
+            f"Close to it: {close or 'nothing'}"
+        )
+    return known[name]
