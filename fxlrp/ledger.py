@@ -185,8 +185,8 @@ class Book:
 
         def apply(site: Site, c: Tensor) -> Parts:
             parts = rule(site, c)
-            exact = parts if rule.limit is None else rule.limit(site, c)
-            self.passed[node] = total(site, parts), total(site, exact)
+            passed = total(site, parts)
+            self.passed[node] = passed, passed if rule.limit is None else total(site, rule.limit(site, c))
             return parts
 
         return replace(rule, apply=apply)
