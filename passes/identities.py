@@ -66,6 +66,7 @@ drop: Pass = sweep(
         aten.dropout.default: dropout,
         aten.alias.default: first,
         aten.clone.default: first,
+        torch.ops.prims.copy_strided.default: first,  # some decompositions give results the strides of an operand
         aten.contiguous.default: first,
         aten.lift_fresh_copy.default: first,
         aten.positive.default: first,

@@ -106,6 +106,8 @@ IDENTITIES = [
             {"_to_copy.default": 1}, {"_to_copy.default": 0}),
     Rewrite("cast to another", lambda x: x.to(torch.float32) * 2, (X,), identities.drop, 0,
             {"_to_copy.default": 1}, {"_to_copy.default": 1}),
+    Rewrite("copy of strides", lambda x: torch.lerp(x.t(), x.view(4, 3) * 2, 0.3), (X,), identities.drop, 2,
+            {"copy_strided.default": 1}, {"copy_strided.default": 0}),
     Rewrite("expand to the same", lambda x: x.expand(3, 4) * 2, (X,), identities.drop, 1,
             {"expand.default": 1}, {"expand.default": 0}),
     Rewrite("expand to more", lambda x: x.expand(2, 3, 4) * 2, (X,), identities.drop, 0,
