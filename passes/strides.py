@@ -61,8 +61,15 @@ def scatter(node: fx.Node) -> fx.Node | None:
     return insert(node, aten.permute.default, ordered, [order.index(d) for d in range(len(order))])
 
 
+def pairs(node: fx.Node) -> fx.Node:
+    """``view_as_complex(x) -> complex(x[..., 0], x[..., 1])``, which does not ask for pairs side by side in memory."""
+    parts = (insert(node, aten.select.int, node.args[0], -1, i) for i in (0, 1))
+    return insert(node, aten.complex.default, *parts)
+
+
 own: Pass = sweep(
     {
+        aten.view_as_complex.default: pairs,
         aten.as_strided.default: gather,
         aten.as_strided_copy.default: gather,
         aten.as_strided_scatter.default: scatter,
