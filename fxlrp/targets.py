@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,15 +148,13 @@ def seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Coefficient at the output ``y``: 1 at the chosen entries, 0 elsewhere."""
     if not form.weights:
         return tensors[0].to(y.dtype)
-    total = torch.zeros_like(y)
-    for weight, wild, index in zip(form.weights, form.wild, tensors, strict=True):
-        position = flat_position(y, wild, index)
-        total = (
-            total + torch.zeros_like(y).flatten(1).scatter(1, position, weight).view_as(y)
-            if y.ndim > 1
-            else total + weight
-        )
-    return total
+    terms = [
+        torch.zeros_like(y).flatten(1).scatter(1, flat_position(y, wild, index), weight).view_as(y)
+        if y.ndim > 1
+        else torch.full_like(y, weight)
+        for weight, wild, index in zip(form.weights, form.wild, tensors, strict=True)
+    ]
+    return functools.reduce(torch.add, terms)
 
 
 def flat_position(y: Tensor, wild: tuple[int, ...], index: Tensor) -> Tensor:

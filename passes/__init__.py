@@ -1,6 +1,16 @@
 """The passes in order: canonical form before rules, clean-up after emission."""
 
-from fxlrp.passes import affine, batch_norm, identities, single_output, softmax, strides, subexpressions, verify
+from fxlrp.passes import (
+    affine,
+    arithmetic,
+    batch_norm,
+    identities,
+    single_output,
+    softmax,
+    strides,
+    subexpressions,
+    verify,
+)
 from fxlrp.passes.manager import Pass, run
 
 CANONICAL: tuple[tuple[str, Pass], ...] = (
@@ -16,7 +26,9 @@ CANONICAL: tuple[tuple[str, Pass], ...] = (
 
 CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("drop detachments", identities.undetach),
+    ("drop neutral arithmetic", arithmetic.drop_neutral),
     ("share subexpressions", subexpressions.share),
+    ("join padded pieces", arithmetic.join),
 )
 
 __all__ = ["CANONICAL", "CLEANUP", "run"]

@@ -16,7 +16,7 @@ def share(graph: fx.Graph) -> int:
     seen: dict[Any, fx.Node] = {}
     hits = 0
     for node in list(graph.nodes):
-        if node.op != "call_function" or not is_pure(node.target):
+        if node.op != "call_function" or not (is_pure(node.target) or is_certain(node)):
             continue
         leaves, spec = tree_flatten((node.args, node.kwargs))
         key = (node.target, spec, tuple((type(leaf), leaf) for leaf in leaves))
@@ -26,6 +26,15 @@ def share(graph: fx.Graph) -> int:
         else:
             seen[key] = node
     return hits
+
+
+def is_certain(node: fx.Node) -> bool:
+    """Fused attention without dropout, which torch counts among random ops."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.name.startswith("aten::_scaled_dot_product"):
+        return False
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
+    return bool(given.get("dropout_p", 0.0) == 0)
 
 
 def is_pure(target: object) -> bool:

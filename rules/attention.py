@@ -20,12 +20,10 @@ def uniform(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     Source: Achtibat et al. 2024, propositions 3.1 and 3.3; Arras et al. 2025.
     """
     query, key, value = 0, 1, 2
-    in_scores = sum(slot in (query, key) for slot in site.slots)
+    in_scores = max(sum(slot in (query, key) for slot in site.slots), 1)
     in_output = (value in site.slots) + any(slot != value for slot in site.slots)
-    parts = []
-    for slot, part in zip(site.slots, site.adjoint(c), strict=True):
-        parts.append(part / (in_output * in_scores if slot in (query, key) else in_output))
-    return tuple(parts)
+    parts = zip(site.slots, site.adjoint(c / (in_output * in_scores)), strict=True)
+    return tuple(part if slot in (query, key) else part * in_scores for slot, part in parts)
 
 
 def all_but_value(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:

@@ -30,8 +30,9 @@ def product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     Source: Achtibat et al. 2024, propositions 3.2 and 3.3; You et al. 2025 on the dependence on association.
     """
     k = len(site.operands)
-    shares = site.facts.shares or (1 / k,) * k
-    return tuple(part * share for part, share in zip(site.adjoint(c), shares, strict=True))
+    if site.facts.shares is None:
+        return site.adjoint(c / k)
+    return tuple(part * share for part, share in zip(site.adjoint(c), site.facts.shares, strict=True))
 
 
 @rule(aten.addmm.default, aten.baddbmm.default, aten.addmv.default, aten.addbmm.default)

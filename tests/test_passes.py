@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,9 +15,20 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from fxlrp import passes
+from fxlrp._torch import make_fx
 from fxlrp.capture import capture
 from fxlrp.errors import CaptureError
-from fxlrp.passes import affine, batch_norm, identities, single_output, softmax, strides, subexpressions, verify
+from fxlrp.passes import (
+    affine,
+    arithmetic,
+    batch_norm,
+    identities,
+    single_output,
+    softmax,
+    strides,
+    subexpressions,
+    verify,
+)
 from fxlrp.passes.manager import Pass, reaches
 from fxlrp.program import Captured
 
@@ -431,7 +443,30 @@ SHARED = [
             subexpressions.share, 0, {"rand_like.default": 2}, {"rand_like.default": 2}),
 ]  # fmt: skip
 
-CASES = [*IDENTITIES, *OUTPUTS, *STRIDES, *PRODUCTS, *SOFTMAX, *BATCH_NORM, *DETACHED, *SHARED]
+PIECE, CHOICE = aten.slice_backward.default, aten.select_backward.default
+
+
+def pieces(*ends: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """A sum of slices, each padded to the whole."""
+
+    def add(x: Tensor) -> Tensor:
+        parts = [PIECE(x[:, a:b] * (a + 2), [3, 4], 1, a, b, 1) for a, b in ends]
+        return functools.reduce(torch.add, parts)
+
+    return add
+
+
+ARITHMETIC = [
+    Rewrite("times one", lambda x: (x * 1.0 / 1).exp(), (X,), arithmetic.drop_neutral, 2,
+            {"mul.Tensor": 1, "div.Tensor": 1}, {"mul.Tensor": 0, "div.Tensor": 0}),
+    Rewrite("plus zero", lambda x: (x + 0).exp() + 1, (X,), arithmetic.drop_neutral, 1, {"add.Tensor": 2},
+            {"add.Tensor": 1}),
+    Rewrite("times two", lambda x: x * 2 / 3, (X,), arithmetic.drop_neutral, 0, {}, {"mul.Tensor": 1, "div.Tensor": 1}),
+    Rewrite("times one in another dtype", lambda x: ((x > 0) * 1.0 * x), (X,), arithmetic.drop_neutral, 0, {},
+            {"mul.Tensor": 2}),
+]  # fmt: skip
+
+CASES = [*IDENTITIES, *ARITHMETIC, *OUTPUTS, *STRIDES, *PRODUCTS, *SOFTMAX, *BATCH_NORM, *DETACHED, *SHARED]
 
 
 def activations_multiplied(captured: Captured) -> int:
@@ -460,6 +495,36 @@ def check_canonical(model: nn.Module, captured: Captured, inputs: tuple[Tensor, 
     torch.testing.assert_close(runner(captured)(*inputs), model(*inputs), rtol=1e-12, atol=1e-12)
     again = passes.run(captured.module, passes.CANONICAL)
     assert again == dict.fromkeys([name for name, _ in passes.CANONICAL], 0)
+
+
+# name, function, pass, rewrites, ops after it
+TRACED = [
+    ("transposed twice", lambda x: aten.t.default(aten.t.default(x)) * 2, arithmetic.drop_neutral, 1, {"t.default": 0}),
+    ("two slices", pieces((0, 3), (3, 4)), arithmetic.join, 1, {"slice_backward.default": 0, "cat.default": 1}),
+    ("out of order", pieces((1, 3), (0, 1), (3, 9)), arithmetic.join, 1, {"add.Tensor": 0, "cat.default": 1}),
+    ("gap", pieces((0, 1), (2, 4)), arithmetic.join, 0, {"slice_backward.default": 2}),
+    ("overlap", pieces((0, 3), (2, 4)), arithmetic.join, 0, {"slice_backward.default": 2}),
+    ("all choices", lambda x: CHOICE(x, [2, 3, 4], 0, 1) + CHOICE(x * 2, [2, 3, 4], 0, 0), arithmetic.join, 1,
+     {"select_backward.default": 0, "stack.default": 1}),
+    ("a choice twice", lambda x: CHOICE(x, [2, 3, 4], 0, 1) + CHOICE(x * 2, [2, 3, 4], 0, -1), arithmetic.join, 0,
+     {"select_backward.default": 2}),
+    ("slice and choice", lambda x: CHOICE(x[0], [3, 4], 0, 0) + PIECE(x[1:], [3, 4], 0, 1, 3, 1), arithmetic.join, 0,
+     {"select_backward.default": 1, "slice_backward.default": 1}),
+    ("rotation", lambda x: torch.func.vjp(lambda y: torch.cat([-y[:, 2:], y[:, :2]], 1), x)[1](x)[0],
+     arithmetic.join, 1, {"slice_backward.default": 0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "function", "apply", "count", "after"), TRACED, ids=[case[0] for case in TRACED])
+def test_rewrite_of_a_traced_adjoint(
+    name: str, function: Callable[[Tensor], Tensor], apply: Pass, count: int, after: Mapping[str, int]
+) -> None:
+    module = make_fx(function, tracing_mode="fake")(X)
+    assert passes.run(module, [("it", apply)]) == {"it": count}
+    found = ops(module.graph)
+    assert {op: found[op] for op in after} == dict(after)
+    assert torch.equal(module(X), function(X))
+    assert passes.run(module, [("it", apply)]) == {"it": 0}
 
 
 def test_metadata_checks_are_erased() -> None:
@@ -522,7 +587,18 @@ def test_verify_refuses(make: Callable[[fx.Graph, fx.Node], fx.Node], message: s
         lambda x: functional.alpha_dropout(x, 0.3, training=True),
         lambda x: functional.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
     ],
-    ids="bernoulli, mask, normal, own mask, multinomial, rrelu, dropout, dropout2d, alpha, attention".split(", "),
+    ids=[
+        "bernoulli",
+        "mask",
+        "normal",
+        "own mask",
+        "multinomial",
+        "rrelu",
+        "dropout",
+        "dropout2d",
+        "alpha",
+        "attention",
+    ],
 )
 def test_random_numbers_for_the_input_are_refused(function: Callable[[Tensor], Tensor]) -> None:
     what = r"random numbers are drawn for the input|a random mask is drawn"
