@@ -46,13 +46,17 @@ def widen(value: Any) -> Any:
     return tree_map_only((Tensor, torch.dtype), wide, value)
 
 
-def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Move ``z`` away from zero: ``z + e * sgn(z)`` with ``sgn(0) = +1``.
+def least(epsilon: float, dtype: torch.dtype) -> float:
+    """The stabiliser, or the smallest normal number of the dtype: its reciprocal is finite in every precision."""
+    return max(epsilon, torch.finfo(dtype).smallest_normal)
 
-    ``e`` is at least the smallest normal number of the dtype, so that the reciprocal is finite in
-    every precision. A complex ``z`` moves along its own direction.
+
+def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Move ``z`` away from zero: ``z + e * sgn(z)`` with ``sgn(0) = +1`` and `least` for ``e``.
+
+    A complex ``z`` moves along its own direction.
     """
-    e = max(epsilon, torch.finfo(z.dtype).smallest_normal)
+    e = least(epsilon, z.dtype)
     if z.is_complex():
         return z + e * torch.where(z == 0, 1.0, torch.sgn(z))
     return torch.where(z < 0, z - e, z + e)

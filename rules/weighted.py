@@ -2,6 +2,10 @@
 
 With ``z`` the true output, ``z'`` the rule's pre-activation and ``s = c * z / stab(z')``, every one of them is an
 adjoint applied to ``s``. Nothing is divided by ``x``.
+
+An application of the op costs far more than anything else here, so each is used for all that it tells: what pushes an
+output up and what pulls it down add up to ``z``, their sizes to ``|w| |x|``. A denominator that is a sum of sizes gets
+its stabiliser through the bias. What depends on weights alone stays apart from the input: it is prepared once.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.errors import RuleError
-from fxlrp.numerics import EPSILON, Relevance, share
+from fxlrp.numerics import EPSILON, Relevance, least, share
 from fxlrp.registry import Parts, Rule, Site
 
 Weights = tuple[Tensor, Tensor | None]
@@ -28,25 +32,39 @@ def weights(site: Site) -> Weights:
     return site.leaves[1], bias
 
 
-def with_weights(site: Site, weight: Tensor, bias: Tensor | None) -> Site:
-    """The site with other weights; without a bias where it had none."""
-    return site.fix({1: weight} if weights(site)[1] is None else {1: weight, 2: bias})
+def with_weights(site: Site, weight: Tensor, bias: Tensor | None = None) -> Site:
+    """The site with other weights; without a bias it adds none."""
+    own = weights(site)[1]
+    if own is None:
+        return site.fix({1: weight})
+    return site.fix({1: weight, 2: torch.zeros_like(own) if bias is None else bias})
 
 
-def signed(site: Site, weight: Tensor, bias: Tensor | None, other: Tensor) -> tuple[Site, Site, Tensor]:
-    """Sites that serve positive inputs with ``weight`` and negative ones with ``other``, and their joint output."""
+def size(site: Site, weight: Tensor, bias: Tensor | None, x: Tensor, e: float) -> Tensor:
+    """``x weight + bias + e`` for ``x``, ``weight`` and ``bias`` without negative entries: at least ``e``."""
+    if bias is None:
+        return with_weights(site, weight)(x) + e  # type: ignore[no-any-return]
+    return with_weights(site, weight, bias + e)(x)  # type: ignore[no-any-return]
+
+
+def amount(site: Site, above: Tensor, below: Tensor, bias: Tensor | None, e: float) -> Tensor:
+    """``x+ above + x- below + bias + e``, of which no term is negative."""
     (x,) = site.operands
-    above = with_weights(site, weight, bias)
-    below = with_weights(site, other, None if bias is None else torch.zeros_like(bias))
-    z = above(x.clamp(min=0))
-    return above, below, z if site.facts.nonnegative else z + below(x.clamp(max=0))
+    if site.facts.nonnegative:
+        return size(site, above, bias, x, e)
+    return size(site, above, bias, x.clamp(min=0), e) + with_weights(site, below)(x.clamp(max=0))  # type: ignore[no-any-return]
 
 
-def pull(site: Site, above: Site, below: Site, s: Tensor) -> Tensor:
-    """``1[x > 0] * W1^T s + 1[x < 0] * W2^T s``."""
+def heard(site: Site) -> Tensor:
+    """The output wherever its coefficient is not known to be 0."""
+    return torch.relu(site.out) if site.facts.dead_below else site.out
+
+
+def pull(site: Site, above: Tensor, below: Tensor, s: Tensor) -> Tensor:
+    """``1[x > 0] * above^T s + 1[x < 0] * below^T s`` for two weights."""
     (x,) = site.operands
-    c = torch.where(x > 0, above.adjoint(s)[0], 0.0)
-    return c if site.facts.nonnegative else c + torch.where(x < 0, below.adjoint(s)[0], 0.0)
+    c = torch.where(x > 0, with_weights(site, above).adjoint(s)[0], 0.0)
+    return c if site.facts.nonnegative else c + torch.where(x < 0, with_weights(site, below).adjoint(s)[0], 0.0)
 
 
 def epsilon(e: float = EPSILON) -> Rule:
@@ -57,7 +75,8 @@ def epsilon(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = J^T (c * z / (z + e sgn z))``."""
-        return site.adjoint(share(c, site.out, site.out, e))
+        z = heard(site)
+        return site.adjoint(c * z / (z + least(e, z.dtype)) if site.facts.dead_below else share(c, z, z, e))
 
     return Rule(f"epsilon({e:g})", "weighted", apply, limit=epsilon(0.0) if e else None)
 
@@ -68,22 +87,32 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
     For ``z > 0``: ``z' = x+ (w + g w+) + x- (w + g w-) + b + g b+``; for ``z < 0`` with ``w+`` and ``w-`` exchanged
     and ``b + g b-``. Outputs with ``z = 0`` pass nothing on.
 
+    The contributions of either sign are half of ``z +- (|w| |x| + |b|)``, so with ``k = g / (2 + g)`` both cases are
+    ``z' = (1 + g / 2) sgn(z) (|z| + k |w| |x| + k |b|)``, of which no term cancels another.
+
     Source: Montavon et al. 2019; Andeol et al. 2021 for negative inputs.
     """
+    k = g / (2 + g)
 
     def apply(site: Site, c: Tensor) -> Parts:
-        """``z' = x+ (w + g w[sgn z]) + x- (w + g w[-sgn z])``, separately for z > 0 and z < 0."""
+        """``r = z / (|z| + k |w| |x| + k |b|)``, ``c_x = W^T (c |r|) + sgn(x) k |W|^T (c r)``, and 0 at x = 0."""
         w, b = weights(site)
-        up, down = w + g * w.clamp(min=0), w + g * w.clamp(max=0)
-        b_up, b_down = (None, None) if b is None else (b + g * b.clamp(min=0), b + g * b.clamp(max=0))
-        above, below, z = signed(site, up, b_up, down)
-        positive = torch.where(site.out > 0, share(c, site.out, z, e), 0.0)
-        found = pull(site, above, below, positive)
-        if site.facts.dead_below:
-            return (found,)
-        above, below, z = signed(site, down, b_down, up)
-        negative = torch.where(site.out < 0, share(c, site.out, z, e), 0.0)
-        return (found + pull(site, above, below, negative),)
+        (x,) = site.operands
+        known, z, v = site.facts, heard(site), k * w.abs()
+        bias = None if b is None else k * b.abs()
+        rest = size(site, v, bias, x if known.nonnegative else x.abs(), least(e, z.dtype) * 2 / (2 + g))
+        if known.dead_below:
+            even = odd = c * z / (z + rest)
+        else:
+            ratio = z / (z.abs() + rest)
+            even, odd = c * ratio.abs(), c * ratio
+        if known.dead_below and known.nonnegative:
+            return (torch.where(x > 0, with_weights(site, w + v).adjoint(even)[0], 0.0),)
+        own, other = site.adjoint(even)[0], with_weights(site, v).adjoint(odd)[0]
+        if known.nonnegative:
+            return (torch.where(x > 0, own + other, 0.0),)
+        sign = torch.sign(x)
+        return (sign * torch.addcmul(other, sign, own),)
 
     return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None)
 
@@ -91,7 +120,7 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rule:
     """Alpha-beta rule: positive contributions count ``alpha``, negative ones ``-beta``.
 
-    ``z+ = x+ w+ + x- w- + b+`` and ``z- = x+ w- + x- w+ + b-``; ``R = alpha * share(z+) - beta * share(z-)``.
+    ``z+ = x+ w+ + x- w- + b+`` and ``z- = z - z+``; ``R = alpha * share(z+) - beta * share(z-)``.
 
     Source: Bach et al. 2015, eq. 60.
 
@@ -104,13 +133,19 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = alpha * share(x+ w+ + x- w-) - beta * share(x+ w- + x- w+)``."""
         w, b = weights(site)
+        (x,) = site.operands
         up, down = w.clamp(min=0), w.clamp(max=0)
-        b_up, b_down = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
-        above, below, z = signed(site, up, b_up, down)
-        found = alpha * pull(site, above, below, share(c, site.out, z, e))
+        floor = least(e, x.dtype)
+        ups = amount(site, up, down, None if b is None else b.clamp(min=0), floor)
+        r = c * heard(site)
+        found = pull(site, up, down, r / ups)
         if beta:
-            above, below, z = signed(site, down, b_down, up)
-            found = found - beta * pull(site, above, below, share(c, site.out, z, e))
+            if e < torch.finfo(x.dtype).eps:  # then nothing hides the rounding of a difference
+                downs = amount(site, -down, -up, None if b is None else -b.clamp(max=0), floor)
+            else:  # the output is computed anyway, though of a model in half precision not finely enough
+                downs = (ups - site(x)).clamp(min=floor)
+            lost = pull(site, down, up, r / downs)
+            found = torch.add(lost if beta == 1 else beta * lost, found, alpha=alpha)
         return (found,)
 
     return Rule(
@@ -136,9 +171,7 @@ def flat(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``R_x = 1^T (R / (1 * 1))``: even shares of the receptive field."""
-        w, b = weights(site)
-        ones = with_weights(site, torch.ones_like(w), None if b is None else torch.zeros_like(b))
-        return (spread(site, ones, c, e),)
+        return (spread(site, torch.ones_like(weights(site)[0]), c, e),)
 
     return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None)
 
@@ -151,18 +184,22 @@ def w_square(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``R_x = (w^2)^T (R / (w^2 * 1))``."""
-        w, b = weights(site)
-        squared = with_weights(site, w.square(), None if b is None else torch.zeros_like(b))
-        return (spread(site, squared, c, e),)
+        return (spread(site, weights(site)[0].square(), c, e),)
 
     return Rule("w_square", "weighted", apply, limit=w_square(0.0) if e else None)
 
 
-def spread(site: Site, weighted: Site, c: Tensor, e: float) -> Relevance:
-    """Relevance of an input of ones under other weights."""
+def spread(site: Site, weight: Tensor, c: Tensor, e: float) -> Relevance:
+    """Relevance of an input of ones under other weights, none of them negative."""
     (x,) = site.operands
-    s = share(c, site.out, weighted(torch.ones_like(x)), e)
+    weighted = with_weights(site, weight)
+    s = c * heard(site) / (weighted(constant(x, 1.0)) + least(e, x.dtype))
     return Relevance(0.0, weighted.adjoint(s)[0])
+
+
+def constant(x: Tensor, value: float) -> Tensor:
+    """A number in the shape of the input, whatever the input is."""
+    return torch.full(x.shape, value, dtype=x.dtype, device=x.device)
 
 
 def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
@@ -184,9 +221,9 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
         (x,) = site.operands
         up = with_weights(site, w.clamp(min=0), None if b is None else b.clamp(min=0))
         down = with_weights(site, w.clamp(max=0), None if b is None else b.clamp(max=0))
-        lows, highs = torch.full_like(x, low), torch.full_like(x, high)
-        s = share(c, site.out, site.out - up(lows) - down(highs), e)
-        rest = -lows * up.adjoint(s)[0] - highs * down.adjoint(s)[0]
-        return (Relevance(site.adjoint(s)[0], rest),)
+        corner = up(constant(x, low)) + down(constant(x, high))
+        s = share(c, heard(site), site.out - corner, e)
+        whole, raised = site.adjoint(s)[0], up.adjoint(s)[0]
+        return (Relevance(whole, (high - low) * raised - high * whole),)  # W- is W - W+
 
     return Rule(f"z_box({low:g}, {high:g})", "weighted", apply, limit=z_box(low, high, 0.0) if e else None)
