@@ -5,6 +5,7 @@ from fxlrp.passes import (
     arithmetic,
     batch_norm,
     identities,
+    masks,
     single_output,
     softmax,
     strides,
@@ -28,6 +29,8 @@ CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("drop detachments", identities.undetach),
     ("drop neutral arithmetic", arithmetic.drop_neutral),
     ("share subexpressions", subexpressions.share),
+    ("drop repeated masks", masks.drop),
+    ("fuse masks", masks.fuse),
     ("join padded pieces", arithmetic.join),
 )
 
