@@ -30,6 +30,7 @@ def compile(
     objective: Objective = None,
     dynamic_shapes: Any = None,
     backend: str = "eager",
+    memory: str = "normal",
     strict: bool = True,
 ) -> Attributor:
     """Compile a model into a relevance program.
@@ -52,6 +53,8 @@ def compile(
         objective: A function of that tensor to one number per sample, such as a cosine; part of the program.
         dynamic_shapes: Sizes that may change between calls, as in `torch.export.export`.
         backend: ``"eager"`` or ``"inductor"``.
+        memory: ``"normal"``, or ``"low"`` to compute what lies inside blocks of the model a second time rather than
+            keep it for the relevance pass.
         strict: Raise for an op without a rule; otherwise use the plain adjoint and warn.
 
     Returns:
@@ -61,7 +64,7 @@ def compile(
         CaptureError: If the model cannot be exported, or is in training mode.
         MissingRules: If an op has no rule, naming all of them.
         RuleError: If there is no preset of that name.
-        SignatureError: If ``output``, ``read`` or ``backend`` name nothing.
+        SignatureError: If ``output``, ``read``, ``backend`` or ``memory`` name nothing.
 
     Example:
         >>> import torch, fxlrp
@@ -80,6 +83,7 @@ def compile(
         objective=objective,
         dynamic_shapes=dynamic_shapes,
         backend_name=backend,
+        memory=memory,
         strict=strict,
     )
     if args is not None or kwargs is not None:

@@ -22,6 +22,7 @@ from fxlrp.errors import SignatureError
 from fxlrp.ledger import Book, Ledger
 from fxlrp.outputs import Objective, Output
 from fxlrp.passes.constants import remove_biases
+from fxlrp.passes.recompute import MEMORY
 from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.program import Captured, Program
 from fxlrp.rulesets import RuleSet
@@ -65,14 +66,18 @@ class Attributor:
         objective: Objective = None,
         dynamic_shapes: Any = None,
         backend_name: str = "eager",
+        memory: str = "normal",
         strict: bool = True,
     ) -> None:
+        if memory not in MEMORY:
+            raise SignatureError(f"memory={memory!r} is none of {', '.join(map(repr, MEMORY))}")
         self.model = model
         self.rules = rules
         self._read = tuple(read)
         self._output, self._objective = output, objective
         self._dynamic_shapes = dynamic_shapes
         self._backend: Callable[[Program], Runner] = backend(backend_name)
+        self._saving = MEMORY[memory]
         self._strict = strict
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._captures = 0
@@ -260,6 +265,7 @@ class Attributor:
     def _program(self, entry: Entry, form: Form) -> tuple[Program, Runner]:
         if form not in entry.programs:
             program = lower(entry.plan, form)
+            passes.run(program.module, self._saving)
             entry.programs[form] = program, self._backend(program)
         self._last = entry, entry.programs[form][0]
         return entry.programs[form]
