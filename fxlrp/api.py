@@ -52,7 +52,7 @@ def compile(
             tensor), a name, an index, or a function of the output.
         objective: A function of that tensor to one number per sample, such as a cosine; part of the program.
         dynamic_shapes: Sizes that may change between calls, as in `torch.export.export`.
-        backend: ``"eager"`` or ``"inductor"``.
+        backend: ``"eager"``, ``"inductor"`` or ``"cudagraphs"``.
         memory: ``"normal"``, or ``"low"`` to compute what lies inside blocks of the model a second time rather than
             keep it for the relevance pass.
         strict: Raise for an op without a rule; otherwise use the plain adjoint and warn.

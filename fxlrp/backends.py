@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fxlrp.errors import SignatureError
+from fxlrp.prepared import split
 from fxlrp.program import Program
 
 Runner = Callable[..., Any]
@@ -15,10 +16,11 @@ Runner = Callable[..., Any]
 
 def eager(program: Program) -> Runner:
     """The generated Python code, op by op."""
+    module, constants = split(program.module)
 
     def run(*tensors: Any) -> Any:
         try:
-            return program.module(*tensors)
+            return module(*tensors, *constants())
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
