@@ -1,5 +1,6 @@
 """Every private torch import, in one place, so that an upstream move is a one-line fix."""
 
+import torch._inductor
 from torch._dispatch.python import enable_python_dispatcher as enable_python_dispatcher
 from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
@@ -17,3 +18,5 @@ from torch.utils._pytree import tree_leaves_with_path as tree_leaves_with_path
 from torch.utils._pytree import tree_map as tree_map
 from torch.utils._pytree import tree_map_only as tree_map_only
 from torch.utils._pytree import tree_unflatten as tree_unflatten
+
+compile_graph = torch._inductor.compile

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from fxlrp.cudagraphs import cudagraphs
 from fxlrp.errors import SignatureError
+from fxlrp.inductor import inductor
 from fxlrp.prepared import split
 from fxlrp.program import Program
 
@@ -32,13 +34,7 @@ def eager(program: Program) -> Runner:
     return run
 
 
-def inductor(program: Program) -> Runner:
-    """One graph compiled by Inductor at its first call."""
-    compiled: Runner = torch.compile(program.module, fullgraph=True)
-    return compiled
-
-
-BACKENDS: dict[str, Callable[[Program], Runner]] = {"eager": eager, "inductor": inductor}
+BACKENDS: dict[str, Callable[[Program], Runner]] = {"eager": eager, "inductor": inductor, "cudagraphs": cudagraphs}
 
 
 def backend(name: str) -> Callable[[Program], Runner]:

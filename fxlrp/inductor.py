@@ -1,0 +1,76 @@
+"""Programs compiled by Inductor: each kind of repeated block once, with its weights as inputs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import SymInt, Tensor, fx, nn
+
+from fxlrp._torch import compile_graph
+from fxlrp.prepared import split
+from fxlrp.program import Program
+from fxlrp.segments import Segment, outline, segments
+
+
+class Kind(nn.Module):
+    """The segments of one kind, as one function that is compiled at its first call.
+
+    Sizes and strides of a program without symbolic sizes are the same at every call, so there is nothing to guard.
+    """
+
+    def __init__(self, part: Segment, dynamic: bool) -> None:
+        super().__init__()
+        self.part, self.dynamic = part, dynamic
+        self.compiled: Callable[..., Any] | None = None
+
+    def forward(self, *values: Any) -> Any:
+        """The outputs of the segment for its inputs."""
+        if self.compiled is None:
+            module = outline(self.part)
+            if self.dynamic:
+                self.compiled = torch.compile(module, fullgraph=True, dynamic=True)
+            else:
+                self.compiled = compile_graph(module, list(values))
+        return self.compiled(*values)
+
+
+def stitch(program: fx.GraphModule) -> fx.GraphModule:
+    """The program as a chain of calls, one for each segment, of one module for each kind of segment."""
+    dynamic = any(is_dynamic(node) for node in program.graph.nodes)
+    attributes: dict[str, Any] = {n.target: getattr(program, n.target) for n in program.graph.find_nodes(op="get_attr")}
+    kinds: dict[Hashable, str] = {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op in ("placeholder", "get_attr"):
+            copies[node] = graph.node_copy(node)
+    for part in segments(program.graph):
+        if part.key not in kinds:
+            kinds[part.key] = f"kind_{len(kinds)}"
+            attributes[kinds[part.key]] = Kind(part, dynamic)
+        call = graph.call_module(kinds[part.key], tuple(copies[node] for node in part.inputs))
+        for i, node in enumerate(part.outputs):
+            copies[node] = graph.call_function(operator.getitem, (call, i))
+    graph.output(fx.map_arg(program.graph.output_node().args[0], copies.__getitem__))
+    return fx.GraphModule(attributes, graph)
+
+
+def is_dynamic(node: fx.Node) -> bool:
+    """Whether a size of the value is symbolic, or the value is such a size."""
+    value = node.meta.get("val")
+    sizes = tuple(value.shape) if isinstance(value, Tensor) else (value,)
+    return any(isinstance(size, SymInt) for size in sizes)
+
+
+def inductor(program: Program) -> Callable[..., Any]:
+    """Compiled at the first call."""
+    module, constants = split(program.module)
+    stitched = stitch(module)
+
+    def run(*tensors: Tensor) -> Any:
+        return stitched(*(x.contiguous() for x in tensors), *constants())
+
+    return run

@@ -1,0 +1,143 @@
+"""A program as a chain of segments, those of repeated blocks alike.
+
+A model that stacks one block many times has a program that repeats too, forward and in reverse. Cut at the
+borders of such blocks, most segments differ in their weights only, and a compiler that takes weights as inputs has to
+compile one of each kind.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxlrp._torch import tree_flatten
+from fxlrp.provenance import modules
+
+REPEATS = 3
+"""A block is one that occurs so often; two copies are hardly worth a border."""
+
+CONTAINERS = "torch.nn.modules.container."
+"""Classes that say nothing of what is in them."""
+
+Run = list[fx.Node]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive nodes of a program.
+
+    Attributes:
+        nodes: The nodes, in order.
+        inputs: What they take from outside: parameters, inputs, results of earlier segments; in order of first use.
+        outputs: Those among them that are used outside.
+        key: Equal for segments that compute the same function of their inputs.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    key: Hashable
+
+
+def segments(graph: fx.Graph) -> list[Segment]:
+    """Cut the calls of a graph at the borders of its repeated blocks; neighbours that do not repeat stay together."""
+    calls = ordered(graph)
+    blocks = repeated(node for node in calls if role(node) == "forward")
+
+    def label(node: fx.Node) -> tuple[str, bool]:
+        node = producer(node)
+        return next((path for path in modules(node) if path in blocks), ""), role(node) == "forward"
+
+    cut = [segment(list(run)) for _, run in groupby(calls, label)]
+    counts = Counter(part.key for part in cut)
+    merged: list[Segment] = []
+    for alone, group in groupby(cut, lambda part: counts[part.key] < REPEATS):
+        parts = list(group)
+        merged += [segment([node for part in parts for node in part.nodes])] if alone else parts
+    return merged
+
+
+def ordered(graph: fx.Graph) -> Run:
+    """Calls in order, the parts of a result of several tensors right behind it: only tensors cross a border."""
+    calls: dict[fx.Node, Run] = {}
+    for node in graph.nodes:
+        if node.op == "call_function":
+            calls.setdefault(producer(node), []).append(node)
+    return list(chain.from_iterable(calls.values()))
+
+
+def producer(node: fx.Node) -> fx.Node:
+    """The call whose result the node is a part of; otherwise the node itself."""
+    while node.target is operator.getitem:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def role(node: fx.Node) -> str:
+    """``forward``, or the rule whose twin the node belongs to."""
+    return str((node.meta.get("custom") or {}).get("fxlrp", ""))
+
+
+def repeated(nodes: Iterable[fx.Node]) -> set[str]:
+    """Calls of modules that contain modules, of the classes that occur at least `REPEATS` times with the same ops."""
+    ops: dict[str, list[Any]] = defaultdict(list)
+    classes: dict[str, str] = {}
+    outer: set[str] = set()
+    for node in nodes:
+        stack = modules(node)
+        inner = list(stack)[1:-1]  # less the model itself and the innermost
+        outer.update(path for path in inner if not stack[path].startswith(CONTAINERS))
+        for path, kind in stack.items():
+            ops[path].append(node.target)
+            classes[path] = kind
+    counts = Counter((classes[path], tuple(ops[path])) for path in outer)
+    often = {kind for (kind, _), count in counts.items() if count >= REPEATS}
+    return {path for path in outer if classes[path] in often}
+
+
+def segment(nodes: Run) -> Segment:
+    """Inputs, outputs and key of consecutive nodes."""
+    place = {node: i for i, node in enumerate(nodes)}
+    inputs: dict[fx.Node, int] = {}
+    parts: list[Hashable] = []
+
+    def name(leaf: Any) -> Hashable:
+        if not isinstance(leaf, fx.Node):
+            return type(leaf), repr(leaf)
+        if leaf in place:
+            return "own", place[leaf]
+        return "input", inputs.setdefault(leaf, len(inputs))
+
+    for node in nodes:
+        leaves, spec = tree_flatten((node.args, node.kwargs))
+        parts.append((node.target, spec, tuple(map(name, leaves))))
+    outputs = tuple(node for node in nodes if any(user not in place for user in node.users))
+    key = (*parts, tuple(map(layout, inputs)), tuple(place[node] for node in outputs))
+    return Segment(tuple(nodes), tuple(inputs), outputs, key)
+
+
+def layout(node: fx.Node) -> tuple[Any, ...]:
+    """What a compiler may specialise on: type, sizes, strides and device of a value."""
+    value = node.meta.get("val")
+    if isinstance(value, Tensor):
+        return value.dtype, str(tuple(value.shape)), str(tuple(value.stride())), value.device
+    return (type(value),)
+
+
+def outline(part: Segment) -> fx.GraphModule:
+    """A segment as a module of its own: a function of its inputs that returns a tuple of its outputs."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for i, node in enumerate(part.inputs):
+        copies[node] = graph.placeholder(f"input_{i}")
+    for node in part.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        copies[node].meta = {}  # of this one, and the others are alike
+    graph.output(tuple(copies[node] for node in part.outputs))
+    return fx.GraphModule({}, graph)
