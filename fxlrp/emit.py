@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp import numerics, targets
+from fxlrp import numerics, rows, targets
 from fxlrp._torch import OpOverload, enable_python_dispatcher, make_fx, preserve_node_meta
 from fxlrp.program import Captured
 from fxlrp.propagate import Env, Twin, backward, forward
+from fxlrp.rows import Tail
 
 Results = Callable[[Env, Env], list[Any]]
 """What a program returns, from the value and the carried coefficient of every node."""
@@ -25,6 +26,7 @@ def emit(
     results: Results,
     starts: Sequence[fx.Node] = (),
     kept: Sequence[fx.Node] = (),
+    tail: Tail | None = None,
 ) -> fx.GraphModule:
     """Trace the forward and the reverse walk into one graph.
 
@@ -35,6 +37,7 @@ def emit(
         results: What the program returns.
         starts: Where relevance starts in place of the output, by a coefficient given at each call.
         kept: Where the coefficient is multiplied by a mask given at each call.
+        tail: What is walked for the explained positions only.
 
     Returns:
         A module that takes the tensors among the model's flattened inputs, then those of the target (or of
@@ -50,11 +53,14 @@ def emit(
     def program(*values: Any) -> list[Any]:
         env = forward(graph, dict(zip(placeholders, values, strict=False)) | fixed)
         chosen, masks = values[len(placeholders) : len(values) - len(kept)], values[len(values) - len(kept) :]
+        ruled = masked(twins, dict(zip(kept, masks, strict=True)))
+        if tail is not None:
+            return results(env, rows.walk(graph, env, ruled, tail, form, chosen))
         if starts:
             seed = dict(zip(starts, chosen, strict=True))
         else:
             seed = {end: targets.seed(form, numerics.widen(env[end]), chosen)}
-        return results(env, backward(graph, env, masked(twins, dict(zip(kept, masks, strict=True))), seed))
+        return results(env, backward(graph, env, ruled, seed))
 
     mode = captured.explained.meta["val"].fake_mode
     with mode, enable_python_dispatcher(), preserve_node_meta(), torch.no_grad():

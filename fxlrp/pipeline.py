@@ -15,6 +15,7 @@ from fxlrp.emit import emit, read
 from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.passes import analyses, parameters
 from fxlrp.passes.factors import factors
+from fxlrp.passes.tails import tail
 from fxlrp.places import Place
 from fxlrp.program import Captured, Program, Source
 from fxlrp.propagate import Env, Twin
@@ -95,7 +96,9 @@ def lower(made: Plan, form: Form) -> Program:
 
     starts = [places.passing(made.captured, name, made.twins, "inject") for name in form.starts]
     kept = [places.passing(made.captured, name, made.twins, "keep") for name in form.kept]
-    module = emit(made.captured, {**made.twins, **made.readers}, form, results, starts, kept)
+    twins = {**made.twins, **made.readers}
+    end = tail(made.captured.graph, twins, made.captured.explained, {*kept, *made.readers}) if form.weights else None
+    module = emit(made.captured, twins, form, results, starts, kept, end)
     passes.run(module, passes.CLEANUP)
     return Program(module, len(outputs), names, tuple(made.reads))
 

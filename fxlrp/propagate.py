@@ -37,7 +37,7 @@ def forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:
     return env
 
 
-def backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed: Mapping[fx.Node, Tensor]) -> Env:
+def backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed: Mapping[fx.Node, Any]) -> Env:
     """Walk the graph in reverse and return what arrives at every live node.
 
     Args:

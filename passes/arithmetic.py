@@ -35,6 +35,12 @@ def transposed_back(node: fx.Node) -> fx.Node | None:
     return first(first(node)) if first(node).target is aten.t.default else None
 
 
+def alone(node: fx.Node) -> fx.Node | None:
+    """``cat([x]) -> x``."""
+    tensors: Any = node.args[0]
+    return tensors[0] if len(tensors) == 1 else None
+
+
 drop_neutral = sweep(
     {
         aten.mul.Tensor: one,
@@ -44,6 +50,7 @@ drop_neutral = sweep(
         aten.add.Tensor: zero,
         aten.add.Scalar: zero,
         aten.t.default: transposed_back,
+        aten.cat.default: alone,
     }
 )
 

@@ -1,0 +1,95 @@
+"""Which last part of a graph computes every position by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxlrp._torch import OpOverload
+from fxlrp.passes.analyses import leaves
+from fxlrp.passes.manager import same, shape
+from fxlrp.propagate import Twin
+from fxlrp.rows import Tail
+
+aten = torch.ops.aten
+
+
+NORMS = (aten.layer_norm.default, aten.rms_norm.default)
+SOFTMAX = (aten.softmax.int, aten.log_softmax.int)
+
+
+def tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Collection[fx.Node]) -> Tail | None:
+    """The tail of an explained sequence, or None if there is none.
+
+    A node belongs to it if its op treats positions (dimension 1) apart and everything that it takes relevance from
+    belongs to it too.
+
+    Args:
+        graph: The canonical graph.
+        twins: Rule and operands of every live node.
+        end: The explained node.
+        whole: Nodes that have to be walked for all positions.
+    """
+    lead = shape(end)[:2]
+    if len(shape(end)) < 3 or same(lead[1:], (1,)):
+        return None
+    receivers: dict[fx.Node, list[fx.Node]] = {}
+    taken: dict[fx.Node, set[fx.Node]] = {}
+    for node in reversed(graph.nodes):
+        if node not in twins:
+            continue
+        users = receivers.get(node, [])
+        own = None if node in whole else by_position(node, twins[node], lead)
+        if own is not None and (users or node is end) and all(user in taken for user in users):
+            taken[node] = own
+        for operand in live(node, twins[node]):
+            receivers.setdefault(operand, []).append(node)
+    aligned = set(taken).union(*taken.values())
+    fixed = {node: set(node.all_input_nodes) - own for node, own in taken.items()}
+    if end not in taken or aligned & set().union(*fixed.values()):
+        return None
+    columns = [arg for arg in end.args[1:] if isinstance(arg, fx.Node)] if end.target is aten.linear.default else []
+    shared = any(leaf in columns for node in taken if node is not end for leaf in fixed[node])
+    return Tail(end, frozenset(taken), frozenset(aligned), () if shared else tuple(columns))
+
+
+def live(node: fx.Node, twin: Twin) -> list[Any]:
+    """The operands of a node."""
+    given = leaves(node)
+    return [given[slot] for slot in twin.slots]
+
+
+def by_position(node: fx.Node, twin: Twin, lead: tuple[Any, ...]) -> set[fx.Node] | None:
+    """The arguments that an op reads position by position, or None if it mixes positions."""
+    size, args, op = shape(node), tuple[Any, ...](node.args), node.target
+    if not same(size[:2], lead):
+        return None
+    found: set[fx.Node] | None = None
+    within = op in NORMS and len(args[1]) <= len(size) - 2
+    if op is aten.linear.default or within or (op in SOFTMAX and args[1] % len(size) >= 2):
+        found = {args[0]}
+    elif is_elementwise(op):
+        found = broadcast(node, lead)
+    plain = found is not None and all(n in found and same(shape(n)[:2], lead) for n in live(node, twin))
+    return found if plain else None
+
+
+def is_elementwise(op: object) -> bool:
+    """Whether each entry of the output depends on one entry of every operand."""
+    return op is aten._to_copy.default or (isinstance(op, OpOverload) and torch.Tag.pointwise in op.tags)
+
+
+def broadcast(node: fx.Node, lead: tuple[Any, ...]) -> set[fx.Node] | None:
+    """The arguments of an elementwise op that have positions; None if one has them in its first dimension."""
+    rank = len(shape(node))
+    found = set()
+    for n in node.all_input_nodes:
+        own = shape(n)
+        if len(own) >= rank - 1 and not same(own[-(rank - 1) :][:1], (1,)):
+            if len(own) < rank or not same(own[1:2], lead[1:]):
+                return None
+            found.add(n)
+    return found
