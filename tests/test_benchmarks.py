@@ -1,14 +1,18 @@
-"""The benchmark of coverage, on one small model; the architectures themselves are built by the benchmark."""
+"""The benchmarks, on small models."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from importlib.metadata import version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -138,3 +142,80 @@ def test_rows_of_an_earlier_run_are_kept_for_the_same_versions(benchmark: Module
     assert benchmark.earlier(path, "epsilon") == {}
     path.write_text(json.dumps(report | {"versions": report["versions"] | {"torch": "2.0"}}))
     assert benchmark.earlier(path, "attnlrp") == {}
+
+
+@pytest.fixture(name="script")
+def _script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run a script of the benchmarks on tiny models and return what it wrote."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def run(name: str, *options: str) -> dict[str, Any]:
+        out = tmp_path / f"{name}.json"
+        threads = str(torch.get_num_threads())
+        found = import_module(name).main(
+            [*options, "--tiny", "--repeats", "2", "--threads", threads, "--out", str(out)]
+        )
+        assert found == 0
+        assert out.with_suffix(".svg").exists()
+        report: dict[str, Any] = json.loads(out.read_text())
+        assert report["versions"]["torch"] == torch.__version__
+        return report
+
+    return run
+
+
+def test_speed_compares_with_autograd(script: Callable[..., dict[str, Any]]) -> None:
+    report = script("speed", "--models", "vgg16", "llama", "--backends", "eager", "--targets", "3", "--chunk", "2")
+    methods = {r["method"] for r in report["rows"] if r["kind"] == "one target"}
+    assert {"forward", "gradient x input", "epsilon_gamma_box, eager", "attnlrp, eager"} <= methods
+    assert {r["kind"] for r in report["rows"] if r["model"] == "llama"} == {"one target", "many targets"}
+    assert all(r["seconds"]["count"] == 2 for r in report["rows"])
+
+
+def test_peers_agree_where_the_method_is_the_same(script: Callable[..., dict[str, Any]]) -> None:
+    (first, *_) = rows = script(
+        "peers", "--here", "--methods", "zennit", "captum", "--models", "vgg16", "--backends", "eager"
+    )["rows"]
+    assert [r["agrees"] for r in rows] == [True, True, True, None]
+    assert first["versions"]["zennit"] == version("zennit")
+    assert {"forward", "gradient_x_input", "zennit", "fxlrp"} == set(first["seconds"])
+
+
+def test_memory_is_measured_in_a_process_of_its_own(script: Callable[..., dict[str, Any]]) -> None:
+    base, ours = script("memory", "--models", "resnet50", "--methods", "gradient_x_input", "epsilon:eager")["rows"]
+    assert base["kept"] == 0
+    assert ours["kept"] > 0  # weights with batch norm folded
+    assert min(base["allocated"], ours["allocated"]) > 0
+
+
+def test_compile_time_compares_with_export(script: Callable[..., dict[str, Any]]) -> None:
+    (row,) = script("compile_time", "--methods", "capture", "--models", "bert")["capture"]
+    assert set(row["ratios"]) == {"export, our decompositions", "export, core ATen", "fxlrp.compile"}
+    assert row["nodes"] > 0
+
+
+def test_scaling_fits_exponents(script: Callable[..., dict[str, Any]]) -> None:
+    sizes = ("--layers", "1", "2", "--tokens", "8", "16", "--batch", "--targets", "--width", "32")
+    report = script("scaling", *sizes)
+    assert len(report["points"]) == 8
+    assert {f["of"] for f in report["exponents"]} == {
+        "time",
+        "memory",
+        "compilation",
+        "time by ops",
+        "compilation by ops",
+    }
+
+
+def test_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    measure = import_module("measure")
+    assert measure.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    assert measure.ratio([2.0, 6.0, 8.0], [1.0, 2.0, 2.0]) == measure.Spread(3.0, 2.5, 3.5, 2.0, 3)
+    turns = iter(range(6))
+    taken = measure.alternate({"a": lambda: float(next(turns)), "b": lambda: float(next(turns))}, repeats=2)
+    assert taken == {"a": [2.0, 4.0], "b": [3.0, 5.0]}
+    x = torch.ones(1000)
+    with measure.quiet():
+        assert measure.peak_bytes(lambda: (x + 1).exp().sin_()) == 2 * x.nbytes
+        assert measure.peak_bytes(lambda: x.exp_()) == 0
