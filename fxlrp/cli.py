@@ -17,6 +17,7 @@ from rich.text import Text
 from torch import Tensor
 
 from fxlrp import __version__, demos, models, sentences, targets
+from fxlrp import bench as timing
 from fxlrp.api import compile, load_extensions, presets
 from fxlrp.catalogue import as_markdown, as_table, rule_table
 from fxlrp.errors import FxlrpError, MissingRules, SignatureError
@@ -198,6 +199,29 @@ def graph(
     if report.covered < report.live:
         console().print(f"{report.live - report.covered} of {report.live} live ops have no rule: red in the picture.")
     console().print(f"Wrote {out}", soft_wrap=True, markup=False)
+
+
+@app.command()
+@reported
+def bench(
+    model: Model,
+    input: Input = None,
+    text: TextInput = None,
+    target: TargetOption = None,
+    rules: Rules = "attnlrp",
+    output: Output = None,
+    backend: Annotated[str, typer.Option(help="What runs the program: eager, inductor or cudagraphs.")] = "eager",
+    repeats: Annotated[int, typer.Option(min=1, help="How often everything runs.")] = 10,
+    strict: Strict = True,
+    debug: Debug = False,
+) -> None:
+    """Measure how long the model, its gradient and its relevance take."""
+    loaded = prepared(model, input, text)
+    wanted = loaded.target if target is None else parse_target(target)
+    options = {"rules": rules, "backend_name": backend, "strict": strict, "repeats": repeats}
+    with working("measuring"):
+        times = timing.bench(loaded, target=wanted, output=parse_output(output), **options)  # type: ignore[arg-type]
+    console().print(times.table())
 
 
 @app.command(name="presets")

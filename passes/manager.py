@@ -40,7 +40,8 @@ def run(
             error.add_note(f"while running pass {name!r}")
             raise
         log.debug("%-28s %4d rewrites, %d nodes", name, counts[name], len(module.graph.nodes))
-    module.recompile()
+    if counts:
+        module.recompile()
     return counts
 
 

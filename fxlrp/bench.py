@@ -1,0 +1,144 @@
+"""How long a model, its gradient and its relevance take: ``fxlrp bench``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from fxlrp import targets
+from fxlrp._torch import tree_flatten, tree_map_only
+from fxlrp.api import load_extensions, rule_set
+from fxlrp.backends import backend
+from fxlrp.capture import capture
+from fxlrp.models import Loaded
+from fxlrp.outputs import Output, pick
+from fxlrp.pipeline import lower, plan
+from fxlrp.signatures import bind, plain_mode
+
+GRADIENT = "gradient x input by autograd"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds that things took.
+
+    Attributes:
+        once: What happens at the first call of a signature, by its name.
+        each: What happens at every call, by its name; as often as it was repeated.
+    """
+
+    once: Mapping[str, float]
+    each: Mapping[str, Sequence[float]]
+
+    def table(self) -> Table:
+        """Medians, the middle half of the repetitions, and the ratio to the gradient or else to the forward pass."""
+        base = self.each.get(GRADIENT) or self.each["forward"]
+        table = Table("", "milliseconds", "middle half", "ratio", box=None)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, took in self.once.items():
+            table.add_row(f"once: {name}", f"{1e3 * took:.1f}", "", "")
+        for name, repeated in self.each.items():
+            low, median, high = 1e3 * np.quantile(repeated, (0.25, 0.5, 0.75))
+            ratio = float(np.median(repeated) / np.median(base))
+            table.add_row(name, f"{median:.1f}", f"{low:.1f} to {high:.1f}", f"{ratio:.2f}")
+        return table
+
+
+def bench(
+    loaded: Loaded, *, rules: str, backend_name: str, target: targets.Target, output: Output, strict: bool, repeats: int
+) -> Times:
+    """Make a program, then run forward pass, gradient and program in turn.
+
+    Args:
+        loaded: The model and what to call it with.
+        rules: Name of a preset.
+        backend_name: Name of a backend.
+        target: What to explain.
+        output: The part of the model's output that is explained.
+        strict: Whether every op must have a rule.
+        repeats: How often each runs.
+    """
+    load_extensions()
+    make, table = backend(backend_name), rule_set(rules)
+    args, kwargs = bind(loaded.model, loaded.args, dict(loaded.kwargs))
+    tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+    once: dict[str, float] = {}
+    with plain_mode():
+        with clocked(once, "capture"):
+            captured = capture(loaded.model, args, kwargs, output=output)
+        example = captured.explained.meta["val"]
+        form, numbers = targets.lower(target, tuple(example.shape))
+        numbers = tuple(number.to(example.device) for number in numbers)
+        with clocked(once, "compile"):
+            run = make(lower(plan(captured, table, (), strict), form))
+        with clocked(once, f"first call, {backend_name}"):
+            run(*tensors, *numbers)
+        calls: dict[str, Callable[[], Any]] = {"forward": lambda: model(*args, **kwargs)}
+        model = loaded.model.module() if isinstance(loaded.model, ExportedProgram) else loaded.model
+        if gradient(model, args, kwargs, output, form, numbers):
+            calls[GRADIENT] = lambda: gradient(model, args, kwargs, output, form, numbers)
+        calls[f"output and relevance, {rules}"] = lambda: run(*tensors, *numbers)
+        each: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(repeats):
+            taken: dict[str, float] = {}
+            for name, call in calls.items():
+                with clocked(taken, name):
+                    call()
+                each[name].append(taken[name])
+    return Times(once, each)
+
+
+@contextmanager
+def clocked(taken: dict[str, float], name: str) -> Iterator[None]:
+    """Write down how long the body takes, on a GPU with what it has started there."""
+    start = settled()
+    yield
+    taken[name] = settled() - start
+
+
+def settled() -> float:
+    """The time at which everything has been computed."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def gradient(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    output: Output,
+    form: targets.Form,
+    numbers: Sequence[Tensor],
+) -> list[Tensor]:
+    """Gradient x input at the floating point inputs and behind embeddings; empty if there are none."""
+    leaves: list[Tensor] = []
+
+    def leaf(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        leaves.append(x.detach().requires_grad_())
+        return leaves[-1]
+
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    with torch.enable_grad(), ExitStack() as stack:
+        for module in embeddings:
+            stack.callback(module.register_forward_hook(lambda _, __, out: leaf(out)).remove)
+        args, kwargs = tree_map_only(Tensor, leaf, (args, dict(kwargs)))
+        y = pick(model(*args, **kwargs), output)
+        y = y if y.ndim else y.reshape(1)
+        if not y.requires_grad or not leaves:
+            return []
+        found = torch.autograd.grad(y, leaves, targets.seed(form, y.detach(), numbers), allow_unused=True)
+    parts: list[Tensor | None] = list(found)  # None for embeddings that the output does not depend on
+    return [x.detach() * part for x, part in zip(leaves, parts, strict=True) if part is not None]

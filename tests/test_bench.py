@@ -1,0 +1,100 @@
+"""The measurement runs, and measures what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+from zoo import ZOO
+
+import fxlrp
+from fxlrp import targets
+from fxlrp.bench import GRADIENT, bench, gradient
+from fxlrp.cli import app
+from fxlrp.models import Loaded
+
+MODELS = """
+import torch
+from torch import nn
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, ids):
+        return self.head(self.table(ids).mean(1))
+
+
+def layers():
+    return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (torch.rand(2, 4),)
+
+
+def words():
+    return Words(), (torch.arange(6).view(2, 3),)
+
+
+def exported():
+    model, args = words()
+    return torch.export.export(model.eval(), args), args
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with models."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "timed.py").write_text(MODELS)
+    monkeypatch.delitem(__import__("sys").modules, "timed", raising=False)
+
+
+@pytest.mark.parametrize(("name", "target"), [("vit_b_16", 3), ("bert", 1), ("gpt2", (-1, 7)), ("wav2vec2", (0, None))])
+def test_the_gradient_beside_the_program_is_that_of_the_preset(name: str, target: targets.Target) -> None:
+    model, args, kwargs = ZOO[name](2)
+    expected = fxlrp.compile(model, rules="gradient")(*args, target=target, **kwargs)
+    relevance, output = expected.relevance, expected.output
+    y = output if isinstance(output, Tensor) else output["logits"]
+    form, numbers = targets.lower(target, tuple(y.shape))
+    found = gradient(model, args, kwargs, None, form, numbers)
+    sums = [part.sum(-1) if part.ndim > relevance.ndim else part for part in found]
+    same = [part for part in sums if part.shape == relevance.shape and torch.allclose(part, relevance, rtol=1e-9)]
+    assert len(same) == 1
+
+
+def test_a_model_without_a_path_from_floating_numbers_has_no_gradient() -> None:
+    assert gradient(nn.Identity(), (torch.arange(6).view(2, 3),), {}, lambda y: y.double(), *SOME) == []
+
+
+SOME = targets.lower(1, (2, 3))
+
+
+def test_everything_runs_as_often_as_it_is_told() -> None:
+    loaded = Loaded(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), (torch.rand(2, 4),))
+    times = bench(loaded, rules="epsilon", backend_name="eager", target=1, output=None, strict=True, repeats=3)
+    assert list(times.once) == ["capture", "compile", "first call, eager"]
+    assert list(times.each) == ["forward", GRADIENT, "output and relevance, epsilon"]
+    assert all(len(repeated) == 3 for repeated in times.each.values())
+    assert all(taken > 0 for repeated in (times.once.values(), *times.each.values()) for taken in repeated)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("layers", 6), ("words", 6), ("exported", 5)])
+def test_the_command_prints_a_row_for_everything(name: str, rows: int) -> None:
+    """An exported program has no embeddings to take a gradient at."""
+    result = CliRunner().invoke(app, ["bench", f"timed:{name}", "--repeats", "2", "--target", "1"])
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if line.strip()]
+    assert len(lines) == 1 + rows
+    assert lines[0].split() == ["milliseconds", "middle", "half", "ratio"]
+    assert "output and relevance, attnlrp" in lines[-1]
+    assert (GRADIENT in result.output) == (rows == 6)
+
+
+def test_an_unknown_backend_is_one_message() -> None:
+    result = CliRunner().invoke(app, ["bench", "timed:layers", "--backend", "abacus"])
+    assert result.exit_code == 2
+    assert "backend='abacus' is none of 'eager', 'inductor', 'cudagraphs'" in result.output
