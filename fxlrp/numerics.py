@@ -59,7 +59,8 @@ def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
     e = least(epsilon, z.dtype)
     if z.is_complex():
         return z + e * torch.where(z == 0, 1.0, torch.sgn(z))
-    return torch.where(z < 0, z - e, z + e)
+    sign = torch.sign(torch.sign(z) + 0.5)  # many times faster than torch.where on a CPU
+    return torch.add(z, sign, alpha=e)
 
 
 def share(c: Tensor, z: Tensor, weight: Tensor, epsilon: float = EPSILON) -> Tensor:

@@ -64,7 +64,7 @@ def pull(site: Site, above: Tensor, below: Tensor, s: Tensor) -> Tensor:
     """``1[x > 0] * above^T s + 1[x < 0] * below^T s`` for two weights."""
     (x,) = site.operands
     c = torch.where(x > 0, with_weights(site, above).adjoint(s)[0], 0.0)
-    return c if site.facts.nonnegative else c + torch.where(x < 0, with_weights(site, below).adjoint(s)[0], 0.0)
+    return c if site.facts.nonnegative else c + torch.where(-x > 0, with_weights(site, below).adjoint(s)[0], 0.0)
 
 
 def epsilon(e: float = EPSILON) -> Rule:
