@@ -31,6 +31,7 @@ def compile(
     dynamic_shapes: Any = None,
     backend: str = "eager",
     memory: str = "normal",
+    precision: str | None = None,
     strict: bool = True,
 ) -> Attributor:
     """Compile a model into a relevance program.
@@ -55,6 +56,9 @@ def compile(
         backend: ``"eager"``, ``"inductor"`` or ``"cudagraphs"``.
         memory: ``"normal"``, or ``"low"`` to compute what lies inside blocks of the model a second time rather than
             keep it for the relevance pass.
+        precision: None, or ``"bfloat16"`` to round the operands of the relevance pass' matrix products and convolutions
+            if they are of float32, which is fast on processors with such units; the sums are of float32. What it
+            costs is `Attributor.precision_error`.
         strict: Raise for an op without a rule; otherwise use the plain adjoint and warn.
 
     Returns:
@@ -64,7 +68,7 @@ def compile(
         CaptureError: If the model cannot be exported, or is in training mode.
         MissingRules: If an op has no rule, naming all of them.
         RuleError: If there is no preset of that name.
-        SignatureError: If ``output``, ``read``, ``backend`` or ``memory`` name nothing.
+        SignatureError: If ``output``, ``read``, ``backend``, ``memory`` or ``precision`` name nothing.
 
     Example:
         >>> import torch, fxlrp
@@ -84,6 +88,7 @@ def compile(
         dynamic_shapes=dynamic_shapes,
         backend_name=backend,
         memory=memory,
+        precision=precision,
         strict=strict,
     )
     if args is not None or kwargs is not None:

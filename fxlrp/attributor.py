@@ -22,8 +22,10 @@ from fxlrp.errors import SignatureError
 from fxlrp.ledger import Book, Ledger
 from fxlrp.outputs import Objective, Output
 from fxlrp.passes.constants import remove_biases
+from fxlrp.passes.precision import PRECISION
 from fxlrp.passes.recompute import MEMORY
 from fxlrp.pipeline import Plan, lower, plan
+from fxlrp.precision import errors
 from fxlrp.program import Captured, Program
 from fxlrp.rulesets import RuleSet
 from fxlrp.signatures import Entry, bind, check_finite, plain_mode, signature
@@ -67,8 +69,11 @@ class Attributor:
         dynamic_shapes: Any = None,
         backend_name: str = "eager",
         memory: str = "normal",
+        precision: str | None = None,
         strict: bool = True,
     ) -> None:
+        if precision not in PRECISION:
+            raise SignatureError(f"precision={precision!r} is none of {', '.join(map(repr, PRECISION))}")
         if memory not in MEMORY:
             raise SignatureError(f"memory={memory!r} is none of {', '.join(map(repr, MEMORY))}")
         self.model = model
@@ -77,7 +82,7 @@ class Attributor:
         self._output, self._objective = output, objective
         self._dynamic_shapes = dynamic_shapes
         self._backend: Callable[[Program], Runner] = backend(backend_name)
-        self._saving = MEMORY[memory]
+        self._saving = *PRECISION[precision], *MEMORY[memory]
         self._strict = strict
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._captures = 0
@@ -143,6 +148,12 @@ class Attributor:
                 entry.books[form, zero_bias] = Book(plan, form)
             book = entry.books[form, zero_bias]
             return book.close(book.module(*tensors, *numbers))
+
+    def precision_error(self, *args: Any, target: Target = None, **kwargs: Any) -> dict[str, float]:
+        """Relative error in norm of each relevance, set against the same relevance pass in float64."""
+        with plain_mode():
+            entry, form, tensors, numbers = self._prepared(args, kwargs, target)
+            return errors(entry.plan, form, *self._program(entry, form), [*tensors, *numbers])
 
     def graph(
         self,

@@ -14,14 +14,16 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp import targets
+from fxlrp import passes, targets
 from fxlrp._torch import tree_flatten, tree_map_only
 from fxlrp.api import load_extensions, rule_set
 from fxlrp.backends import backend
 from fxlrp.capture import capture
 from fxlrp.models import Loaded
 from fxlrp.outputs import Output, pick
+from fxlrp.passes.precision import PRECISION
 from fxlrp.pipeline import lower, plan
+from fxlrp.precision import errors
 from fxlrp.signatures import bind, plain_mode
 
 GRADIENT = "gradient x input by autograd"
@@ -34,10 +36,12 @@ class Times:
     Attributes:
         once: What happens at the first call of a signature, by its name.
         each: What happens at every call, by its name; as often as it was repeated.
+        errors: Relative error of each relevance, set against float64.
     """
 
     once: Mapping[str, float]
     each: Mapping[str, Sequence[float]]
+    errors: Mapping[str, float]
 
     def table(self) -> Table:
         """Medians, the middle half of the repetitions, and the ratio to the gradient or else to the forward pass."""
@@ -53,17 +57,22 @@ class Times:
             table.add_row(name, f"{median:.1f}", f"{low:.1f} to {high:.1f}", f"{ratio:.2f}")
         return table
 
+    def loss(self) -> str:
+        """What is lost by rounding."""
+        lost = ", ".join(f"{name} {error:.1e}" for name, error in self.errors.items())
+        return f"Relative error of the relevance, set against float64: {lost}"
+
 
 def bench(
-    loaded: Loaded, *, rules: str, backend_name: str, target: targets.Target, output: Output, strict: bool, repeats: int
+    loaded: Loaded, rules: str, backend_name: str, precision: str | None, output: Output, strict: bool, repeats: int
 ) -> Times:
     """Make a program, then run forward pass, gradient and program in turn.
 
     Args:
-        loaded: The model and what to call it with.
+        loaded: The model, what to call it with, and what to explain.
         rules: Name of a preset.
         backend_name: Name of a backend.
-        target: What to explain.
+        precision: As in `fxlrp.compile`.
         output: The part of the model's output that is explained.
         strict: Whether every op must have a rule.
         repeats: How often each runs.
@@ -77,10 +86,13 @@ def bench(
         with clocked(once, "capture"):
             captured = capture(loaded.model, args, kwargs, output=output)
         example = captured.explained.meta["val"]
-        form, numbers = targets.lower(target, tuple(example.shape))
+        form, numbers = targets.lower(loaded.target, tuple(example.shape))
         numbers = tuple(number.to(example.device) for number in numbers)
         with clocked(once, "compile"):
-            run = make(lower(plan(captured, table, (), strict), form))
+            made = plan(captured, table, (), strict)
+            program = lower(made, form)
+            passes.run(program.module, PRECISION[precision])
+            run = make(program)
         with clocked(once, f"first call, {backend_name}"):
             run(*tensors, *numbers)
         calls: dict[str, Callable[[], Any]] = {"forward": lambda: model(*args, **kwargs)}
@@ -95,7 +107,7 @@ def bench(
                 with clocked(taken, name):
                     call()
                 each[name].append(taken[name])
-    return Times(once, each)
+        return Times(once, each, errors(made, form, program, run, [*tensors, *numbers]))
 
 
 @contextmanager

@@ -211,17 +211,19 @@ def bench(
     rules: Rules = "attnlrp",
     output: Output = None,
     backend: Annotated[str, typer.Option(help="What runs the program: eager, inductor or cudagraphs.")] = "eager",
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Round the products of the relevance pass.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="How often everything runs.")] = 10,
     strict: Strict = True,
     debug: Debug = False,
 ) -> None:
     """Measure how long the model, its gradient and its relevance take."""
     loaded = prepared(model, input, text)
-    wanted = loaded.target if target is None else parse_target(target)
-    options = {"rules": rules, "backend_name": backend, "strict": strict, "repeats": repeats}
+    loaded = loaded if target is None else replace(loaded, target=parse_target(target))
+    precision = "bfloat16" if bfloat16 else None
     with working("measuring"):
-        times = timing.bench(loaded, target=wanted, output=parse_output(output), **options)  # type: ignore[arg-type]
+        times = timing.bench(loaded, rules, backend, precision, parse_output(output), strict, repeats)
     console().print(times.table())
+    console().print(times.loss(), soft_wrap=True, markup=False)
 
 
 @app.command(name="presets")

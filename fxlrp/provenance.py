@@ -32,6 +32,11 @@ def module_path(node: fx.Node) -> str:
     return next(reversed(modules(node)), "")
 
 
+def role(node: fx.Node) -> str:
+    """``forward`` or the rule whose twin the node belongs to; empty for what is neither."""
+    return str((node.meta.get("custom") or {}).get("fxlrp", ""))
+
+
 def source_line(node: fx.Node) -> str:
     """``file:line  code`` of the user's line that made the node, or ``unknown source``."""
     frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.provenance import modules
+from fxlrp.provenance import modules, role
 
 REPEATS = 3
 """A block is one that occurs so often; two copies are hardly worth a border."""
@@ -77,11 +77,6 @@ def producer(node: fx.Node) -> fx.Node:
     while node.target is operator.getitem:
         node = node.args[0]  # type: ignore[assignment]
     return node
-
-
-def role(node: fx.Node) -> str:
-    """``forward``, or the rule whose twin the node belongs to."""
-    return str((node.meta.get("custom") or {}).get("fxlrp", ""))
 
 
 def repeated(nodes: Iterable[fx.Node]) -> set[str]:

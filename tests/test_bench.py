@@ -74,8 +74,8 @@ SOME = targets.lower(1, (2, 3))
 
 
 def test_everything_runs_as_often_as_it_is_told() -> None:
-    loaded = Loaded(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), (torch.rand(2, 4),))
-    times = bench(loaded, rules="epsilon", backend_name="eager", target=1, output=None, strict=True, repeats=3)
+    loaded = Loaded(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), (torch.rand(2, 4),), target=1)
+    times = bench(loaded, "epsilon", "eager", None, None, True, 3)
     assert list(times.once) == ["capture", "compile", "first call, eager"]
     assert list(times.each) == ["forward", GRADIENT, "output and relevance, epsilon"]
     assert all(len(repeated) == 3 for repeated in times.each.values())
@@ -88,10 +88,19 @@ def test_the_command_prints_a_row_for_everything(name: str, rows: int) -> None:
     result = CliRunner().invoke(app, ["bench", f"timed:{name}", "--repeats", "2", "--target", "1"])
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if line.strip()]
-    assert len(lines) == 1 + rows
+    assert len(lines) == 2 + rows
     assert lines[0].split() == ["milliseconds", "middle", "half", "ratio"]
-    assert "output and relevance, attnlrp" in lines[-1]
+    assert "output and relevance, attnlrp" in lines[-2]
+    assert lines[-1].strip().startswith("Relative error of the relevance, set against float64: ")
     assert (GRADIENT in result.output) == (rows == 6)
+
+
+def test_the_error_of_rounding_is_printed() -> None:
+    exact, rounded = (
+        CliRunner().invoke(app, ["bench", "timed:layers", "--repeats", "1", *option]).output.split()[-1]
+        for option in ((), ("--bfloat16",))
+    )
+    assert float(exact) < 1e-5 < float(rounded) < 5e-2
 
 
 def test_an_unknown_backend_is_one_message() -> None:

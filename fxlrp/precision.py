@@ -1,0 +1,40 @@
+"""What is lost by computing relevance in fewer digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.numerics import at_least
+from fxlrp.pipeline import Plan, lower
+from fxlrp.program import Program
+from fxlrp.targets import Form
+
+
+def errors(
+    plan: Plan, form: Form, program: Program, run: Callable[..., Any], values: Sequence[Tensor]
+) -> dict[str, float]:
+    """Relative error in norm of every relevance of a program, set against the same relevance pass in float64.
+
+    Args:
+        plan: What the program was made of.
+        form: For which form of target.
+        program: The program.
+        run: What runs it.
+        values: The inputs of the model, and the tensors of the target.
+    """
+    with at_least(torch.float64):
+        exact = lower(plan, form)
+    found, expected = list(run(*values)), list(exact.module(*values))
+    names = (*program.relevances, *program.reads)
+    pairs = zip(names, found[program.outputs :], expected[program.outputs :], strict=True)
+    return {name: distance(r, true) for name, r, true in pairs}
+
+
+def distance(r: Tensor, true: Tensor) -> float:
+    """``|r - true| / |true|``; of nothing but zeros the norm itself."""
+    norm = float(true.norm())
+    return float((r - true).norm()) / (norm or 1.0)
