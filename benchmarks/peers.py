@@ -76,7 +76,7 @@ PAIRS = (
     Pair("vit_b_16", "lxt", "cp_lrp", "cp_lrp"),
     Pair("vgg16", "dynamiclrp", "epsilon", "epsilon", same=False),
     Pair("vgg16", "dynamiclrp", "gamma", "gamma", same=False),
-    Pair("vit_b_16", "dynamiclrp", "attnlrp", "attnlrp", same=False),
+    *(Pair(model, "dynamiclrp", "attnlrp", "attnlrp", same=False) for model in ("vit_b_16", "gpt2", "bert")),
 )
 
 
@@ -127,7 +127,7 @@ def workers(sides: Sequence[str], model: str, options: argparse.Namespace, folde
     settings = {
         "threads": options.threads,
         "device": options.device,
-        "sizes": asdict(Sizes(tiny=options.tiny)),
+        "sizes": asdict(Sizes(tiny=options.tiny, layers=options.layers, tokens=options.tokens)),
         "folder": str(options.dynamiclrp) if options.dynamiclrp else None,
     }
     found: dict[str, Any] = {}
@@ -247,6 +247,8 @@ def main(arguments_: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the environments (%(default)s)")
     parser.add_argument("--here", action="store_true", help="run the peers in this environment instead")
     parser.add_argument("--dynamiclrp", type=Path, help="a checkout of DynamicLRP; without it that peer is left out")
+    parser.add_argument("--layers", type=int, help="depth of transformers, if not as published")
+    parser.add_argument("--tokens", type=int, default=128, help="length of texts (%(default)s)")
     parser.add_argument("--backends", nargs="+", help="of ours; all by default")
     options = parser.parse_args(arguments_)
     options.backends = options.backends or backends(options.device)
