@@ -92,15 +92,18 @@ def dynamiclrp(network: Network, method: str) -> Call:
     network.model.requires_grad_()
     engine = LRPEngine(**options)
 
-    def call() -> Tensor:
-        leaf = network.leaf()
+    def run(leaf: Tensor) -> Any:
         output = network.run(leaf)
         engine.starting_relevance = seed(network, output)
-        if engine.topo_exec_order is None:
-            engine.params_to_interpret = [leaf]
         _, (relevance, *_) = engine.run(output)
+        return relevance
+
+    def call() -> Tensor:
+        relevance = run(network.leaf())
         return relevance.sum(-1) if network.text else relevance
 
+    engine.params_to_interpret = [leaf := network.leaf()]
+    run(leaf)  # makes the plan, and does not always end with a tensor
     return call
 
 
