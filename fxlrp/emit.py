@@ -67,10 +67,7 @@ def emit(
         chosen = () if starts else targets.examples(form, captured.explained.meta["val"])
         target = *chosen, *(torch.empty_like(numerics.widen(n.meta["val"])) for n in (*starts, *kept))
         values = *detached(placeholders), *target
-        module = make_fx(program, _allow_non_fake_inputs=True)(*values)
-        if any(mutates(node) for node in module.graph.nodes):
-            functional = torch.func.functionalize(fx.Interpreter(module).run, remove="mutations_and_views")
-            module = make_fx(functional, _allow_non_fake_inputs=True)(*values)
+        module = trace(program, values)
     name_inputs(module, [node.name for node in given] + [f"target_{i}" for i in range(len(target))])
     own_constants(module, [(captured.names[n], captured.constants[n]) for n in constants])
     return module
@@ -83,6 +80,15 @@ def masked(twins: Mapping[fx.Node, Twin], masks: Mapping[fx.Node, Tensor]) -> Ma
         return replace(twin, rule=replace(twin.rule, apply=lambda site, c: twin.rule(site, c * mask)))
 
     return {**twins, **{node: by(twins[node], mask) for node, mask in masks.items()}}
+
+
+def trace(program: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
+    """The function as a graph of ops that change nothing in place, for values like the given ones."""
+    module = make_fx(program, _allow_non_fake_inputs=True)(*values)
+    if any(mutates(node) for node in module.graph.nodes):
+        functional = torch.func.functionalize(fx.Interpreter(module).run, remove="mutations_and_views")
+        module = make_fx(functional, _allow_non_fake_inputs=True)(*values)
+    return module
 
 
 def mutates(node: fx.Node) -> bool:
