@@ -2,7 +2,7 @@
 
 from fxlrp import rules
 from fxlrp.api import compile, presets, rule_set
-from fxlrp.attributor import Attributor, Result
+from fxlrp.attributor import Attributor
 from fxlrp.errors import (
     ArtifactError,
     CaptureError,
@@ -14,6 +14,7 @@ from fxlrp.errors import (
 )
 from fxlrp.ledger import Ledger
 from fxlrp.registry import Facts, Rule, Site, rule
+from fxlrp.results import Result
 from fxlrp.rulesets import RuleSet
 from fxlrp.targets import contrast
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp import passes
-from fxlrp._torch import TreeSpec, tree_flatten, tree_unflatten
+from fxlrp._torch import TreeSpec, tree_flatten
 from fxlrp.backends import Runner, backend
 from fxlrp.capture import capture
-from fxlrp.conditions import conditioned
+from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
-from fxlrp.errors import SignatureError
+from fxlrp.errors import SignatureError, TargetError
 from fxlrp.ledger import Book, Ledger
+from fxlrp.many import Many
 from fxlrp.outputs import Objective, Output
 from fxlrp.passes.constants import remove_biases
 from fxlrp.passes.precision import PRECISION
@@ -27,6 +27,7 @@ from fxlrp.passes.recompute import MEMORY
 from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.precision import errors
 from fxlrp.program import Captured, Program
+from fxlrp.results import Result, pack
 from fxlrp.rulesets import RuleSet
 from fxlrp.signatures import Entry, bind, check_finite, plain_mode, signature
 from fxlrp.targets import Form, Target
@@ -34,22 +35,6 @@ from fxlrp.targets import lower as lower_target
 
 CACHE = 16
 """Programs kept per attributor, least recently used out first."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """An attribution.
-
-    Attributes:
-        relevance: Relevance of the input, shaped as it; for token ids one number per token; for several inputs
-            a dictionary by argument name.
-        output: The model's own output, from the same program.
-        read: Relevance at the places asked for with ``read=``, by name.
-    """
-
-    relevance: Any
-    output: Any
-    read: dict[str, Tensor]
 
 
 class Attributor:
@@ -95,6 +80,8 @@ class Attributor:
         self,
         *args: Any,
         target: Target = None,
+        targets: Sequence[Target] | Tensor | None = None,
+        chunk: int = 8,
         inject: Mapping[str, Tensor] | None = None,
         keep: Mapping[str, Tensor] | None = None,
         **kwargs: Any,
@@ -106,6 +93,9 @@ class Attributor:
             target: Which output to explain: None (the largest), a class, an index tuple such as
                 ``(position, token)`` where None stands for the largest, a list or tensor of one of these per
                 sample, a floating point seed shaped as the output, or `fxlrp.contrast`.
+            targets: Several of these, all of one kind, in place of ``target``: every relevance gets a leading
+                dimension for them. The model runs once.
+            chunk: The most of ``targets`` whose relevance is computed at a time.
             inject: Coefficients by the name of a module output or graph node: relevance starts there, with
                 ``R = x * c``, in place of the target.
             keep: Masks by such names, shaped as the node or expanding to it: what arrives there is multiplied by the
@@ -119,10 +109,24 @@ class Attributor:
             TargetError: If the target does not select one number of each sample.
         """
         with plain_mode():
+            if targets is not None:
+                if target is not None or inject is not None:
+                    raise TargetError("targets= is in place of target= and inject=: give one of the three")
+                return self._many(args, kwargs, targets, chunk, keep)
             entry, form, tensors, numbers = self._prepared(args, kwargs, target, inject, keep)
             program, runner = self._program(entry, form)
             flat = list(runner(*tensors, *numbers))
         return pack(entry, program, flat)
+
+    def _many(self, args: Any, kwargs: Any, targets: Any, chunk: int, keep: Mapping[str, Tensor] | None) -> Result:
+        entry, leaves, sizes = self._entry(args, kwargs)
+        check_finite(entry, leaves)
+        form, numbers, masks = several(entry, sizes, targets, chunk, keep)
+        program, _ = self._program(entry, form)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if form not in entry.many:
+            entry.many[form] = Many(program, len(tensors), len(numbers), self._backend)
+        return pack(entry, program, entry.many[form](tensors, numbers, masks, chunk))
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
         """Capture and compile for these inputs without running."""
@@ -280,15 +284,3 @@ class Attributor:
             entry.programs[form] = program, self._backend(program)
         self._last = entry, entry.programs[form][0]
         return entry.programs[form]
-
-
-def pack(entry: Entry, program: Program, flat: list[Any]) -> Result:
-    """Put a program's flat results into the shape that the user knows."""
-    captured = entry.plan.captured
-    own, rest = flat[: program.outputs], flat[program.outputs :]
-    values = iter(own)
-    outputs = [next(values) if isinstance(n, fx.Node) else n for n in captured.outputs]
-    relevances = dict(zip(program.relevances, rest, strict=False))
-    read = dict(zip(program.reads, rest[len(relevances) :], strict=True))
-    single = next(iter(relevances.values())) if len(relevances) == 1 else relevances
-    return Result(single, tree_unflatten(outputs, captured.out_spec), read)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,34 @@ def conditioned(
         raise TargetError("give a target, at the output, or inject=, where relevance starts in its place; not both")
     masks = keep or {}
     return replace(form, kept=tuple(masks)), [*numbers, *fitted(entry, sizes, masks, "keep")]
+
+
+def several(
+    entry: Entry, sizes: Mapping[Any, int], targets: Any, chunk: Any, keep: Mapping[str, Tensor] | None
+) -> tuple[Form, list[Tensor], list[Tensor]]:
+    """Form of many targets, their tensors with a leading dimension for them, and masks that serve them all.
+
+    Raises:
+        TargetError: If there is none, they are not of one form, or one does not fit the output.
+        SignatureError: If a mask does not fit the graph.
+    """
+    listed = isinstance(targets, Sequence) or getattr(targets, "ndim", 0) > 0  # a tensor, or an array of numpy
+    if not listed or isinstance(targets, str) or not len(targets):
+        raise TargetError(f"targets={targets!r} is no list of targets: give one or more of what target= takes")
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise TargetError(f"chunk={chunk!r} is no number of targets: give 1 or more")
+    lowered = [lower(target, entry.shape(sizes)) for target in targets]
+    form = lowered[0][0]
+    for i, (other, _) in enumerate(lowered):
+        if other != form:
+            raise TargetError(
+                f"targets[{i}] is of another kind than targets[0]: give only classes, only indices with None in the "
+                "same places, only contrasts, or only seeds; make one call for each kind"
+            )
+    device = entry.plan.captured.explained.meta["val"].device
+    stacks = [torch.stack(tensors).to(device) for tensors in zip(*(t for _, t in lowered), strict=True)]
+    masks = keep or {}
+    return replace(form, kept=tuple(masks)), stacks, list(fitted(entry, sizes, masks, "keep"))
 
 
 def fitted(entry: Entry, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor], option: str) -> tuple[Tensor, ...]:

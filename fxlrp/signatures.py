@@ -17,6 +17,7 @@ from fxlrp.backends import Runner
 from fxlrp.errors import SignatureError
 from fxlrp.layouts import check_inputs
 from fxlrp.ledger import Book
+from fxlrp.many import Many
 from fxlrp.pipeline import Plan
 from fxlrp.program import Captured, Program
 from fxlrp.targets import Form
@@ -30,6 +31,7 @@ class Entry:
     spec: TreeSpec
     leaves: tuple[Any, ...]
     programs: dict[Form, tuple[Program, Runner]] = field(default_factory=dict)
+    many: dict[Form, Many] = field(default_factory=dict)
     books: dict[tuple[Form, bool], Book] = field(default_factory=dict)
 
     def sizes(self, leaves: Sequence[Any]) -> dict[Any, int] | None:

@@ -15,6 +15,7 @@ from torch import SymInt, Tensor, fx
 from fxlrp._torch import OpOverload
 from fxlrp.passes.manager import Pass
 from fxlrp.passes.subexpressions import is_pure
+from fxlrp.provenance import role
 
 aten = torch.ops.aten
 
@@ -56,7 +57,9 @@ def recompute(graph: fx.Graph) -> int:
     Segments are cut where the least memory crosses, which is between the blocks of a model in layers; as many of them
     as make the kept borders and the largest inside together smallest. The last one is needed at once and is kept.
     """
-    forward = {n: i for i, n in enumerate(n for n in graph.nodes if is_forward(n))}
+    # what depends on no input is kept between calls
+    dependent = following(graph, set(graph.find_nodes(op="placeholder")))
+    forward = {n: i for i, n in enumerate(n for n in dependent if is_forward(n))}
     roots = {n: root(n) for n in forward}
     memories = lifetimes(forward, roots)
     cuts, inside = best_cuts(list(memories.values()), len(forward))
@@ -71,8 +74,18 @@ def recompute(graph: fx.Graph) -> int:
 
 def is_forward(node: fx.Node) -> bool:
     """Whether the forward walk computes the node."""
-    role = (node.meta.get("custom") or {}).get("fxlrp")
-    return bool(node.op == "call_function" and role == "forward")
+    return node.op == "call_function" and role(node) == "forward"
+
+
+def following(graph: fx.Graph, starts: Collection[fx.Node]) -> dict[fx.Node, None]:
+    """What is computed from some nodes, in order: those among them that are calls too."""
+    found: dict[fx.Node, None] = {}
+    for node in graph.nodes:
+        if node.op == "call_function" and (
+            node in starts or any(n in found or n in starts for n in node.all_input_nodes)
+        ):
+            found[node] = None
+    return found
 
 
 def root(node: fx.Node) -> fx.Node:

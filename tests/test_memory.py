@@ -19,6 +19,7 @@ import fxlrp
 from fxlrp import passes
 from fxlrp.outputs import pick
 from fxlrp.passes.recompute import MEMORY, RECOMPUTED, recompute
+from fxlrp.provenance import role
 
 
 def peak(run: Callable[[], object], folder: Path) -> int:
@@ -69,10 +70,6 @@ def input_times_gradient(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[T
     logits = model(inputs_embeds=embedded, attention_mask=inputs["attention_mask"]).logits
     (gradient,) = torch.autograd.grad(logits[0, -1, 5], embedded)
     return logits.detach(), (embedded.detach() * gradient).sum(-1)
-
-
-def role(node: fx.Node) -> str | None:
-    return (node.meta.get("custom") or {}).get("fxlrp")
 
 
 def lowered(module: fx.GraphModule) -> tuple[fx.GraphModule, int]:

@@ -1,0 +1,199 @@
+"""Many targets of one input: one forward walk, and the relevance pass for several of them at a time."""
+
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import SymInt, Tensor, fx
+
+from fxlrp import passes
+from fxlrp._torch import (
+    FakeTensorMode,
+    enable_python_dispatcher,
+    preserve_node_meta,
+    set_current_meta,
+    tree_flatten,
+)
+from fxlrp.backends import Runner
+from fxlrp.emit import own_constants, trace
+from fxlrp.passes.manager import is_impure
+from fxlrp.passes.recompute import RECOMPUTED, following
+from fxlrp.prepared import constant
+from fxlrp.program import Program
+from fxlrp.provenance import role
+
+aten = torch.ops.aten
+
+ANY_STRIDES: dict[Any, Any] = dict.fromkeys((aten.view.default, aten._unsafe_view.default), aten.reshape.default)
+"""With one more dimension, or by another backend, memory may not be in the order that a view asks for."""
+
+CACHE = 16
+"""Programs kept for different sizes, least recently used out first."""
+
+ATTENTION = (
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
+    aten._scaled_dot_product_flash_attention_backward.default,
+    aten._scaled_dot_product_efficient_attention_backward.default,
+    aten._scaled_dot_product_cudnn_attention_backward.default,
+    aten._scaled_dot_product_fused_attention_overrideable_backward.default,
+)
+"""Kernels for one batch of queries, keys and values, which torch would call once for each target."""
+
+
+class Many:
+    """A program in two halves: what is the same for every target, and the rest for several targets at a time.
+
+    Values that are computed twice to save memory are computed in the second half, once for every chunk of targets.
+
+    Args:
+        program: The program for one target.
+        inputs: Number of its placeholders for the inputs of the model.
+        numbers: Number of those for the target, which follow.
+        backend: What makes a program run.
+    """
+
+    def __init__(self, program: Program, inputs: int, numbers: int, backend: Callable[[Program], Runner]) -> None:
+        graph = program.module.graph
+        results: Any = graph.output_node().args[0]
+        self.program, self.backend = program, backend
+        self.given = graph.find_nodes(op="placeholder")[inputs : inputs + numbers]
+        self.found: Sequence[fx.Node] = results[program.outputs :]
+        self.late = following(graph, {*self.given, *(n for n in graph.nodes if role(n) == RECOMPUTED)})
+        fixed = constant(graph)  # what depends on weights alone: the backend keeps it between calls
+        taken = dict.fromkeys(self.found)
+        for node in reversed(graph.nodes):
+            if node in self.late or (node in fixed and node in taken):
+                taken |= dict.fromkeys(node.all_input_nodes)
+        self.steps = [n for n in graph.nodes if n in self.late or (n in fixed and n in taken and n.op != "get_attr")]
+        self.attributes = [n for n in taken if n.op == "get_attr"]
+        self.saved = [n for n in taken if not (n in self.late or n in fixed or n in self.given)]
+        self.first = backend(self.forward([*results[: program.outputs], *self.saved]))
+        self.second: OrderedDict[Any, Runner] = OrderedDict()
+
+    def __call__(
+        self, tensors: Sequence[Tensor], numbers: Sequence[Tensor], masks: Sequence[Tensor], chunk: int
+    ) -> list[Tensor]:
+        """Outputs of the model, then every relevance with a leading dimension for the targets.
+
+        Args:
+            tensors: Inputs of the model.
+            numbers: Tensors of the target, with a leading dimension for the targets.
+            masks: Tensors that the program takes behind those of the target.
+            chunk: The most targets at a time.
+        """
+        count = len(numbers[0])
+        size = -(-count // -(-count // chunk))  # chunks alike, so that one program serves all of them
+        values = self.first(*tensors, *masks)
+        own, saved = values[: self.program.outputs], dict(zip(self.saved, values[self.program.outputs :], strict=True))
+        chunks = [
+            dict(zip(self.given, (filled(t[start : start + size], size) for t in numbers), strict=True))
+            for start in range(0, count, size)
+        ]
+        run = self.runner(saved | chunks[0])
+        parts = [run(*(x for x in (saved | some).values() if isinstance(x, Tensor))) for some in chunks]
+        return [*own, *(torch.cat(pieces)[:count] for pieces in zip(*parts, strict=True))]
+
+    def runner(self, values: dict[fx.Node, Any]) -> Runner:
+        """The second half for values of these sizes; made at the first call with such."""
+        key = tuple(x.shape if isinstance(x, Tensor) else x for x in values.values())
+        if key not in self.second:
+            self.second[key] = self.backend(self.reverse(values))
+            if len(self.second) > CACHE:
+                self.second.popitem(last=False)
+        self.second.move_to_end(key)
+        return self.second[key]
+
+    def forward(self, results: Sequence[fx.Node]) -> Program:
+        """The first half, from inputs and masks to some results."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in self.program.module.graph.nodes:
+            if node not in self.late and node not in self.given and node.op != "output":
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+        graph.output([copies[node] for node in results])
+        graph.eliminate_dead_code(is_impure_node=is_impure)
+        return Program(fx.GraphModule(self.program.module, graph), len(results), (), ())
+
+    def reverse(self, values: dict[fx.Node, Any]) -> Program:
+        """The second half, which takes the tensors among ``values``: what the first half saved, and some targets.
+
+        An op that depends on the target becomes one on all of them, by torch's rules for batches. These do not know
+        symbolic sizes.
+        """
+        attributes = {n: getattr(self.program.module, str(n.target)) for n in self.attributes}
+        everything = attributes | values
+        taken = [n for n, x in everything.items() if isinstance(x, Tensor)]
+        count = len(values[self.given[0]])
+        batched = set(self.given)
+        for node in self.late:
+            if not isinstance(node.meta["val"], SymInt) and not batched.isdisjoint(node.all_input_nodes):
+                batched.add(node)
+
+        def program(*tensors: Any) -> list[Tensor]:
+            env: dict[fx.Node, Any] = {**everything, **dict(zip(taken, tensors, strict=True))}
+            for node in self.steps:
+                with set_current_meta(node):
+                    env[node] = spread(node, env, batched) if node in batched else once(node, env, batched)
+            return [env[n] if n in batched else env[n].expand(count, *env[n].shape) for n in self.found]
+
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with mode, enable_python_dispatcher(), preserve_node_meta(), torch.no_grad():
+            fakes = [mode.from_tensor(everything[n].detach()) for n in taken]
+            module = trace(program, fakes)
+        for node in module.graph.nodes:
+            node.target = ANY_STRIDES.get(node.target, node.target)
+        own_constants(module, [(str(n.target), x) for n, x in attributes.items() if isinstance(x, Tensor)])
+        passes.run(module, passes.CLEANUP)
+        return replace(self.program, module=module, outputs=0)
+
+
+def once(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node] = ()) -> Any:
+    """The value of a node, which is the same for every target, as sizes are."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n][0] if n in batched else env[n])
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def spread(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
+    """The values of a node for several targets, which are the first dimension of some of its operands."""
+    if node.target is operator.getitem:
+        return once(node, env)
+    if node.target in ATTENTION:
+        return folded(node, env, batched)
+    op: Any = ANY_STRIDES.get(node.target, node.target)
+    own = [n for n in node.all_input_nodes if n in batched]
+    outputs: list[Any] = []
+
+    def call(*values: Tensor) -> tuple[Tensor, ...]:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), {**env, **dict(zip(own, values, strict=True))}.__getitem__)
+        leaves, spec = tree_flatten(op(*args, **kwargs))
+        outputs[:] = [spec, *(not isinstance(leaf, Tensor) for leaf in leaves)]
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+    results = iter(torch.vmap(call)(*(env[n] for n in own)))
+    spec, *absent = outputs
+    return spec.unflatten([None if missing else next(results) for missing in absent])
+
+
+def folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
+    """The same for a kernel whose operands have a batch: targets times samples are its batch."""
+    gradient = env[node.all_input_nodes[0]]
+    targets, samples = gradient.shape[:2]
+
+    def operand(n: fx.Node) -> Any:
+        x = env[n]
+        if n in batched:
+            return x.flatten(0, 1)
+        return x.expand(targets, *x.shape).flatten(0, 1) if x.ndim > 2 and x.shape[0] == samples else x
+
+    args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
+    return tuple(y.unflatten(0, (targets, samples)) for y in node.target(*args, **kwargs))  # type: ignore[operator]
+
+
+def filled(tensor: Tensor, size: int) -> Tensor:
+    """A chunk of targets, its last one repeated until there are as many as the program takes."""
+    return torch.cat([tensor, tensor[-1:].expand(size - len(tensor), *tensor.shape[1:])])
