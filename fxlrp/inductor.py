@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -30,11 +31,38 @@ class Kind(nn.Module):
         """The outputs of the segment for its inputs."""
         if self.compiled is None:
             module = outline(self.part)
+            vectorise(module)
             if self.dynamic:
                 self.compiled = torch.compile(module, fullgraph=True, dynamic=True)
             else:
                 self.compiled = compile_graph(module, list(values))
         return self.compiled(*values)
+
+
+TAIL = (-1.26545292, 0.998732965, 0.385779274, 0.0387195122, -0.0108340792, -0.0575148836, -0.723754111, 1.1773763,
+        -0.689589177, 0.146537169)  # fmt: skip
+"""Coefficients of ``log(erfc(y) * exp(y * y) / t)`` by powers of ``t = 1 / (1 + y / 2)``.
+
+A least-squares fit at Chebyshev's nodes for y from 0 to 10, where it is right to 5e-8.
+"""
+
+
+def erfc(y: Any) -> Any:
+    """The complementary error function to the precision of float32, its tail included."""
+    t = 1 / (1 + 0.5 * torch.abs(y))
+    exponent = functools.reduce(lambda total, coefficient: total * t + coefficient, reversed(TAIL)) - y * y
+    upper = t * torch.exp(exponent)
+    return torch.where(y < 0, 2 - upper, upper)
+
+
+def vectorise(module: fx.GraphModule) -> None:
+    """Write out what Inductor computes one number at a time on a CPU: the ``erfc`` of gelu's twin."""
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.erfc.default):
+        if node.meta["val"].dtype is torch.float32:
+            with module.graph.inserting_before(node):
+                node.replace_all_uses_with(erfc(fx.Proxy(node.args[0])).node)
+            module.graph.erase_node(node)
+    module.recompile()
 
 
 def stitch(program: fx.GraphModule) -> fx.GraphModule:

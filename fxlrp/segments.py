@@ -133,6 +133,6 @@ def outline(part: Segment) -> fx.GraphModule:
         copies[node] = graph.placeholder(f"input_{i}")
     for node in part.nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
-        copies[node].meta = {}  # of this one, and the others are alike
+        copies[node].meta = {"val": node.meta["val"]}  # the rest is of this segment, and the others are alike
     graph.output(tuple(copies[node] for node in part.outputs))
     return fx.GraphModule({}, graph)

@@ -16,6 +16,8 @@ from fxlrp import cudagraphs, inductor
 from fxlrp.cudagraphs import Recording, Recordings
 from fxlrp.segments import Segment, segments
 
+aten = torch.ops.aten
+
 
 class Block(nn.Module):
     """A residual block with a product, so that its twin needs what the forward pass computed."""
@@ -158,6 +160,27 @@ def test_inductor_agrees_on_repeated_blocks(dynamic: bool) -> None:
         expected, found = eager(x, target=1), attributor(x, target=1)
         torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(found.output, expected.output, rtol=1e-10, atol=1e-12)
+
+
+def test_erfc_is_accurate_in_its_tail() -> None:
+    """Its logarithm to the last digits of float32, those of ``y * y`` included."""
+    y = torch.linspace(-10, 9, 20001)
+    exact = torch.special.erfcx(y.double().clamp(min=0)).log() - y.double().clamp(min=0).square()
+    found = inductor.erfc(y.double()).log()
+    positive = y >= 0
+    torch.testing.assert_close(found[positive], exact[positive], rtol=0, atol=1e-7)
+    single = inductor.erfc(y).double()
+    torch.testing.assert_close(single[~positive], torch.erfc(y.double())[~positive], rtol=5e-7, atol=0)
+    assert ((single[positive].log() - exact[positive]).abs() <= 1e-6 * (1 + y[positive].square())).all()
+
+
+def test_erfc_of_single_precision_is_written_out(compiled: list[fx.GraphModule]) -> None:
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        own = nn.Sequential(nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 2)).to(dtype).eval()
+        found = fxlrp.compile(own, backend="inductor")(X.to(dtype), target=1).relevance
+        torch.testing.assert_close(found, fxlrp.compile(own)(X.to(dtype), target=1).relevance)
+    assert [aten.erfc.default in {n.target for n in module.graph.nodes} for module in compiled] == [False, True]
 
 
 # cudagraphs
