@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -50,8 +49,10 @@ A least-squares fit at Chebyshev's nodes for y from 0 to 10, where it is right t
 def erfc(y: Any) -> Any:
     """The complementary error function to the precision of float32, its tail included."""
     t = 1 / (1 + 0.5 * torch.abs(y))
-    exponent = functools.reduce(lambda total, coefficient: total * t + coefficient, reversed(TAIL)) - y * y
-    upper = t * torch.exp(exponent)
+    exponent: Any = 0
+    for coefficient in reversed(TAIL):
+        exponent = exponent * t + coefficient
+    upper = t * torch.exp(exponent - y * y)
     return torch.where(y < 0, 2 - upper, upper)
 
 
