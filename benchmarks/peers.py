@@ -96,13 +96,18 @@ class Worker:
                 env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             )
         self._log = log
-        self.versions: dict[str, str] = self._answer()
+        try:
+            self.versions: dict[str, str] = self._answer()
+        except PeerError:
+            self.close()
+            raise
 
     def ask(self, do: str, **command: Any) -> Any:
         """Have something done, and wait for it."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # the answer says that the process ended
+            self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> Any:
@@ -137,15 +142,14 @@ def workers(sides: Sequence[str], model: str, options: argparse.Namespace, folde
             here = options.here or side == "fxlrp"
             python = Path(sys.executable) if here else options.cache / side / "bin" / "python"
             try:
-                worker = Worker(python, side, model, settings, folder / f"{side}.log")
-                found[side] = worker
-                worker.ask(*(("save",) if side == "fxlrp" else ("load",)), path=weights)
+                found[side] = worker = Worker(python, side, model, settings, folder / f"{side}.log")
+                if worker.versions["torch"].partition("+")[0] != public("torch"):
+                    raise PeerError(f"torch {worker.versions['torch']}, not {public('torch')}: run --setup")
+                worker.ask("save" if side == "fxlrp" else "load", path=weights)
             except (PeerError, OSError) as error:
+                if side in found:
+                    found[side].close()
                 found[side] = str(error)
-                continue
-            if worker.versions["torch"].partition("+")[0] != public("torch"):
-                found[side] = f"torch {worker.versions['torch']}, not {public('torch')}: run --setup"
-                worker.close()
         yield found
     finally:
         for worker in found.values():
@@ -241,7 +245,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main(arguments_: Sequence[str] | None = None) -> int:
-    """Compare and print; 1 if results that must agree do not."""
+    """Compare and print; 1 if results that must agree do not, or could not be compared."""
     parser = arguments(__doc__, (*IMAGES, *TEXTS), list(REQUIREMENTS))
     parser.add_argument("--setup", action="store_true", help="only make the environments")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the environments (%(default)s)")
@@ -268,7 +272,7 @@ def main(arguments_: Sequence[str] | None = None) -> int:
     finish(options, surroundings(options) | {"tolerance": TOLERANCE, "rows": rows}, [shown(rows)])
     if options.out is not None:
         draw(rows, options.out.with_suffix(".svg"))
-    return int(any(r.get("agrees") is False for r in rows))
+    return int(any(r["same"] and not r.get("agrees") for r in rows))
 
 
 if __name__ == "__main__":
