@@ -27,6 +27,7 @@ CANONICAL: tuple[tuple[str, Pass], ...] = (
 
 CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("drop detachments", identities.undetach),
+    ("let views copy", identities.free_views),
     ("drop neutral arithmetic", arithmetic.drop_neutral),
     ("share subexpressions", subexpressions.share),
     ("drop repeated masks", masks.drop),

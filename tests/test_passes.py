@@ -500,6 +500,7 @@ def check_canonical(model: nn.Module, captured: Captured, inputs: tuple[Tensor, 
 # name, function, pass, rewrites, ops after it
 TRACED = [
     ("transposed twice", lambda x: aten.t.default(aten.t.default(x)) * 2, arithmetic.drop_neutral, 1, {"t.default": 0}),
+    ("view", lambda x: x.view(4, 3).exp().view(12), identities.free_views, 2, {"reshape.default": 2}),
     ("two slices", pieces((0, 3), (3, 4)), arithmetic.join, 1, {"slice_backward.default": 0, "cat.default": 1}),
     ("out of order", pieces((1, 3), (0, 1), (3, 9)), arithmetic.join, 1, {"add.Tensor": 0, "cat.default": 1}),
     ("gap", pieces((0, 1), (2, 4)), arithmetic.join, 0, {"slice_backward.default": 2}),
