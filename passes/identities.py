@@ -81,6 +81,7 @@ drop: Pass = sweep(
     }
 )
 
+
 def free_views(graph: fx.Graph) -> int:
     """Let views copy where strides ask for it: other passes drop ops that laid memory out anew."""
     views = [n for n in graph.nodes if n.target in (aten.view.default, aten._unsafe_view.default)]
