@@ -10,6 +10,7 @@ import torch
 from torch import SymInt, Tensor, fx, nn
 
 from fxlrp._torch import compile_graph
+from fxlrp.packed import pack_weights
 from fxlrp.prepared import split
 from fxlrp.program import Program
 from fxlrp.segments import Segment, outline, segments
@@ -95,8 +96,11 @@ def is_dynamic(node: fx.Node) -> bool:
 
 
 def inductor(program: Program) -> Callable[..., Any]:
-    """Compiled at the first call."""
-    module, constants = split(program.module)
+    """Compiled at the first call, with weights packed for the CPU."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.module.graph, {}))
+    pack_weights(graph)
+    module, constants = split(fx.GraphModule(program.module, graph))
     stitched = stitch(module)
 
     def run(*tensors: Tensor) -> Any:

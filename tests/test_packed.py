@@ -1,0 +1,110 @@
+"""Products with packed weights: which, the same numbers, and what becomes of changed weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import fxlrp
+from fxlrp import inductor
+from fxlrp.packed import PACK, PRODUCT, pack_weights
+
+aten = torch.ops.aten
+X = torch.linspace(-1, 2, 20).view(5, 4)
+
+
+def layers() -> nn.Module:
+    """The first has no bias, the last two share a weight."""
+    torch.manual_seed(0)
+    shared = nn.Linear(6, 6)
+    return nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), shared, nn.Tanh(), shared).eval()
+
+
+def module(model: nn.Module, x: Tensor = X, **options: Any) -> fx.GraphModule:
+    attributor = fxlrp.compile(model, **options)
+    attributor.compile(x, target=1)
+    return attributor.program.module
+
+
+def count(graph: fx.Graph, *ops: Any) -> int:
+    return len([node for node in graph.nodes if node.target in ops])
+
+
+def test_every_product_with_a_weight_is_packed_and_each_weight_once() -> None:
+    program = module(layers())
+    products = count(program.graph, aten.mm.default, aten.addmm.default)
+    given = X, torch.ones(5, 1, dtype=torch.int64)
+    with torch.no_grad():
+        expected = program(*given)
+        assert pack_weights(program.graph) == products == 6
+        assert count(program.graph, aten.mm.default, aten.addmm.default) == 0
+        assert (count(program.graph, PRODUCT), count(program.graph, PACK)) == (6, 4)  # two weights, two ways
+        program.graph.lint()
+        program.recompile()
+        for found, known in zip(program(*given), expected, strict=True):
+            torch.testing.assert_close(found, known)
+    assert pack_weights(program.graph) == 0
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_product_itself(bias: bool, transposed: bool) -> None:
+    torch.manual_seed(0)
+    weight = torch.rand(7, 3).t() if transposed else torch.rand(3, 7)
+    added = [torch.rand(7)] if bias else []
+    x = torch.rand(3, 5).t()
+    found = PRODUCT(x, PACK(weight, 5), weight, *added)
+    torch.testing.assert_close(found, x @ weight + sum(added))
+    meta = PRODUCT(*(t.to("meta") for t in (x, weight, weight, *added)))
+    assert (meta.shape, meta.dtype) == (found.shape, found.dtype)
+
+
+def test_other_types_and_single_rows_are_left_alone() -> None:
+    assert pack_weights(module(layers().double(), X.double()).graph) == 0
+    assert pack_weights(module(layers(), X[:1]).graph) == 0
+    dynamic = ({0: torch.export.Dim("batch")},)
+    assert pack_weights(module(layers(), dynamic_shapes=dynamic).graph) == 0
+
+
+class Pair(nn.Module):
+    """A product of two inputs, and one of two weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.rand(4, 4)), nn.Parameter(torch.rand(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mm(x, x.t()) * torch.mm(self.one, self.two).sum()
+
+
+def test_products_of_inputs_or_of_weights_are_left_alone() -> None:
+    assert pack_weights(module(Pair().eval()).graph) == 0
+
+
+def test_without_the_library_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert pack_weights(module(layers()).graph) == 0
+
+
+def test_inductor_packs_a_copy_and_follows_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inductor, "compile_graph", lambda module, _: module)
+    own = layers()
+    attributor = fxlrp.compile(own, backend="inductor")
+    for _ in range(2):
+        found = attributor(X, target=1)
+        expected = fxlrp.compile(own)(X, target=1)
+        torch.testing.assert_close(found.relevance, expected.relevance)
+        torch.testing.assert_close(found.output, expected.output)
+        with torch.no_grad():
+            own[0].weight.mul_(-3)
+    assert count(attributor.program.module.graph, PACK, PRODUCT) == 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by Inductor
+def test_inductor_compiles_packed_products() -> None:
+    own = layers()
+    found = fxlrp.compile(own, backend="inductor")(X, target=1)
+    torch.testing.assert_close(found.relevance, fxlrp.compile(own)(X, target=1).relevance)
