@@ -22,8 +22,8 @@ from fxlrp.ledger import Book, Ledger
 from fxlrp.many import Many
 from fxlrp.outputs import Objective, Output
 from fxlrp.passes.constants import remove_biases
+from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
-from fxlrp.passes.recompute import MEMORY
 from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.precision import errors
 from fxlrp.program import Captured, Program

@@ -13,7 +13,6 @@ import torch
 from torch import SymInt, Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.passes.manager import Pass
 from fxlrp.passes.subexpressions import is_pure
 from fxlrp.provenance import role
 
@@ -216,7 +215,3 @@ def missing(wanted: Iterable[fx.Node], fresh: Collection[fx.Node], copies: Colle
             found.add(node)
             stack += node.all_input_nodes
     return found
-
-
-MEMORY: Mapping[str, Sequence[tuple[str, Pass]]] = {"normal": (), "low": (("recompute segments", recompute),)}
-"""What is done to save memory, by the name of the option."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from zoo import ZOO, transformers
 import fxlrp
 from fxlrp import passes
 from fxlrp.outputs import pick
-from fxlrp.passes.recompute import MEMORY, RECOMPUTED, recompute
+from fxlrp.passes.order import MEMORY, read_early, unpack
+from fxlrp.passes.recompute import RECOMPUTED, recompute
 from fxlrp.provenance import role
+
+aten = torch.ops.aten
 
 
 def peak(run: Callable[[], object], folder: Path) -> int:
@@ -75,8 +79,7 @@ def input_times_gradient(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[T
 def lowered(module: fx.GraphModule) -> tuple[fx.GraphModule, int]:
     """A copy of a program that keeps less, and the number of nodes that it computes twice."""
     found = copy.deepcopy(module)
-    (count,) = passes.run(found, MEMORY["low"]).values()
-    return found, count
+    return found, passes.run(found, MEMORY["low"])["recompute segments"]
 
 
 @torch.no_grad()
@@ -135,10 +138,8 @@ def test_insides_are_computed_twice_and_borders_once() -> None:
     low, count = lowered(program(Blocks(16), torch.randn(4, 32)))
     again = [node for node in low.graph.nodes if role(node) == RECOMPUTED]
     assert len(again) == count
-    wide = [
-        node for node in again if node.target is torch.ops.aten.addmm.default and node.meta["val"].shape == (4, 128)
-    ]
-    sums = [node for node in again if node.target is torch.ops.aten.add.Tensor]
+    wide = [node for node in again if node.target is aten.addmm.default and node.meta["val"].shape == (4, 128)]
+    sums = [node for node in again if node.target is aten.add.Tensor]
     assert 8 <= len(wide) < 16  # the last segment is needed at once
     assert len(sums) < len(wide)  # some sums are borders
 
@@ -169,7 +170,7 @@ def test_random_numbers_are_drawn_once() -> None:
         attributor = fxlrp.compile(model, (x,), memory=memory)
         torch.manual_seed(1)
         found.append(attributor(x, target=2).relevance)
-        drawn = [n for n in attributor.program.module.graph.nodes if n.target is torch.ops.aten.rand_like.default]
+        drawn = [n for n in attributor.program.module.graph.nodes if n.target is aten.rand_like.default]
         assert len(drawn) == 16
     assert torch.equal(*found)
 
@@ -198,3 +199,46 @@ def test_places_read_inside() -> None:
     assert results[0].read.keys() == results[1].read.keys()
     for name, value in results[0].read.items():
         assert torch.equal(results[1].read[name], value)
+
+
+def test_outputs_of_an_op_are_taken_apart_at_once() -> None:
+    """Of a norm, what it returns goes on, and its statistics stay."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    norm = graph.call_function(aten.native_layer_norm.default, (x, [4], None, None, 1e-5))
+    y = graph.call_function(operator.getitem, (norm, 0))
+    z = graph.call_function(aten.relu.default, (y,))
+    mean = graph.call_function(operator.getitem, (norm, 1))
+    graph.output((z, mean))
+    assert unpack(graph) > 0
+    graph.lint()
+    assert [node.name for node in graph.nodes] == ["x", norm.name, y.name, mean.name, z.name, "output"]
+    assert unpack(graph) == 0
+
+
+def test_relevance_is_read_where_it_arrives() -> None:
+    """Nothing that has to do with a place stays until the end, nor moves before what it needs."""
+    x = torch.randn(4, 32)
+    places = ("up.*", "norm.*")
+    module = fxlrp.compile(Blocks(4).eval(), (x,), read=places).program.module
+    module.graph.lint()
+    assert read_early(module.graph) == 0
+    index = {node: i for i, node in enumerate(module.graph.nodes)}
+    _, _, *reads = module.graph.output_node().args[0]
+    assert len(reads) == 8
+    for read in reads:  # the product of a value and what arrived there
+        arrived = max(index[n] for n in read.all_input_nodes if role(n))
+        between = [n for n in index if arrived < index[n] < index[read]]
+        assert all(role(n) == "" for n in between)
+
+
+def test_peak_with_reads(tmp_path: Path) -> None:
+    """Places inside blocks cost what is returned for them, and little more."""
+    x, target = torch.randn(64, 32), torch.full((64, 1), -1)
+    with_reads, without = (fxlrp.compile(Blocks(16).eval(), (x,), read=read).program.module for read in (("up.*",), ()))
+    returned = 16 * 64 * 128 * x.itemsize
+    (normal, low), (normal_without, low_without) = (
+        peaks(module, (x, target), tmp_path) for module in (with_reads, without)
+    )
+    assert low - low_without <= 1.2 * returned
+    assert normal - normal_without <= 1.2 * returned
