@@ -13,6 +13,7 @@ from fxlrp.errors import (
     TargetError,
 )
 from fxlrp.ledger import Ledger
+from fxlrp.loading import Artifact, load
 from fxlrp.registry import Facts, Rule, Site, rule
 from fxlrp.results import Result
 from fxlrp.rulesets import RuleSet
@@ -21,6 +22,7 @@ from fxlrp.targets import contrast
 __version__ = "0.1.0"
 
 __all__ = [
+    "Artifact",
     "ArtifactError",
     "Attributor",
     "CaptureError",
@@ -37,6 +39,7 @@ __all__ = [
     "TargetError",
     "compile",
     "contrast",
+    "load",
     "presets",
     "rule",
     "rule_set",

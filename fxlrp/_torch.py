@@ -1,11 +1,14 @@
 """Every private torch import, in one place, so that an upstream move is a one-line fix."""
 
-import torch._inductor
+from typing import Any
+
+import torch.fx.experimental._config
 from torch._dispatch.python import enable_python_dispatcher as enable_python_dispatcher
 from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
+from torch.export.pt2_archive._package import package_pt2 as package_pt2
 from torch.fx.experimental.proxy_tensor import make_fx as make_fx
 from torch.fx.experimental.symbolic_shapes import statically_known_true as statically_known_true
 from torch.fx.traceback import annotate as annotate
@@ -14,9 +17,35 @@ from torch.fx.traceback import set_current_meta as set_current_meta
 from torch.utils._pytree import TreeSpec as TreeSpec
 from torch.utils._pytree import keystr as keystr
 from torch.utils._pytree import tree_flatten as tree_flatten
+from torch.utils._pytree import tree_flatten_with_path as tree_flatten_with_path
+from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_leaves_with_path as tree_leaves_with_path
 from torch.utils._pytree import tree_map as tree_map
 from torch.utils._pytree import tree_map_only as tree_map_only
 from torch.utils._pytree import tree_unflatten as tree_unflatten
 
-compile_graph = torch._inductor.compile
+
+def print_specializations() -> Any:
+    """A context in which torch logs every size that it specialises."""
+    return torch.fx.experimental._config.patch(print_specializations=True)  # type: ignore[attr-defined]
+
+
+def compile_graph(*args: Any, **kwargs: Any) -> Any:
+    """`torch._inductor.compile`; its import takes a second or two."""
+    import torch._inductor
+
+    return torch._inductor.compile(*args, **kwargs)
+
+
+def compile_ahead(*args: Any, **kwargs: Any) -> Any:
+    """`torch._inductor.aot_compile`."""
+    import torch._inductor
+
+    return torch._inductor.aot_compile(*args, **kwargs)
+
+
+def load_package(path: str) -> Any:
+    """`torch._inductor.aoti_load_package`."""
+    import torch._inductor
+
+    return torch._inductor.aoti_load_package(path)

@@ -52,7 +52,8 @@ def compile(
         output: What to explain of the model's output: None (a tensor, else ``logits``, else the first floating
             tensor), a name, an index, or a function of the output.
         objective: A function of that tensor to one number per sample, such as a cosine; part of the program.
-        dynamic_shapes: Sizes that may change between calls, as in `torch.export.export`.
+        dynamic_shapes: Sizes that may change between calls, as in `torch.export.export`, or ``"auto"``: the batch and
+            the sequence, wherever the model allows (`Attributor.fixed_sizes` says where it does not).
         backend: ``"eager"``, ``"inductor"`` or ``"cudagraphs"``.
         memory: ``"normal"``, or ``"low"`` to compute what lies inside blocks of the model a second time rather than
             keep it for the relevance pass.

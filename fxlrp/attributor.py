@@ -30,7 +30,8 @@ from fxlrp.program import Captured, Program
 from fxlrp.results import Result, pack
 from fxlrp.rulesets import RuleSet
 from fxlrp.signatures import Entry, bind, check_finite, plain_mode, signature
-from fxlrp.targets import Form, Target
+from fxlrp.sizes import Fixed
+from fxlrp.targets import FORMS, Form, Target, example_targets
 from fxlrp.targets import lower as lower_target
 
 CACHE = 16
@@ -196,6 +197,53 @@ class Attributor:
         name, rows = type(self.model).__name__, accounts(ledger)
         return draw(picture(entry.plan, self.rules, used, title=name, flow=measured, numbers=rows), path, program)
 
+    def save(
+        self,
+        path: str | Path,
+        /,
+        *args: Any,
+        format: str | None = None,
+        target: str = "index",
+        **kwargs: Any,
+    ) -> Path:
+        """Write the relevance program as an artefact that runs without fxlrp; return the path.
+
+        It takes the model's tensors and a target, so that one artefact explains every output, and it takes batches and
+        sequences of other sizes if the model was compiled with ``dynamic_shapes``. Before the file is put in place, its
+        results on the given inputs are compared with those of this attributor.
+
+        Args:
+            path: A file that ends in ``.pt2`` or ``.onnx``. The old one stays until the new one is complete.
+            args: Positional arguments of the model, as in a call.
+            format: ``"pt2"`` (an archive that `torch.export.load` reads), ``"aoti"`` (machine code of AOTInductor, for
+                Python and C++), or ``"onnx"``; by default what the ending says, for ``.pt2`` the first.
+            target: ``"index"``: the artefact takes int64 indices of shape ``(batch, dimensions)``, where a negative one
+                stands for the largest. ``"seed"``: it takes a coefficient for every entry of the output.
+            kwargs: Keyword arguments of the model.
+
+        Raises:
+            ArtifactError: If the program cannot be written in this format, or its results differ.
+            SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
+        """
+        from fxlrp.loading import check_same
+        from fxlrp.saving import export, write
+
+        if target not in FORMS:
+            raise SignatureError(
+                f"target={target!r} is none of {', '.join(map(repr, FORMS))}: which kind it shall take"
+            )
+        path, form = Path(path), FORMS[target]
+        with plain_mode():
+            entry, leaves, sizes = self._entry(args, kwargs)
+            check_finite(entry, leaves)
+            program, _ = self._program(entry, form)
+            exported = export(entry.plan, program, self.rules, type(self.model).__name__)
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
+            with write(exported, path, format) as new:
+                check_same(new, tensors, program.module(*tensors))
+        return path
+
     def _without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
         args, kwargs = bind(self.model, args, kwargs)
         captured = self._captured(args, kwargs)
@@ -211,6 +259,10 @@ class Attributor:
     def coverage(self) -> Coverage:
         """Which op got which rule, for the signature of the last call."""
         return coverage(self._used()[0].plan, self.rules.name)
+
+    def fixed_sizes(self) -> tuple[Fixed, ...]:
+        """Sizes that ``dynamic_shapes="auto"`` could not leave open, each with the source line that asks for it."""
+        return self._used()[0].plan.captured.fixed
 
     def _used(self) -> tuple[Entry, Program]:
         if self._last is None:

@@ -25,6 +25,7 @@ from fxlrp.layouts import check_graph, check_inputs, check_model
 from fxlrp.outputs import Objective, Output, explain
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import describe, modules
+from fxlrp.sizes import automatic, specialised, with_batch_of_two
 
 aten = torch.ops.aten
 
@@ -53,13 +54,14 @@ def capture(
         output: What to explain: None (a tensor, else ``logits``, else the first floating tensor), a name,
             an index, or a function of the model's output.
         objective: A function of that tensor to one number per sample.
-        dynamic_shapes: As in `torch.export.export`.
+        dynamic_shapes: As in `torch.export.export`, or ``"auto"``.
 
     Raises:
         CaptureError: If the model cannot be exported, or is in training mode.
         SignatureError: If ``output`` names nothing.
     """
-    exported = export(model, args, kwargs, dynamic_shapes)
+    with specialised() as fixed:
+        exported = export(model, args, kwargs, dynamic_shapes)
     check_graph(exported.graph)
     check_masks(exported.graph)
     hold_detached(exported.graph_module)
@@ -107,6 +109,7 @@ def capture(
         in_spec=in_spec,
         out_spec=out_spec,
         ranges=exported.range_constraints,
+        fixed=tuple(fixed),
     )
 
 
@@ -127,6 +130,9 @@ def export(
     check_inputs(args, dict(kwargs))
     # one tensor given twice would be one input of the graph, and a view would be guarded by the tensor behind it
     args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
+    if isinstance(dynamic_shapes, str):
+        args, kwargs = with_batch_of_two((args, kwargs))
+        dynamic_shapes = automatic(model, args, kwargs)
     try:
         # gradients on, so that the model's own no-grad regions show
         with torch.enable_grad(), warnings.catch_warnings():

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -16,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from fxlrp import __version__, demos, models, sentences, targets
+from fxlrp import __version__, demos, deploy, sentences, targets
 from fxlrp import bench as timing
 from fxlrp.api import compile, load_extensions, presets
 from fxlrp.catalogue import as_markdown, as_table, rule_table
-from fxlrp.errors import FxlrpError, MissingRules, SignatureError
+from fxlrp.commands import prepared, reported, working
 from fxlrp.options import (
     Debug,
     Input,
@@ -49,23 +46,6 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line."""
     app()
-
-
-def reported(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors that users can mend into one message and exit status 2."""
-
-    @wraps(command)
-    def run(**options: Any) -> None:
-        try:
-            command(**options)
-        except (FxlrpError, OSError) as error:
-            if options["debug"]:
-                raise
-            hint = "\nOn the command line that is --no-strict." if isinstance(error, MissingRules) else ""
-            console(stderr=True).print(Text.assemble(("Error: ", "bold red"), f"{error}{hint}"), soft_wrap=True)
-            raise typer.Exit(2) from None
-
-    return run
 
 
 def show_version(value: bool) -> None:
@@ -226,6 +206,10 @@ def bench(
     console().print(times.loss(), soft_wrap=True, markup=False)
 
 
+for command in (deploy.export, deploy.run):
+    app.command()(command)
+
+
 @app.command(name="presets")
 @reported
 def list_presets(debug: Debug = False) -> None:
@@ -250,30 +234,6 @@ def list_rules(
     else:
         markdown.write_text(as_markdown(rows))
         console().print(f"Wrote {markdown}", soft_wrap=True, markup=False)
-
-
-@contextmanager
-def working(what: str) -> Iterator[None]:
-    """Show that something goes on; ops without a rule are told of in the report and not by a warning."""
-    with console(stderr=True).status(what), models.silenced(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"\d+ ops? on the path", UserWarning)
-        yield
-
-
-def prepared(model: str, files: Sequence[Path] | None, text: str | None) -> models.Loaded:
-    """The model and what to call it with."""
-    if files and text is not None:
-        raise SignatureError("give --input or --text, not both")
-    with console(stderr=True).status("loading"):
-        loaded = models.load(model, text)
-        if files:
-            args, kwargs = models.converted(loaded.model, models.read_inputs(files))
-            loaded = replace(loaded, args=args, kwargs=kwargs, sentence=None)
-    if not loaded.args and not loaded.kwargs:
-        raise SignatureError(
-            f"{model} comes without example inputs: give --input FILE, or let the callable return (module, args)"
-        )
-    return loaded
 
 
 def account(

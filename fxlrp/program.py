@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, TreeSpec
+from fxlrp.sizes import Fixed
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -28,6 +29,7 @@ class Captured:
         in_spec: How to put the inputs together again.
         out_spec: How to put the outputs together again.
         ranges: Values that each symbolic size may take.
+        fixed: Sizes that were to be symbolic and are not.
     """
 
     module: fx.GraphModule
@@ -38,6 +40,7 @@ class Captured:
     in_spec: TreeSpec
     out_spec: TreeSpec
     ranges: Mapping[Any, Any]
+    fixed: tuple[Fixed, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:

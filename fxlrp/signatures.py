@@ -65,7 +65,8 @@ def fits(size: Any, n: int, sizes: dict[Any, int], ranges: Mapping[Any, Any]) ->
     if not expression.is_Symbol:
         return bool(expression.xreplace(sizes) == n)
     limits = ranges[expression]
-    return sizes.setdefault(expression, n) == n and bool(limits.lower <= n <= limits.upper)
+    lower = 1 if limits.lower <= 2 else limits.lower  # torch counts from 2; what runs for 2 runs for 1
+    return sizes.setdefault(expression, n) == n and bool(lower <= n <= limits.upper)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,15 +47,24 @@ class Form:
 
     Attributes:
         weights: Weight of each term; none for a seed tensor.
-        wild: For each term, the output dimensions where the largest entry is taken.
+        wild: For each term, the output dimensions where the largest entry is taken; None if the index tells at each
+            call, by a negative number.
         starts: Names of nodes where relevance starts, in place of the output.
         kept: Names of nodes whose coefficient is multiplied by a mask.
     """
 
     weights: tuple[float, ...]
-    wild: tuple[tuple[int, ...], ...]
+    wild: tuple[tuple[int, ...] | None, ...]
     starts: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+
+
+INDEX = Form((1.0,), (None,))
+"""One entry per sample; a negative number in its index stands for the largest along that dimension."""
+SEED = Form((), ())
+"""A coefficient for every entry."""
+FORMS = {"index": INDEX, "seed": SEED}
+"""The kinds of target that an artefact can take."""
 
 
 def lower(target: Target, shape: tuple[int, ...]) -> tuple[Form, tuple[Tensor, ...]]:
@@ -78,7 +88,7 @@ def lower(target: Target, shape: tuple[int, ...]) -> tuple[Form, tuple[Tensor, .
             )
         if not target.isfinite().all():
             raise TargetError("the seed has entries that are not finite")
-        return Form((), ()), (target.double(),)
+        return SEED, (target.double(),)
     entries = [checked(entry, shape) for entry in per_sample(target, shape)]
     wild = tuple(dim for dim, i in enumerate(entries[0], 1) if i is None) if entries else ()
     if any(tuple(d for d, i in enumerate(e, 1) if i is None) != wild for e in entries):
@@ -144,6 +154,13 @@ def examples(form: Form, y: Tensor) -> tuple[Tensor, ...]:
     return tuple(y.new_empty((y.shape[0], y.ndim - 1), dtype=torch.int64) for _ in form.weights)
 
 
+def example_targets(form: Form, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    """A target that explains the largest output, or all of them, for an artefact of this form."""
+    if form == INDEX:
+        return [torch.full((shape[0], len(shape) - 1), -1, device=device)]
+    return [torch.ones(shape, dtype=torch.float64, device=device)]
+
+
 def seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Coefficient at the output ``y``: 1 at the chosen entries, 0 elsewhere."""
     if not form.weights:
@@ -157,17 +174,25 @@ def seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     return functools.reduce(torch.add, terms)
 
 
-def flat_position(y: Tensor, wild: tuple[int, ...], index: Tensor) -> Tensor:
-    """Position of each sample's entry in its flattened output; the largest one along wild dimensions."""
-    if not wild:
+def flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
+    """Position of each sample's entry in its flattened output; the largest one along wild dimensions.
+
+    An index given at run time that is out of range becomes a position that is out of range, at which the program fails.
+    """
+    if wild == ():
         position = index[:, :1] * 0
         for dim in range(1, y.ndim):
             position = position * y.shape[dim] + index[:, dim - 1 : dim]
         return position
     candidates = y
     for dim in range(1, y.ndim):
-        if dim not in wild:
+        if wild is None or dim not in wild:
             along = torch.arange(y.shape[dim], device=y.device).view([-1 if d == dim else 1 for d in range(y.ndim)])
             chosen = index[:, dim - 1].view([-1] + [1] * (y.ndim - 1))
-            candidates = torch.where(along == chosen, candidates, -torch.inf)
-    return candidates.flatten(1).argmax(1, keepdim=True)
+            fits = along == chosen if wild is not None else (along == chosen) | (chosen < 0)
+            candidates = torch.where(fits, candidates, -torch.inf)
+    largest = candidates.flatten(1).argmax(1, keepdim=True)
+    if wild is not None:
+        return largest
+    inside = torch.stack([index[:, dim - 1] < y.shape[dim] for dim in range(1, y.ndim)], 1).all(1, keepdim=True)
+    return torch.where(inside, largest, math.prod(y.shape[1:]))

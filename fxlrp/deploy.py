@@ -1,0 +1,115 @@
+"""The commands for artefacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from fxlrp import models
+from fxlrp.api import compile
+from fxlrp.commands import prepared, reported, working
+from fxlrp.errors import SignatureError
+from fxlrp.loading import Artifact, load
+from fxlrp.options import (
+    Debug,
+    Input,
+    Model,
+    Output,
+    Rules,
+    Strict,
+    TargetOption,
+    TextInput,
+    parse_output,
+    parse_target,
+)
+from fxlrp.terminal import console
+
+File = Annotated[Path, typer.Argument(help="An artefact of `fxlrp export` or of Attributor.save.")]
+Native = Annotated[
+    bool, typer.Option("--allow-native-code", help="Load machine code (format aoti), which runs with your rights.")
+]
+
+
+@reported
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Where to write: .pt2 or .onnx.")],
+    input: Input = None,
+    text: TextInput = None,
+    rules: Rules = "attnlrp",
+    output: Output = None,
+    format: Annotated[
+        str | None, typer.Option(help="pt2, aoti (machine code in a .pt2 file) or onnx. [default: by the ending]")
+    ] = None,
+    seeds: Annotated[bool, typer.Option("--seeds", help="Take a seed for every output instead of an index.")] = False,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="Take inputs of these sizes only, not other batches and sequences.")
+    ] = False,
+    read: Annotated[list[str] | None, typer.Option(help="Module whose relevance is returned too.")] = None,
+    strict: Strict = True,
+    debug: Debug = False,
+) -> None:
+    """Save a model with its explanation as a file that runs without fxlrp."""
+    loaded = prepared(model, input, text)
+    attributor = compile(
+        loaded.model,
+        rules=rules,
+        read=read or (),
+        output=parse_output(output),
+        dynamic_shapes=None if fixed else "auto",
+        strict=strict,
+    )
+    with working("exporting"):
+        attributor.save(out, *loaded.args, format=format, target="seed" if seeds else "index", **loaded.kwargs)
+    for size in () if fixed else attributor.fixed_sizes():
+        console().print(str(size), soft_wrap=True, markup=False)
+    console().print(about(load(out, allow_native_code=True)))
+    console().print(f"Wrote {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
+
+
+@reported
+def run(
+    artifact: File,
+    input: Input = None,
+    target: TargetOption = None,
+    save: Annotated[Path | None, typer.Option(help="Write the results to this .npz file.")] = None,
+    allow_native_code: Native = False,
+    debug: Debug = False,
+) -> None:
+    """Run an artefact on inputs from files, or say what it takes."""
+    with working("loading"):
+        loaded = load(artifact, allow_native_code=allow_native_code)
+    if not input:
+        console().print(about(loaded))
+        return
+    args, kwargs = models.read_inputs(input)
+    wanted = None if target is None else parse_target(target)
+    with working("explaining"):
+        result = loaded.results(*args, target=wanted, **kwargs)
+    table = Table("result", "shape", "sum")
+    for name, value in result.items():
+        table.add_row(name, str(tuple(value.shape)), f"{float(value.double().sum()):+.4f}")
+    console().print(table)
+    if save is not None:
+        if save.suffix != ".npz":
+            raise SignatureError(f"{save}: results are written to a file that ends in .npz")
+        np.savez(save, allow_pickle=False, **{name: value.numpy() for name, value in result.items()})
+        console().print(f"Wrote {save}", soft_wrap=True, markup=False)
+
+
+def about(artifact: Artifact) -> Table:
+    """What an artefact says about itself."""
+    manifest = artifact.manifest
+    table = Table(title=f"{manifest.model}, rules {manifest.rules}, format {manifest.format}", title_justify="left")
+    for column in ("", "name", "dtype", "shape"):
+        table.add_column(column)
+    for kind, specs in (("takes", manifest.inputs), ("returns", manifest.outputs)):
+        for spec in specs:
+            table.add_row(kind, spec.name, spec.dtype, ", ".join(map(str, spec.shape)))
+    table.caption_justify = "left"
+    table.caption = "\n".join([*(f"{name}: {limits}" for name, limits in manifest.sizes.items())]) or None
+    return table

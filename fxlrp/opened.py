@@ -1,0 +1,125 @@
+"""Fused ops and their backward kernels, written out in ops that every runtime has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp._torch import OpOverload
+from fxlrp.errors import ArtifactError
+
+aten = torch.ops.aten
+
+
+def convolution_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    mask: Sequence[bool],
+) -> tuple[Tensor | None, None, None]:
+    """The adjoint of a convolution with respect to its input is the transposed one, and the reverse."""
+    if mask[1] or mask[2]:
+        raise ArtifactError("the adjoint of a convolution with respect to its weight has no ONNX form: use 'pt2'")
+    if transposed:
+        zeros = [0] * len(stride)
+        return aten.convolution(grad, weight, None, stride, padding, dilation, False, zeros, groups), None, None
+    rest = []
+    for i, (s, p, d) in enumerate(zip(stride, padding, dilation, strict=True)):
+        reached = (grad.shape[i + 2] - 1) * s - 2 * p + d * (weight.shape[i + 2] - 1) + 1
+        missing: Any = x.shape[i + 2] - reached
+        if s > 1 and not isinstance(missing, int):
+            raise ArtifactError("a strided convolution over a size that may change has no ONNX form: fix that size")
+        rest.append(missing if s > 1 else 0)
+    return aten.convolution(grad, weight, None, stride, padding, dilation, True, rest, groups), None, None
+
+
+def max_pool_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    """Every gradient goes to where the largest entry was."""
+    zeros = torch.zeros_like(x).flatten(2)
+    return zeros.scatter_add(2, indices.flatten(2), grad.flatten(2)).view_as(x)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores, softmax, sum; and the logarithm of the softmax's denominator."""
+    scores = masked_scores(q, k, is_causal, attn_mask, scale)
+    denominator = scores.logsumexp(-1)
+    return torch.softmax(scores, -1) @ v, denominator
+
+
+def attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    denominator: Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The adjoint of attention."""
+    weights = torch.softmax(masked_scores(q, k, is_causal, attn_mask, scale), -1)
+    change = weights * (grad @ v.transpose(-2, -1) - (grad * out).sum(-1, keepdim=True)) * scale_of(q, scale)
+    return change @ k, change.transpose(-2, -1) @ q, weights.transpose(-2, -1) @ grad
+
+
+def masked_scores(q: Tensor, k: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Tensor:
+    """What softmax is taken of."""
+    scores = q @ k.transpose(-2, -1) * scale_of(q, scale)
+    if is_causal:
+        rows = torch.arange(q.shape[-2], device=q.device)[:, None]
+        scores = torch.where(torch.arange(k.shape[-2], device=q.device) <= rows, scores, -torch.inf)
+    if mask is not None:
+        scores = torch.where(mask, scores, -torch.inf) if mask.dtype is torch.bool else scores + mask
+    return scores
+
+
+def scale_of(q: Tensor, scale: float | None) -> float:
+    """What scores are multiplied by."""
+    return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+
+
+def erfc(x: Tensor) -> Tensor:
+    """The rest of the error function; less exact where it is small."""
+    return 1 - torch.erf(x)
+
+
+OPENED: dict[OpOverload, Callable[..., Any]] = {
+    aten.convolution_backward.default: convolution_backward,
+    aten.max_pool2d_with_indices_backward.default: max_pool_backward,
+    aten._scaled_dot_product_flash_attention_for_cpu.default: attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: attention_backward,
+    aten.erfc.default: erfc,
+}
+"""The ops that have no ONNX form of their own."""

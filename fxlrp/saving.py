@@ -1,0 +1,237 @@
+"""From a compiled program to an artefact that runs without fxlrp."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import Dim, ExportedProgram
+
+from fxlrp import archive
+from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tree_unflatten
+from fxlrp.coverage import coverage
+from fxlrp.errors import ArtifactError, SignatureError
+from fxlrp.manifest import MEMBER, TARGET, VERSION, Manifest, Range, Spec
+from fxlrp.onnx_files import write_onnx
+from fxlrp.pipeline import Plan
+from fxlrp.program import Program
+from fxlrp.rulesets import RuleSet
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A relevance program as torch.export knows it, and what is to be said about it."""
+
+    program: ExportedProgram
+    manifest: Manifest
+
+
+def export(plan: Plan, program: Program, rules: RuleSet, model: str) -> Exported:
+    """Export a program whose target is an index or a seed, with a name for every input and result.
+
+    Raises:
+        ArtifactError: If torch cannot export it.
+    """
+    module = named(plan, program)
+    names = named_sizes(plan)
+    limits = {names[str(s)]: range_of(r) for s, r in plan.captured.ranges.items() if str(s) in names}
+    dims = {name: Dim(name, min=limits[name].min, max=limits[name].max) for name in limits}
+    values = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+    shapes = tuple({i: dim_of(n, names, dims) for i, n in enumerate(v.shape) if not isinstance(n, int)} for v in values)
+    examples = tuple(torch.zeros([hint(n) for n in v.shape], dtype=v.dtype, device=v.device) for v in values)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(module, examples, dynamic_shapes=shapes)
+    except Exception as error:
+        raise ArtifactError(f"torch cannot export the relevance program\n  {type(error).__name__}: {error}") from error
+    for node in exported.graph.nodes:  # stack traces would tell of the machine that it was made on
+        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+    exported._guards_code = []  # Python code, of sizes that are checked by their ranges
+    exported.example_inputs = None
+    description = describe(plan, module, names, limits, rules, model)
+    return Exported(exported, description)
+
+
+def named(plan: Plan, program: Program) -> fx.GraphModule:
+    """The program with a name for the target and for every result; without a target if there is nothing to choose."""
+    graph = fx.Graph()
+    result = graph.graph_copy(program.module.graph, {})
+    assert isinstance(result, (list, tuple))
+    *_, target = graph.find_nodes(op="placeholder")
+    target._rename(TARGET)
+    target.target = target.name
+    if not target.users:
+        graph.erase_node(target)
+    relevances = [f"relevance.{name}" for name in program.relevances]
+    reads = [f"read.{name}" for name in program.reads]
+    graph.output(dict(zip([*output_names(plan), *relevances, *reads], result, strict=True)))
+    return fx.GraphModule(program.module, graph)
+
+
+def output_names(plan: Plan) -> list[str]:
+    """A name for each tensor that the model returns, by its place in what it returns."""
+    outputs = list(plan.captured.outputs)
+    paths, _ = tree_flatten_with_path(tree_unflatten(outputs, plan.captured.out_spec))
+    keys = [[str(getattr(key, "key", getattr(key, "idx", key))) for key in path] for path, _ in paths]
+    return [".".join(["output", *path]) for path, node in zip(keys, outputs, strict=True) if isinstance(node, fx.Node)]
+
+
+def named_sizes(plan: Plan) -> dict[str, str]:
+    """A name for each size that may change: ``batch``, or the input and dimension that it is first seen at."""
+    batch = str(plan.captured.explained.meta["val"].shape[0])
+    names: dict[str, str] = {}
+    for node in plan.captured.inputs:
+        for dim, size in enumerate(sizes(node.meta["val"])):
+            if not isinstance(size, int) and size.node.expr.is_Symbol:
+                names.setdefault(str(size), "batch" if str(size) == batch else f"{node.name}_{dim}")
+    return names
+
+
+def range_of(limits: Any) -> Range:
+    """The values of a size. Torch specialises sizes of 1 and counts from 2; what runs for 2 runs for 1."""
+    lower, upper = int(limits.lower), limits.upper
+    return Range(1 if lower <= 2 else lower, int(upper) if upper.is_Integer and upper < 2**31 else None)
+
+
+def dim_of(size: Any, names: dict[str, str], dims: dict[str, Any]) -> Any:
+    """How torch.export is told of a size that may change."""
+    return dims[names[str(size)]] if str(size) in names else Dim.AUTO
+
+
+def sizes(value: Any) -> tuple[Any, ...]:
+    """The shape of a tensor, with symbols in it; nothing for anything else."""
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def hint(size: Any) -> int:
+    """The size in the example that was captured."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def describe(
+    plan: Plan,
+    module: fx.GraphModule,
+    names: dict[str, str],
+    limits: dict[str, Range],
+    rules: RuleSet,
+    model: str,
+) -> Manifest:
+    """What there is to say about a program, but for its format."""
+    captured = plan.captured
+
+    def spec(name: str, value: Tensor) -> Spec:
+        shape = tuple(n if isinstance(n, int) else names.get(str(n), str(n)) for n in sizes(value))
+        return Spec(name, str(value.dtype).removeprefix("torch."), shape)
+
+    inputs = [spec(node.name, node.meta["val"]) for node in module.graph.find_nodes(op="placeholder")]
+    results = module.graph.output_node().args[0]
+    assert isinstance(results, dict)
+    tensors = [t for t in captured.constants.values() if isinstance(t, Tensor)]
+    report = coverage(plan, rules.name)
+    targets = [s for s in inputs if s.name == TARGET]
+    return Manifest(
+        version=VERSION,
+        fxlrp=version("fxlrp"),
+        torch=torch.__version__,
+        format="",
+        device=str(captured.explained.meta["val"].device),
+        model=model,
+        fingerprint=fingerprint(tensors),
+        parameters=sum(t.numel() for t in tensors),
+        rules=rules.name,
+        table=str(rules),
+        coverage={"nodes": report.nodes, "live": report.live, "covered": report.covered},
+        target="none" if not targets else "index" if targets[0].dtype == "int64" else "seed",
+        inputs=tuple(inputs),
+        fixed={n.name: repr(n.meta["val"]) for n in captured.inputs if not isinstance(n.meta["val"], Tensor)},
+        outputs=tuple(spec(name, node.meta["val"]) for name, node in results.items()),
+        explained=spec("output", captured.explained.meta["val"]),
+        sizes=limits,
+    )
+
+
+def fingerprint(tensors: Sequence[Tensor]) -> str:
+    """SHA-256 of tensors, their types and their shapes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_pt2(exported: Exported, path: Path) -> None:
+    """An archive of torch.export."""
+    package_pt2(str(path), exported_programs={"model": exported.program})
+    seal(exported.manifest, path)
+
+
+def write_aoti(exported: Exported, path: Path) -> None:
+    """A package of AOTInductor: a library of machine code, and the weights."""
+    module = exported.program.module(check_guards=False)
+    values = [node.meta["val"] for node in exported.program.graph.find_nodes(op="placeholder")]
+    given = values[len(values) - len(exported.manifest.inputs) :]
+    try:
+        files = compile_ahead(module, tuple(given), options={"aot_inductor.package": True})
+    except Exception as error:
+        raise ArtifactError(
+            f"AOTInductor cannot compile the relevance program\n  {type(error).__name__}: {error}\n"
+            "It needs a C++ compiler. The format 'pt2' needs none."
+        ) from error
+    package_pt2(str(path), aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]})
+    seal(exported.manifest, path)
+
+
+def seal(manifest: Manifest, path: Path) -> None:
+    """Add the manifest to an archive, with the digests of everything else."""
+    with archive.open_archive(path, [".*"]) as members:
+        parts = archive.digests(members, without=MEMBER)
+    archive.append(path, MEMBER, replace(manifest, parts=parts).to_json())
+
+
+def write_interchange(exported: Exported, path: Path) -> None:
+    """One ONNX file."""
+    write_onnx(exported.program, exported.manifest, path)
+
+
+WRITERS: dict[str, Callable[[Exported, Path], None]] = {
+    "pt2": write_pt2,
+    "aoti": write_aoti,
+    "onnx": write_interchange,
+}
+
+
+ENDINGS = {".pt2": "pt2", ".onnx": "onnx"}
+"""Format by the ending of a file."""
+
+
+@contextmanager
+def write(exported: Exported, path: Path, format: str | None) -> Iterator[Path]:
+    """Write an artefact to a file that takes the place of ``path`` when everything has gone well.
+
+    Raises:
+        SignatureError: If there is no such format, or the ending belongs to another one.
+        ArtifactError: If the program cannot be written in it.
+    """
+    wanted = format or ENDINGS.get(path.suffix)
+    if wanted not in WRITERS:
+        raise SignatureError(
+            f"format={format!r} is none of {', '.join(map(repr, WRITERS))}"
+            if format
+            else f"{path.name}: an artefact ends in {' or '.join(ENDINGS)}"
+        )
+    ending = ".onnx" if wanted == "onnx" else ".pt2"
+    if path.suffix != ending:
+        raise SignatureError(f"{path.name}: an artefact of format {wanted!r} ends in {ending}")
+    with archive.replaced(path) as new:
+        WRITERS[wanted](replace(exported, manifest=replace(exported.manifest, format=wanted)), new)
+        yield new

@@ -1,0 +1,98 @@
+"""Sizes that may change between calls, found out: which ones a model fixes, and in which line."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from fxlrp._torch import print_specializations, tree_leaves, tree_map, tree_map_only
+
+AUTO = "auto"
+SYMBOLS = "torch.fx.experimental.symbolic_shapes"
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A size that could not be left open.
+
+    Attributes:
+        input: The input.
+        dim: Its dimension.
+        size: The only value.
+        source: The line of the model that asks for it.
+    """
+
+    input: str
+    dim: int
+    size: int
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.input}, dimension {self.dim}: always {self.size}\n    {self.source}"
+
+
+def automatic(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Leave the batch open and, in inputs of up to three dimensions, the sequence; torch finds out what can be."""
+    given = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    return tree_map(open_dimensions, given)
+
+
+def open_dimensions(value: Any) -> Any:
+    """What may change of an input, if it is a tensor."""
+    if not isinstance(value, Tensor):
+        return None
+    return {dim: Dim.AUTO for dim in range(1 if value.ndim > 3 else min(value.ndim, 2)) if value.shape[dim] > 1}
+
+
+def with_batch_of_two(values: Any) -> Any:
+    """Examples of one sample, doubled: torch takes a size of 1 for one that is always 1."""
+    tensors = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
+    if all(t.ndim and t.shape[0] == 1 for t in tensors):
+        return tree_map_only(Tensor, lambda t: torch.cat([t, t]), values)
+    return values
+
+
+@contextmanager
+def specialised() -> Iterator[list[Fixed]]:
+    """Collect the sizes that torch fixes meanwhile, with the user's line that made it do so."""
+    found: list[Fixed] = []
+
+    def listen(record: logging.LogRecord) -> bool:
+        """Take down what torch logs while the code that made it specialise a size is still on the stack."""
+        place = re.fullmatch(r"Specializing L\['(\w+)'\](.*)\.size\(\)\[(\d+)\] to (\d+)", record.getMessage())
+        if place is not None:
+            name, inner, dim, size = place.groups()
+            found.append(Fixed(name + inner, int(dim), int(size), user_line()))
+        return place is None
+
+    logger = logging.getLogger(SYMBOLS)
+    logger.addFilter(listen)
+    try:
+        with print_specializations():
+            yield found
+    finally:
+        logger.removeFilter(listen)
+
+
+def user_line() -> str:
+    """The innermost line on the stack that is neither torch's, fxlrp's nor Python's."""
+    library = str(Path(logging.__file__).parents[1])
+    compilers = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+    frames = [
+        frame
+        for frame in traceback.extract_stack()
+        if not frame.filename.startswith(compilers)
+        and (not frame.filename.startswith(library) or "site-packages" in frame.filename)
+    ]
+    return f"{frames[-1].filename}:{frames[-1].lineno}  {frames[-1].line}" if frames else "unknown source"
