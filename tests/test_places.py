@@ -46,8 +46,8 @@ class Tokens(nn.Module):
         return self.head((y * self.gate(y).sigmoid()).sum(1))
 
 
-def same(found: Tensor, wanted: Tensor, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * max(float(wanted.abs().max()), 1e-30))
+def same(found: Tensor, wanted: Tensor, tolerance: float = 1e-9, floor: float = 1e-30) -> None:
+    torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * max(float(wanted.abs().max()), floor))
 
 
 @pytest.mark.parametrize("name", ORACLE)
@@ -61,8 +61,10 @@ def test_gradient_oracle_of_every_parameter(name: str) -> None:
     gradients = {n: g for n, g in zip(parameters, found, strict=True) if g is not None and g.any()}
     result = fxlrp.compile(model, rules="gradient", read=tuple(gradients))(*args, target=seed, **kwargs)
     assert result.read.keys() == gradients.keys()
-    for n, gradient in gradients.items():
-        same(result.read[n], (parameters[n] * gradient).detach())
+    wanted = {n: (parameters[n] * gradient).detach() for n, gradient in gradients.items()}
+    largest = max(float(relevance.abs().max()) for relevance in wanted.values())
+    for n, relevance in wanted.items():  # a key's bias shifts all scores alike: all there is of its gradient is rounding
+        same(result.read[n], relevance, floor=1e-5 * largest)
 
 
 @pytest.mark.parametrize("rules", ["attnlrp", "epsilon", "cp_lrp"])
