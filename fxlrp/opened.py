@@ -69,10 +69,8 @@ def attention(
     attn_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scores, softmax, sum; and the logarithm of the softmax's denominator."""
-    scores = masked_scores(q, k, is_causal, attn_mask, scale)
-    denominator = scores.logsumexp(-1)
-    return torch.softmax(scores, -1) @ v, denominator
+    """Scores, softmax, sum; and what stands for the logarithm of the softmax's denominator, which is not used."""
+    return attention_weights(q, k, is_causal, attn_mask, scale) @ v, q[..., 0]
 
 
 def attention_backward(
@@ -81,7 +79,7 @@ def attention_backward(
     k: Tensor,
     v: Tensor,
     out: Tensor,
-    denominator: Tensor,
+    logsumexp: Tensor,
     dropout_p: float,
     is_causal: bool,
     *,
@@ -89,20 +87,21 @@ def attention_backward(
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint of attention."""
-    weights = torch.softmax(masked_scores(q, k, is_causal, attn_mask, scale), -1)
+    weights = attention_weights(q, k, is_causal, attn_mask, scale)
     change = weights * (grad @ v.transpose(-2, -1) - (grad * out).sum(-1, keepdim=True)) * scale_of(q, scale)
     return change @ k, change.transpose(-2, -1) @ q, weights.transpose(-2, -1) @ grad
 
 
-def masked_scores(q: Tensor, k: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Tensor:
-    """What softmax is taken of."""
+def attention_weights(q: Tensor, k: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Softmax of the scores; zeros for a query that may look at nothing, as the kernels have it."""
     scores = q @ k.transpose(-2, -1) * scale_of(q, scale)
     if is_causal:
         rows = torch.arange(q.shape[-2], device=q.device)[:, None]
         scores = torch.where(torch.arange(k.shape[-2], device=q.device) <= rows, scores, -torch.inf)
     if mask is not None:
         scores = torch.where(mask, scores, -torch.inf) if mask.dtype is torch.bool else scores + mask
-    return scores
+    nothing = scores.amax(-1, keepdim=True) == -torch.inf
+    return torch.where(nothing, 0.0, torch.softmax(torch.where(nothing, 0.0, scores), -1))
 
 
 def scale_of(q: Tensor, scale: float | None) -> float:

@@ -68,6 +68,8 @@ def walk(
         start = torch.zeros_like(numerics.widen(local[tail.end])).flatten(2)
         start = start.scatter(2, entries[..., None], 1.0)
     start = torch.cat([start[:, i : i + 1] * weight for i, weight in enumerate(form.weights)], 1)
+    if form == targets.INDEX:
+        start = start * targets.inside(y, chosen[0])[..., None]
     own = {node: twin for node, twin in twins.items() if node in tail.nodes}
     rest = {node: twin for node, twin in twins.items() if node not in tail.nodes}
     near = backward(graph, {**env, **local}, own, {tail.end: start.view(local[tail.end].shape)})

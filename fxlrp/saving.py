@@ -181,7 +181,9 @@ def write_aoti(exported: Exported, path: Path) -> None:
     values = [node.meta["val"] for node in exported.program.graph.find_nodes(op="placeholder")]
     given = values[len(values) - len(exported.manifest.inputs) :]
     try:
-        files = compile_ahead(module, tuple(given), options={"aot_inductor.package": True})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about torch
+            files = compile_ahead(module, tuple(given), options={"aot_inductor.package": True})
     except Exception as error:
         raise ArtifactError(
             f"AOTInductor cannot compile the relevance program\n  {type(error).__name__}: {error}\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,20 +164,26 @@ def seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Coefficient at the output ``y``: 1 at the chosen entries, 0 elsewhere."""
     if not form.weights:
         return tensors[0].to(y.dtype)
-    terms = [
-        torch.zeros_like(y).flatten(1).scatter(1, flat_position(y, wild, index), weight).view_as(y)
-        if y.ndim > 1
-        else torch.full_like(y, weight)
-        for weight, wild, index in zip(form.weights, form.wild, tensors, strict=True)
-    ]
+    terms = [one_term(y, weight, wild, t) for weight, wild, t in zip(form.weights, form.wild, tensors, strict=True)]
     return functools.reduce(torch.add, terms)
 
 
-def flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
-    """Position of each sample's entry in its flattened output; the largest one along wild dimensions.
+def one_term(y: Tensor, weight: float, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
+    """A weight at one entry of each sample."""
+    if y.ndim == 1:
+        return torch.full_like(y, weight)
+    flat = torch.zeros_like(y).flatten(1).scatter(1, flat_position(y, wild, index), weight)
+    return (flat * inside(y, index) if wild is None else flat).view_as(y)
 
-    An index given at run time that is out of range becomes a position that is out of range, at which the program fails.
-    """
+
+def inside(y: Tensor, index: Tensor) -> Tensor:
+    """1 for each sample whose index is in range, else NaN: a wrong index given at run time must show in the result."""
+    fits = torch.stack([index[:, dim - 1] < y.shape[dim] for dim in range(1, y.ndim)], 1).all(1, keepdim=True)
+    return torch.where(fits, 1.0, torch.nan).to(y.dtype)
+
+
+def flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
+    """Position of each sample's entry in its flattened output; the largest one along wild dimensions."""
     if wild == ():
         position = index[:, :1] * 0
         for dim in range(1, y.ndim):
@@ -191,8 +196,4 @@ def flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Ten
             chosen = index[:, dim - 1].view([-1] + [1] * (y.ndim - 1))
             fits = along == chosen if wild is not None else (along == chosen) | (chosen < 0)
             candidates = torch.where(fits, candidates, -torch.inf)
-    largest = candidates.flatten(1).argmax(1, keepdim=True)
-    if wild is not None:
-        return largest
-    inside = torch.stack([index[:, dim - 1] < y.shape[dim] for dim in range(1, y.ndim)], 1).all(1, keepdim=True)
-    return torch.where(inside, largest, math.prod(y.shape[1:]))
+    return candidates.flatten(1).argmax(1, keepdim=True)
