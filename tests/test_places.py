@@ -63,7 +63,7 @@ def test_gradient_oracle_of_every_parameter(name: str) -> None:
     assert result.read.keys() == gradients.keys()
     wanted = {n: (parameters[n] * gradient).detach() for n, gradient in gradients.items()}
     largest = max(float(relevance.abs().max()) for relevance in wanted.values())
-    for n, relevance in wanted.items():  # a key's bias shifts all scores alike: all there is of its gradient is rounding
+    for n, relevance in wanted.items():  # of a key bias, which shifts all scores alike, there is rounding only
         same(result.read[n], relevance, floor=1e-5 * largest)
 
 
