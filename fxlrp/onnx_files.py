@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -60,10 +61,14 @@ def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path) -> None
 
 
 def reason(error: BaseException) -> str:
-    """The first cause of an error of the exporter, which wraps it several times."""
+    """What an error of the exporter says of the op, or else its first cause: it wraps errors several times."""
+    text = str(error)
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>", text)
+    if missing is not None:
+        return f"there is no ONNX function for {missing[1]}.{missing[2]}"
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def trailer(manifest: Manifest) -> bytes:

@@ -59,6 +59,34 @@ def max_pool_backward(
     return zeros.scatter_add(2, indices.flatten(2), grad.flatten(2)).view_as(x)
 
 
+def average_pool_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """Every gradient is spread over its window: a transposed convolution with ones, channel by channel."""
+    stride = stride or kernel
+    rest = [
+        n - (m - 1) * s + 2 * p - k
+        for n, m, s, p, k in zip(x.shape[-2:], grad.shape[-2:], stride, padding, kernel, strict=True)
+    ]
+    if not all(isinstance(size, int) and size >= 0 for size in rest):
+        raise ArtifactError("average pooling with ceil_mode, or of sizes that may change, has no ONNX form: use 'pt2'")
+    if divisor_override is not None or count_include_pad:
+        counts: Any = divisor_override or math.prod(kernel)
+    else:
+        inside = torch.ones_like(x[..., :1, :, :]) if x.ndim == 3 else torch.ones_like(x[:1, :1])
+        counts = aten.avg_pool2d(inside, kernel, stride, padding, False, True) * math.prod(kernel)
+    shares = (grad / counts).flatten(0, -3)[:, None]
+    ones = torch.ones(1, 1, *kernel, dtype=grad.dtype, device=grad.device)
+    return aten.convolution(shares, ones, None, stride, padding, [1, 1], True, rest, 1).view_as(x)
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -117,6 +145,7 @@ def erfc(x: Tensor) -> Tensor:
 OPENED: dict[OpOverload, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
     aten.max_pool2d_with_indices_backward.default: max_pool_backward,
+    aten.avg_pool2d_backward.default: average_pool_backward,
     aten._scaled_dot_product_flash_attention_for_cpu.default: attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: attention_backward,
     aten.erfc.default: erfc,
