@@ -71,7 +71,7 @@ def average_pool_backward(
 ) -> Tensor:
     """Every gradient is spread over its window: a transposed convolution with ones, channel by channel."""
     stride = stride or kernel
-    rest = [
+    rest: list[Any] = [
         n - (m - 1) * s + 2 * p - k
         for n, m, s, p, k in zip(x.shape[-2:], grad.shape[-2:], stride, padding, kernel, strict=True)
     ]
@@ -84,7 +84,8 @@ def average_pool_backward(
         counts = aten.avg_pool2d(inside, kernel, stride, padding, False, True) * math.prod(kernel)
     shares = (grad / counts).flatten(0, -3)[:, None]
     ones = torch.ones(1, 1, *kernel, dtype=grad.dtype, device=grad.device)
-    return aten.convolution(shares, ones, None, stride, padding, [1, 1], True, rest, 1).view_as(x)
+    spread: Tensor = aten.convolution(shares, ones, None, stride, padding, [1, 1], True, rest, 1)
+    return spread.view_as(x)
 
 
 def attention(
