@@ -1,12 +1,13 @@
 """Random small graphs, as many as there is time for: ``python benchmarks/fuzz.py --graphs 50000 --processes 2``.
 
 Each graph must pass the checks of tests/test_properties.py. A graph that fails is made as small as it goes and printed
-with the seed of its pack; the exit status is then 1.
+with the seed of its pack; the exit status is then 1. With ``--out`` a run that was cut off goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import multiprocessing
 import random
@@ -45,24 +46,31 @@ def main() -> int:
     parser.add_argument("--graphs", type=int, default=2000)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, help="the same graphs again; by default others at every run")
+    parser.add_argument("--out", type=Path, help="keep account in this JSON file, and go on from it")
     parser.add_argument("--traced", type=int, default=6, help="trace the program of one pack in so many")
     options = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    sizes = [min(TOGETHER, options.graphs - at) for at in range(0, options.graphs, TOGETHER)]
-    seeds = [f"{seed}/{i}" for i in range(len(sizes))]
-    console = Console(stderr=True)
-    start = time.perf_counter()
+    account = {"seed": options.seed, "graphs": 0, "failed": []}
+    if options.out is not None and options.out.exists():
+        account = json.loads(options.out.read_text())
+    if account["seed"] is None:
+        account["seed"] = random.SystemRandom().randrange(10**6)
+    starts = range(account["graphs"], options.graphs, TOGETHER)
+    packs = [
+        (f"{account['seed']}/{at // TOGETHER}", min(TOGETHER, options.graphs - at), options.traced) for at in starts
+    ]
     spawn = multiprocessing.get_context("spawn")
-    failed = 0
+    start = time.perf_counter()
     with spawn.Pool(options.processes, maxtasksperchild=100) as pool:
-        results = pool.imap_unordered(fuzz, zip(seeds, sizes, [options.traced] * len(sizes), strict=True))
-        for found in track(results, "judging", len(sizes), console=console):
-            failed += len(found)
-            for text in found:
-                print(text, flush=True)
-    seconds = time.perf_counter() - start
-    rate = options.graphs / seconds
-    print(f"seed {seed}: {options.graphs} graphs, {failed} failed, {seconds:.0f} s, {rate:.1f} graphs per second")
+        judged = zip(packs, pool.imap(fuzz, packs), strict=True)  # in order, so that the account has no holes
+        for pack, found in track(judged, "judging", len(packs), console=Console(stderr=True)):
+            account["graphs"] += pack[1]
+            account["failed"] += found
+            print("\n".join(found), end="\n" if found else "", flush=True)
+            if options.out is not None:
+                options.out.write_text(json.dumps(account, indent=1) + "\n")
+    rate = sum(size for _, size, _ in packs) / (time.perf_counter() - start)
+    failed = len(account["failed"])
+    print(f"seed {account['seed']}: {account['graphs']} graphs, {failed} failed; {rate:.1f} graphs per second")
     return int(failed > 0)
 
 
