@@ -16,6 +16,7 @@ from fxlrp.passes.manager import Pass, run
 
 CANONICAL: tuple[tuple[str, Pass], ...] = (
     ("erase metadata checks", identities.assertion),
+    ("fill empty memory", identities.fill),
     ("give as_strided its memory", strides.own),
     ("drop identities", identities.drop),
     ("open multi-output ops", single_output.open_outputs),

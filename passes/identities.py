@@ -61,6 +61,26 @@ def assertion(graph: fx.Graph) -> int:
     return len(checks)
 
 
+FILLED = {
+    aten.empty.memory_format: aten.zeros.default,
+    aten.new_empty.default: aten.new_zeros.default,
+    aten.empty_like.default: aten.zeros_like.default,
+}
+
+
+def fill(graph: fx.Graph) -> int:
+    """Zeros for memory without content, such as circular padding is written into.
+
+    All of it is overwritten, but an account of relevance multiplies by it what does not arrive, and 0 * NaN is NaN.
+    """
+    bare = [node for node in graph.nodes if node.target in FILLED]
+    for node in bare:
+        if node.target is aten.empty.memory_format:
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "memory_format"}
+        node.target = FILLED[node.target]
+    return len(bare)
+
+
 drop: Pass = sweep(
     {
         aten.dropout.default: dropout,
