@@ -114,8 +114,8 @@ DROP: tuple[tuple[str, Pass], ...] = (("drop identities", identities.drop),)
 IDENTITIES = [
     Rewrite("dropout", nn.Dropout(0.5), (X,), identities.drop, 1, {"clone.default": 1}, {"clone.default": 0}),
     Rewrite("clone", lambda x: x.clone() * 2, (X,), identities.drop, 1, {"clone.default": 1}, {"clone.default": 0}),
-    Rewrite("circular padding", lambda x: functional.pad(x[None], (1, 1), mode="circular"), (X,), identities.fill, 1,
-            {"empty.memory_format": 1}, {"empty.memory_format": 0, "zeros.default": 1}),
+    Rewrite("memory to write into", lambda x: torch.slice_scatter(x.new_empty(3, 4), x * 2, 0, 0, 3), (X,),
+            identities.fill, 1, {"empty.memory_format": 1}, {"empty.memory_format": 0, "zeros.default": 1}),
     Rewrite("zeros", lambda x: x + torch.zeros(4), (X,), identities.fill, 0, {}, {}),
     Rewrite("cast to the same", lambda x: x.to(torch.float64, copy=True) * 2, (X,), identities.drop, 1,
             {"_to_copy.default": 1}, {"_to_copy.default": 0}),
