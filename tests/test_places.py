@@ -17,7 +17,7 @@ from fxlrp.outputs import pick
 from fxlrp.rules.weighted import epsilon
 
 IMAGE = torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-ORACLE = ["vgg16", "resnet50", "vit_b_16", "wav2vec2", "gpt2", "bert", "llama", "flan_t5", "mamba", "lstm", "mixtral"]
+ORACLE = ["resnet50", "vit_b_16", "wav2vec2", "gpt2", "flan_t5", "mamba", "lstm", "mixtral"]
 
 
 def cnn() -> nn.Module:

@@ -125,8 +125,7 @@ def test_every_op_has_a_rule(name: str, rules: str) -> None:
                 assert (value[padded] == 0).all(), key
 
 
-@pytest.mark.parametrize("rules", ["attnlrp", "epsilon_gamma_box"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "rules"), [(torch.float16, "attnlrp"), (torch.bfloat16, "epsilon_gamma_box")])
 @every_model
 def test_half_precision_is_finite(name: str, dtype: torch.dtype, rules: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, args, kwargs = rows(sample(name, dtype), 0, 2)
