@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp import passes
-from fxlrp._torch import TreeSpec, tree_flatten
-from fxlrp.backends import Runner, backend
-from fxlrp.capture import capture
 from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.ledger import Book, Ledger
 from fxlrp.many import Many
 from fxlrp.outputs import Objective, Output
-from fxlrp.passes.constants import remove_biases
-from fxlrp.passes.order import MEMORY
-from fxlrp.passes.precision import PRECISION
-from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.precision import errors
-from fxlrp.program import Captured, Program
+from fxlrp.program import Program
+from fxlrp.programs import Programs
 from fxlrp.results import Result, pack
 from fxlrp.rulesets import RuleSet
-from fxlrp.signatures import Entry, bind, check_finite, plain_mode, signature
+from fxlrp.signatures import Entry, check_finite, plain_mode
 from fxlrp.sizes import Fixed
 from fxlrp.targets import FORMS, Form, Target, example_targets
 from fxlrp.targets import lower as lower_target
-
-CACHE = 16
-"""Programs kept per attributor, least recently used out first."""
 
 
 class Attributor:
@@ -58,24 +46,23 @@ class Attributor:
         precision: str | None = None,
         strict: bool = True,
     ) -> None:
-        if precision not in PRECISION:
-            raise SignatureError(f"precision={precision!r} is none of {', '.join(map(repr, PRECISION))}")
-        if memory not in MEMORY:
-            raise SignatureError(f"memory={memory!r} is none of {', '.join(map(repr, MEMORY))}")
         self.model = model
         self.rules = rules
-        self._read = tuple(read)
-        self._output, self._objective = output, objective
-        self._dynamic_shapes = dynamic_shapes
-        self._backend: Callable[[Program], Runner] = backend(backend_name)
-        self._saving = *PRECISION[precision], *MEMORY[memory]
-        self._strict = strict
-        self._entries: OrderedDict[int, Entry] = OrderedDict()
-        self._captures = 0
-        self._last: tuple[Entry, Program] | None = None
+        self._programs = Programs(
+            model,
+            rules=rules,
+            read=read,
+            output=output,
+            objective=objective,
+            dynamic_shapes=dynamic_shapes,
+            backend_name=backend_name,
+            memory=memory,
+            precision=precision,
+            strict=strict,
+        )
 
     def __repr__(self) -> str:
-        return f"Attributor({type(self.model).__name__}, rules={self.rules.name!r}, {len(self._entries)} signatures)"
+        return f"Attributor({type(self.model).__name__}, rules={self.rules.name!r}, {len(self._programs)} signatures)"
 
     def __call__(
         self,
@@ -115,26 +102,26 @@ class Attributor:
                     raise TargetError("targets= is in place of target= and inject=: give one of the three")
                 return self._many(args, kwargs, targets, chunk, keep)
             entry, form, tensors, numbers = self._prepared(args, kwargs, target, inject, keep)
-            program, runner = self._program(entry, form)
+            program, runner = self._programs.program(entry, form)
             flat = list(runner(*tensors, *numbers))
         return pack(entry, program, flat)
 
     def _many(self, args: Any, kwargs: Any, targets: Any, chunk: int, keep: Mapping[str, Tensor] | None) -> Result:
-        entry, leaves, sizes = self._entry(args, kwargs)
+        entry, leaves, sizes = self._programs.entry(args, kwargs)
         check_finite(entry, leaves)
         form, numbers, masks = several(entry, sizes, targets, chunk, keep)
-        program, _ = self._program(entry, form)
+        program, _ = self._programs.program(entry, form)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if form not in entry.many:
-            entry.many[form] = Many(program, len(tensors), len(numbers), self._backend)
+            entry.many[form] = Many(program, len(tensors), len(numbers), self._programs.backend)
         return pack(entry, program, entry.many[form](tensors, numbers, masks, chunk))
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
         """Capture and compile for these inputs without running."""
         with plain_mode():
-            entry, _, sizes = self._entry(args, kwargs)
+            entry, _, sizes = self._programs.entry(args, kwargs)
             form, _ = lower_target(target, entry.shape(sizes))
-            self._program(entry, form)
+            self._programs.program(entry, form)
 
     def ledger(self, *args: Any, target: Target = None, zero_bias: bool = False, **kwargs: Any) -> Ledger:
         """Account for the relevance of a call: what every node received, passed on and kept.
@@ -149,7 +136,7 @@ class Attributor:
         with plain_mode():
             entry, form, tensors, numbers = self._prepared(args, kwargs, target)
             if (form, zero_bias) not in entry.books:
-                plan = self._without_biases(args, kwargs) if zero_bias else entry.plan
+                plan = self._programs.without_biases(args, kwargs) if zero_bias else entry.plan
                 entry.books[form, zero_bias] = Book(plan, form)
             book = entry.books[form, zero_bias]
             return book.close(book.module(*tensors, *numbers))
@@ -158,7 +145,7 @@ class Attributor:
         """Relative error in norm of each relevance, set against the same relevance pass in float64."""
         with plain_mode():
             entry, form, tensors, numbers = self._prepared(args, kwargs, target)
-            return errors(entry.plan, form, *self._program(entry, form), [*tensors, *numbers])
+            return errors(entry.plan, form, *self._programs.program(entry, form), [*tensors, *numbers])
 
     def graph(
         self,
@@ -191,9 +178,9 @@ class Attributor:
         if args or kwargs:
             with plain_mode():
                 entry, form, tensors, numbers = self._prepared(args, kwargs, target)
-                self._program(entry, form)
+                self._programs.program(entry, form)
                 measured = flow(entry.plan, tensors, form, numbers)
-        entry, used = self._used()
+        entry, used = self._programs.last
         name, rows = type(self.model).__name__, accounts(ledger)
         return draw(picture(entry.plan, self.rules, used, title=name, flow=measured, numbers=rows), path, program)
 
@@ -234,9 +221,9 @@ class Attributor:
             )
         path, form = Path(path), FORMS[target]
         with plain_mode():
-            entry, leaves, sizes = self._entry(args, kwargs)
+            entry, leaves, sizes = self._programs.entry(args, kwargs)
             check_finite(entry, leaves)
-            program, _ = self._program(entry, form)
+            program, _ = self._programs.program(entry, form)
             exported = export(entry.plan, program, self.rules, type(self.model).__name__)
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
@@ -244,32 +231,18 @@ class Attributor:
                 check_same(new, tensors, program.module(*tensors))
         return path
 
-    def _without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
-        args, kwargs = bind(self.model, args, kwargs)
-        captured = self._captured(args, kwargs)
-        passes.run(captured.module, passes.CANONICAL)
-        remove_biases(captured)
-        return plan(captured, self.rules, (), self._strict)
-
     @property
     def program(self) -> Program:
         """The program of the last call: ``program.module`` is a plain ``torch.fx.GraphModule``."""
-        return self._used()[1]
+        return self._programs.last[1]
 
     def coverage(self) -> Coverage:
         """Which op got which rule, for the signature of the last call."""
-        return coverage(self._used()[0].plan, self.rules.name)
+        return coverage(self._programs.last[0].plan, self.rules.name)
 
     def fixed_sizes(self) -> tuple[Fixed, ...]:
         """Sizes that ``dynamic_shapes="auto"`` could not leave open, each with the source line that asks for it."""
-        return self._used()[0].plan.captured.fixed
-
-    def _used(self) -> tuple[Entry, Program]:
-        if self._last is None:
-            raise SignatureError(
-                "nothing is captured yet: call the attributor once, or compile with example inputs, args=(x,)"
-            )
-        return self._last
+        return self._programs.last[0].plan.captured.fixed
 
     def _prepared(
         self,
@@ -280,59 +253,9 @@ class Attributor:
         keep: Mapping[str, Tensor] | None = None,
     ) -> tuple[Entry, Form, list[Tensor], list[Tensor]]:
         """The signature, the form of the target, and the tensors of inputs and target."""
-        entry, leaves, sizes = self._entry(args, kwargs)
+        entry, leaves, sizes = self._programs.entry(args, kwargs)
         check_finite(entry, leaves)
         form, numbers = conditioned(entry, sizes, target, inject, keep)
         device = entry.plan.captured.explained.meta["val"].device
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         return entry, form, tensors, [t.to(device) for t in numbers]
-
-    def _entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, list[Any], dict[Any, int]]:
-        """The captured signature that the inputs fit, made if there is none."""
-        args, kwargs = bind(self.model, args, kwargs)
-        leaves, spec = tree_flatten((args, kwargs))
-        for key in reversed(self._entries):
-            entry = self._entries[key]
-            if entry.spec == spec and (sizes := entry.sizes(leaves)) is not None:
-                self._entries.move_to_end(key)
-                return entry, leaves, sizes
-        entry = self._capture(args, kwargs, leaves, spec)
-        found = entry.sizes(leaves)
-        if found is None:
-            raise SignatureError(
-                f"these inputs do not fit the program that was exported\n{signature(entry.plan.captured)}"
-            )
-        return entry, leaves, found
-
-    def _capture(self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec) -> Entry:
-        captured = self._captured(args, kwargs)
-        if captured.in_spec != spec:
-            raise SignatureError(
-                "give the exported program its inputs as at its export: by position what was by position, by keyword "
-                f"what was by keyword\n{signature(captured)}"
-            )
-        kept = tuple(torch.empty(0, device=leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        entry = Entry(plan(captured, self.rules, self._read, self._strict), spec, kept)
-        self._captures += 1
-        self._entries[self._captures] = entry
-        if len(self._entries) > CACHE:
-            self._entries.popitem(last=False)
-        return entry
-
-    def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
-        return capture(
-            self.model,
-            args,
-            kwargs,
-            output=self._output,
-            objective=self._objective,
-            dynamic_shapes=self._dynamic_shapes,
-        )
-
-    def _program(self, entry: Entry, form: Form) -> tuple[Program, Runner]:
-        if form not in entry.programs:
-            program = lower(entry.plan, form)
-            passes.run(program.module, self._saving)
-            entry.programs[form] = program, self._backend(program)
-        self._last = entry, entry.programs[form][0]
-        return entry.programs[form]

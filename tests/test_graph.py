@@ -85,7 +85,7 @@ def small() -> fxlrp.attributor.Attributor:
 
 
 def pictured(attributor: fxlrp.attributor.Attributor) -> Picture:
-    entry, program = attributor._used()
+    entry, program = attributor._programs.last
     return picture(entry.plan, attributor.rules, program, title=f"Model {NASTY}")
 
 
@@ -109,7 +109,7 @@ def drawn(request: pytest.FixtureRequest) -> tuple[fxlrp.attributor.Attributor, 
 
 def test_every_node_is_in_the_picture_once(drawn) -> None:
     attributor, made = drawn
-    entry, program = attributor._used()
+    entry, program = attributor._programs.last
     for view, graph in zip(made.views.values(), (entry.plan.captured.graph, program.module.graph), strict=True):
         assert [node.name for node in view.nodes] == [node.name for node in graph.nodes]
         edges = Counter((edge.start, edge.end) for edge in view.edges)
@@ -118,7 +118,7 @@ def test_every_node_is_in_the_picture_once(drawn) -> None:
 
 def test_kinds_follow_the_plan(drawn) -> None:
     attributor, made = drawn
-    plan = attributor._used()[0].plan
+    plan = attributor._programs.last[0].plan
     kinds = {node.name: node.kind for node in made.views["model"].nodes}
     live = {node.name for node in plan.twins}
     sources = {source.node.name for source in plan.sources}
@@ -131,7 +131,7 @@ def test_kinds_follow_the_plan(drawn) -> None:
 
 def test_relevance_edges_are_the_live_slots(drawn) -> None:
     attributor, made = drawn
-    plan = attributor._used()[0].plan
+    plan = attributor._programs.last[0].plan
     leaves = fxlrp.passes.analyses.leaves
     slots = {(leaves(n)[i].name, n.name) for n, twin in plan.twins.items() for i in twin.slots}
     assert {(edge.start, edge.end) for edge in made.views["model"].edges if edge.live} == slots
@@ -141,7 +141,7 @@ def test_nesting_follows_module_paths(drawn) -> None:
     attributor, made = drawn
     modules = {name for name, _ in attributor.model.named_modules()}
     inside = {node.name: [path for path, _ in node.boxes] for node in made.views["model"].nodes}
-    for node in attributor._used()[0].plan.captured.graph.nodes:
+    for node in attributor._programs.last[0].plan.captured.graph.nodes:
         if node.op == "call_function":
             assert [p for p in fxlrp.provenance.modules(node) if p] == inside[node.name]
     assert {path.partition("@")[0] for paths in inside.values() for path in paths} <= modules

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from zoo import ZOO, Sample
 
 import fxlrp
-import fxlrp.attributor
+import fxlrp.programs
 from fxlrp.capture import capture
 from fxlrp.program import Captured
 from fxlrp.signatures import bind
@@ -35,7 +35,7 @@ def captured(name: str) -> Captured:
 def accounted(name: str, rules: str) -> tuple[fxlrp.Attributor, fxlrp.Ledger]:
     model, args, kwargs = sample(name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fxlrp.attributor, "capture", lambda *_, **__: captured(name))
+        patch.setattr(fxlrp.programs, "capture", lambda *_, **__: captured(name))
         attributor = fxlrp.compile(model, rules=rules)
         return attributor, attributor.ledger(*args, **kwargs)
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from zoo import ZOO, Sample, targets
 
 import fxlrp
-import fxlrp.attributor
+import fxlrp.programs
 from fxlrp.capture import capture
 from fxlrp.emit import read
 from fxlrp.outputs import pick
@@ -69,7 +69,7 @@ def _captured_once(monkeypatch: pytest.MonkeyPatch) -> None:
             del captures[old]
         return captures[key]
 
-    monkeypatch.setattr(fxlrp.attributor, "capture", shared)
+    monkeypatch.setattr(fxlrp.programs, "capture", shared)
 
 
 def named(attributor: fxlrp.Attributor, result: fxlrp.Result) -> dict[str, Tensor]:
@@ -175,7 +175,7 @@ def test_other_sizes_without_another_capture(name: str) -> None:
         found = named(attributor, attributor(*args, target=target, **short))
         again = fxlrp.compile(model)
         assert_close(found, named(again, again(*args, target=target, **short)), 1e-10)
-    assert len(attributor._entries) == 1
+    assert len(attributor._programs) == 1
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_program_is_the_walk(name: str, rules: str, tmp_path: Path) -> None:
     traced = named(attributor, attributor(*args, target=start, **kwargs))
     leaves = tree_leaves((args, dict(sorted(kwargs.items()))))
 
-    (entry,) = attributor._entries.values()
+    (entry,) = attributor._programs._entries.values()
     captured, twins = entry.plan.captured, entry.plan.twins
     with torch.no_grad():
         env = forward(captured.graph, {**captured.constants, **dict(zip(captured.inputs, leaves, strict=True))})
