@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
 from torch.export.pt2_archive._package import package_pt2 as package_pt2
 from torch.fx.experimental.proxy_tensor import make_fx as make_fx
+from torch.fx.experimental.symbolic_shapes import is_concrete_int as is_concrete_int
 from torch.fx.experimental.symbolic_shapes import statically_known_true as statically_known_true
 from torch.fx.traceback import annotate as annotate
 from torch.fx.traceback import preserve_node_meta as preserve_node_meta

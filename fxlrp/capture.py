@@ -25,7 +25,7 @@ from fxlrp.layouts import check_graph, check_inputs, check_model
 from fxlrp.outputs import Objective, Output, explain
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import describe, modules
-from fxlrp.sizes import automatic, specialised, with_batch_of_two
+from fxlrp.sizes import AUTO, Fixed, automatic, closed, specialised, with_batch_of_two
 
 aten = torch.ops.aten
 
@@ -60,8 +60,7 @@ def capture(
         CaptureError: If the model cannot be exported, or is in training mode.
         SignatureError: If ``output`` names nothing.
     """
-    with specialised() as fixed:
-        exported = export(model, args, kwargs, dynamic_shapes)
+    exported, fixed = open_export(model, args, kwargs, dynamic_shapes)
     check_graph(exported.graph)
     check_masks(exported.graph)
     hold_detached(exported.graph_module)
@@ -111,6 +110,23 @@ def capture(
         ranges=exported.range_constraints,
         fixed=tuple(fixed),
     )
+
+
+def open_export(
+    model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> tuple[ExportedProgram, list[Fixed]]:
+    """Export a module and, if sizes are to be left open automatically, say which could not be."""
+    if dynamic_shapes != AUTO:
+        return export(model, args, kwargs, dynamic_shapes), []
+    try:
+        with specialised() as fixed:
+            return export(model, args, kwargs, dynamic_shapes), fixed
+    except CaptureError as error:
+        if not isinstance(error.__cause__, KeyError):
+            raise
+    # torch 2.13 fails to report a size that depends on data once its value is known; without reports it goes on
+    exported = export(model, args, kwargs, dynamic_shapes)
+    return exported, closed(exported)
 
 
 def export(

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
-from fxlrp._torch import print_specializations, tree_leaves, tree_map, tree_map_only
+from fxlrp._torch import is_concrete_int, print_specializations, tree_leaves, tree_map, tree_map_only
 
 AUTO = "auto"
 SYMBOLS = "torch.fx.experimental.symbolic_shapes"
@@ -53,6 +53,18 @@ def open_dimensions(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return None
     return {dim: Dim.AUTO for dim in range(1 if value.ndim > 3 else min(value.ndim, 2)) if value.shape[dim] > 1}
+
+
+def closed(exported: ExportedProgram) -> list[Fixed]:
+    """The sizes that were to be left open and are not, found by the inputs of the graph alone."""
+    names = set(exported.graph_signature.user_inputs)
+    inputs = {node.name: node.meta["val"] for node in exported.graph.find_nodes(op="placeholder") if node.name in names}
+    return [
+        Fixed(name, dim, int(value.shape[dim]), "unknown source")
+        for name, value in inputs.items()
+        for dim in open_dimensions(value) or ()
+        if is_concrete_int(value.shape[dim])
+    ]
 
 
 def with_batch_of_two(values: Any) -> Any:

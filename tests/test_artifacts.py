@@ -412,6 +412,25 @@ def test_sizes_that_a_model_fixes(tmp_path: Path) -> None:
         artifact(torch.randn(3, 8, 4))
 
 
+def test_sizes_beside_numbers_that_depend_on_data() -> None:
+    """Torch cannot name those in its reports."""
+
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(1, 7, 4))
+
+        def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+            torch._check(counts.sum().item() == 6)
+            return (x + self.table).sum(1)
+
+    counts = torch.tensor([[2, 4]]).expand(2, 2)
+    for dynamic_shapes, fixed in ((None, []), ("auto", [("x", 1, 7)])):
+        attributor = fxlrp.compile(Checked().eval(), (torch.randn(2, 7, 4), counts // 2), dynamic_shapes=dynamic_shapes)
+        assert [(size.input, size.dim, size.size) for size in attributor.fixed_sizes()] == fixed
+        assert attributor(torch.randn(2, 7, 4), counts // 2).relevance.shape == (2, 7, 4)
+
+
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "built.py").write_text(
