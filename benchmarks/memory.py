@@ -3,7 +3,7 @@
 *Allocated* is the most that tensors made by the call hold at one time, exactly, as torch's allocator counts; on a CPU
 that leaves out what kernels take behind its back. *Resident* is the growth of the process's peak, which has that too,
 rounded by what the C library keeps. *Kept* is what a program holds between calls beside the model, such as folded
-weights.
+weights. *Time* is taken of all methods in turn, in one more process, whose C library keeps freed blocks as by default.
 """
 
 from __future__ import annotations
@@ -13,17 +13,30 @@ import gc
 import inspect
 import json
 import os
-import statistics
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from clock import seconds
 from compiled import compiled
-from measure import Spread, arguments, bars, finish, peak_bytes, peak_resident, quiet, surroundings, table
+from measure import (
+    Spread,
+    alternate,
+    arguments,
+    bars,
+    finish,
+    peak_bytes,
+    peak_resident,
+    quiet,
+    ratio,
+    surroundings,
+    table,
+    times,
+)
 from networks import Network, Sizes, build
 
 import fxlrp
@@ -59,11 +72,8 @@ def held(device: str) -> int:
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
-def child(model: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure one method in this process."""
-    torch.set_num_threads(options.threads)
-    sizes = Sizes(tiny=options.tiny, layers=depth(model, options), tokens=options.tokens)
-    network = build(model, sizes, options.device)
+def sizes_in_bytes(network: Network, method: str, options: argparse.Namespace) -> dict[str, int]:
+    """Peak of one method in this process, which must be fresh."""
     before = held(options.device)
     call = call_of(network, method)
     call()
@@ -71,12 +81,18 @@ def child(model: str, method: str, options: argparse.Namespace) -> dict[str, Any
     growth = peak_resident(call)
     with quiet():
         most = peak_bytes(call, options.device)
-    return {
-        "allocated": most,
-        "resident": growth,
-        "kept": kept,
-        "seconds": [seconds(call, options.device) for _ in range(options.repeats)],
-    }
+    return {"allocated": most, "resident": growth, "kept": kept}
+
+
+def child(options: argparse.Namespace) -> Any:
+    """What this process was started for: the bytes of one method, or the seconds of all."""
+    (model,) = options.models
+    sizes = Sizes(tiny=options.tiny, layers=depth(model, options), tokens=options.tokens)
+    network = build(model, sizes, options.device)
+    if options.child == "bytes":
+        return sizes_in_bytes(network, options.methods[0], options)
+    calls = {method: call_of(network, method) for method in options.methods}
+    return alternate({name: partial(seconds, call, options.device) for name, call in calls.items()}, options.repeats)
 
 
 def depth(model: str, options: argparse.Namespace) -> int | None:
@@ -84,20 +100,26 @@ def depth(model: str, options: argparse.Namespace) -> int | None:
     return None if model in ("vgg16", "resnet50", "vit_b_16") else options.layers
 
 
-def fresh(model: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure one method in a process of its own."""
-    script = [sys.executable, __file__, "--models", model, "--methods", method, "--child"]
+def measure(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Bytes of every method in a process of its own, and seconds of all in one."""
+    taken = fresh(model, options.methods, "seconds", {}, options)
+    found = [(method, fresh(model, [method], "bytes", SHALLOW, options)) for method in options.methods]
+    return [{"model": model, "method": m, **peak, "seconds": taken[m]} for m, peak in found]
+
+
+def fresh(model: str, methods: Sequence[str], what: str, settings: dict[str, str], options: argparse.Namespace) -> Any:
+    """What a new process finds."""
+    script = [sys.executable, __file__, "--models", model, "--methods", *methods, "--child", what]
     numbers = ("repeats", "threads", "device", "layers", "tokens")
     given = [part for name in numbers for part in (f"--{name}", str(getattr(options, name)))]
-    environment = os.environ | SHALLOW | {"OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run(
         [*script, *given, *(["--tiny"] if options.tiny else [])],
-        env=environment,
+        env=os.environ | settings | {"OMP_NUM_THREADS": str(options.threads)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return dict(json.loads(done.stdout.splitlines()[-1])) | {"model": model, "method": method}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def shown(rows: Sequence[dict[str, Any]]) -> Any:
@@ -107,8 +129,7 @@ def shown(rows: Sequence[dict[str, Any]]) -> Any:
         base = next((b for b in rows if b["model"] == r["model"] and b["method"] == BASE), r)
         sizes = [f"{r[name] / 2**20:.1f}" for name in ("allocated", "resident", "kept")]
         ratios = [f"{r[name] / max(base[name], 1):.2f}" for name in ("allocated", "resident")]
-        slower = statistics.median(r["seconds"]) / statistics.median(base["seconds"])
-        lines.append((r["model"], r["method"], *sizes, *ratios, f"{slower:.2f}"))
+        lines.append((r["model"], r["method"], *sizes, *ratios, times(ratio(r["seconds"], base["seconds"]))))
     columns = ("model", "method", "allocated MiB", "resident MiB", "kept MiB", "allocated", "resident", "time")
     return table("Peak of one call; ratios to gradient x input", columns, lines, texts=2)
 
@@ -118,14 +139,14 @@ def main(arguments_: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__, MODELS, [m for m in METHODS if available(m)], repeats=5)
     parser.add_argument("--layers", type=int, default=LAYERS, help="depth of transformers of text (%(default)s)")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="length of texts (%(default)s)")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("bytes", "seconds"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments_)
+    torch.set_num_threads(options.threads)
     if options.child:
         warnings.simplefilter("ignore")
-        print(json.dumps(child(options.models[0], options.methods[0], options)))
+        print(json.dumps(child(options)))
         return 0
-    torch.set_num_threads(options.threads)
-    rows = [fresh(model, method, options) for model in options.models for method in options.methods]
+    rows = [row for model in options.models for row in measure(model, options)]
     finish(options, surroundings(options) | {"rows": rows}, [shown(rows)])
     if options.out is not None:
         groups: dict[str, dict[str, Spread]] = {}
