@@ -1,7 +1,8 @@
 """How fast our programs are beside autograd on the same model, taking turns: ``python benchmarks/speed.py``.
 
 Rows are a forward pass, autograd's gradient x input (parameters not requiring gradients), and our rules on each
-backend. ``targets`` explains many tokens of one sequence at once, beside as many passes of autograd.
+backend, the first of them also with ``precision="bfloat16"``, whose error is set against float64. ``targets`` explains
+many tokens of one sequence at once, beside as many passes of autograd.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from clock import seconds
-from compiled import backends, compiled, presets
+from compiled import backends, compiled, presets, rules
 from measure import (
     Spread,
     alternate,
@@ -46,7 +48,16 @@ def single(network: Network, names: Sequence[str], options: argparse.Namespace) 
     for name in names:
         for backend in options.backends:
             calls[f"{name}, {backend}"] = compiled(network, name, backend)
+    for name, backend in itertools.product(names[:1] if options.bfloat16 else (), options.backends):
+        calls[f"{name}, {backend}, bfloat16"] = compiled(network, name, backend, precision="bfloat16")
     return calls
+
+
+def rounding(network: Network, name: str) -> float:
+    """Relative error of rounded products, set against float64."""
+    attributor = fxlrp.compile(network.model, rules=rules(name), precision="bfloat16")
+    (error,) = attributor.precision_error(*network.args, target=network.call, **network.kwargs).values()
+    return error
 
 
 def tokens(count: int) -> list[tuple[int, int]]:
@@ -133,15 +144,18 @@ def main(arguments_: Sequence[str] | None = None) -> int:
     parser.add_argument("--backends", nargs="+", help="all by default")
     parser.add_argument("--targets", type=int, default=16, help="targets of one sequence (%(default)s)")
     parser.add_argument("--chunk", type=int, default=8, help="targets that are explained together (%(default)s)")
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True, help="rounded products too")
     options = parser.parse_args(arguments_)
     options.backends = options.backends or backends(options.device)
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []
-    differences = {}
+    differences, errors = {}, {}
     for model in options.models:
         network = build(model, Sizes(tiny=options.tiny), options.device)
         differences[model] = check(network)
         names = options.methods or presets(model)
+        if options.bfloat16:
+            errors[f"{model}, {names[0]}"] = rounding(network, names[0])
         rows += measure(model, "one target", single(network, names, options), ["gradient x input"], options)
         if model in MANY and options.targets:
             if TOGETHER:
@@ -150,9 +164,10 @@ def main(arguments_: Sequence[str] | None = None) -> int:
             calls = many(network, [n for n in names if n in presets(model)][:1], options)
             rows += measure(model, "many targets", calls, list(calls)[:2], options)
         torch.compiler.reset()
-    report = surroundings(options) | {"differences": differences, "rows": rows}
+    report = surroundings(options) | {"differences": differences, "errors of bfloat16": errors, "rows": rows}
     kinds = dict.fromkeys(r["kind"] for r in rows)
-    finish(options, report, [shown(rows, kind) for kind in kinds])
+    rounded = table("bfloat16", ("model, rules", "relative error"), [(key, f"{e:.1e}") for key, e in errors.items()])
+    finish(options, report, [*(shown(rows, kind) for kind in kinds), *([rounded] if errors else [])])
     if options.out is not None:
         groups: dict[str, dict[str, Spread]] = {}
         for r in rows:

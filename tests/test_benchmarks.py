@@ -168,6 +168,8 @@ def test_speed_compares_with_autograd(script: Callable[..., dict[str, Any]]) -> 
     report = script("speed", "--models", "vgg16", "llama", "--backends", "eager", "--targets", "3", "--chunk", "2")
     methods = {r["method"] for r in report["rows"] if r["kind"] == "one target"}
     assert {"forward", "gradient x input", "epsilon_gamma_box, eager", "attnlrp, eager"} <= methods
+    assert "attnlrp, eager, bfloat16" in methods
+    assert 0 < report["errors of bfloat16"]["llama, attnlrp"] < 0.05
     assert {r["kind"] for r in report["rows"] if r["model"] == "llama"} == {"one target", "many targets"}
     assert all(r["seconds"]["count"] == 2 for r in report["rows"])
 
