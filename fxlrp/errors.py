@@ -27,3 +27,7 @@ class SignatureError(FxlrpError):
 
 class ArtifactError(FxlrpError):
     """A saved model is missing, damaged, or not what it says it is."""
+
+
+class RequestError(FxlrpError):
+    """What a client sent to `fxlrp serve` cannot be read."""

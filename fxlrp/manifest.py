@@ -200,6 +200,22 @@ class Manifest:
         """Shape of the explained output; a size computed of others has no end here, and the program checks it."""
         return tuple(size if isinstance(size, int) else sizes.get(size, sys.maxsize) for size in self.explained.shape)
 
+    def limited(self, most: Mapping[str, int]) -> Manifest:
+        """The same with smaller limits of its sizes.
+
+        Raises:
+            SignatureError: If there is no such size, or it would have no value.
+        """
+        sizes = dict(self.sizes)
+        for name, largest in most.items():
+            if name not in sizes:
+                raise SignatureError(f"the artefact has no size '{name}' that may change\n{self.signature()}")
+            smallest, before = sizes[name].min, sizes[name].max
+            if largest < smallest:
+                raise SignatureError(f"{name} must be {sizes[name]}, not at most {largest}")
+            sizes[name] = Range(smallest, largest if before is None else min(largest, before))
+        return dataclasses.replace(self, sizes=sizes)
+
     def signature(self) -> str:
         """What it takes."""
         lines = ["It takes", *(f"  {spec}" for spec in self.inputs)]

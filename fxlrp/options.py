@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fxlrp.errors import TargetError
+from fxlrp.errors import SignatureError, TargetError
 from fxlrp.targets import Target
 
 Model = Annotated[
@@ -58,3 +59,14 @@ def parse_target(text: str) -> Target:
 def parse_output(text: str | None) -> str | int | None:
     """A name, or an index if it is a number."""
     return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
+
+
+def parse_sizes(texts: Sequence[str]) -> dict[str, int]:
+    """NAME=NUMBER, several times."""
+    found = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal():
+            raise SignatureError(f"--max-size {text!r} is not of the form NAME=NUMBER")
+        found[name] = int(number)
+    return found

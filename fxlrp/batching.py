@@ -1,0 +1,150 @@
+"""Batches: requests of equal shapes run as one call of an artefact, in one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxlrp.manifest import Manifest
+
+Tensors = Mapping[str, Tensor]
+Run = Callable[[Tensors], Tensors]
+Observe = Callable[[int, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Tensors that wait to be run, since when, and who waits for the results."""
+
+    tensors: Tensors
+    since: float
+    results: asyncio.Future[Tensors]
+
+    @property
+    def samples(self) -> int:
+        """How many; 1 for tensors without a batch dimension, which are never joined."""
+        first = next(iter(self.tensors.values()))
+        return max(1, first.shape[0]) if first.ndim else 1
+
+    @property
+    def shapes(self) -> tuple[torch.Size, ...]:
+        """Those of one sample."""
+        return tuple(tensor.shape[1:] for tensor in self.tensors.values())
+
+
+class Batcher:
+    """Runs what is submitted, oldest first, together with others of the same shapes.
+
+    All calls run in one thread, so that an artefact needs not be safe for several. While a call runs, others gather.
+    """
+
+    def __init__(self, run: Run, most: int, wait: float, observe: Observe) -> None:
+        """Prepare.
+
+        Args:
+            run: What runs named tensors.
+            most: Samples of one call; 1 if requests must not be joined.
+            wait: Seconds that a request waits for others, if there is room in its call.
+            observe: Told of the samples and seconds of every call.
+        """
+        self.run, self.most, self.wait, self.observe = run, most, wait, observe
+        self.waiting: deque[Job] = deque()
+        self.arrived = asyncio.Event()
+        self.thread = ThreadPoolExecutor(1, "artefact")
+
+    async def submit(self, tensors: Tensors) -> Tensors:
+        """The results for these tensors, whatever becomes of others.
+
+        Raises:
+            Exception: What ``run`` raises for these tensors alone.
+        """
+        loop = asyncio.get_running_loop()
+        job = Job(tensors, loop.time(), loop.create_future())
+        self.waiting.append(job)
+        self.arrived.set()
+        return await job.results
+
+    async def work(self) -> None:
+        """Run jobs until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                jobs = await self.gather()
+                outcomes = await loop.run_in_executor(self.thread, self.outcomes, jobs)
+                for job, outcome in zip(jobs, outcomes, strict=True):
+                    if job.results.cancelled():
+                        continue
+                    if isinstance(outcome, Exception):
+                        job.results.set_exception(outcome)
+                    else:
+                        job.results.set_result(outcome)
+        finally:
+            self.thread.shutdown()
+
+    async def gather(self) -> list[Job]:
+        """The oldest job and those that can run with it, once there are enough or it has waited long enough."""
+        loop = asyncio.get_running_loop()
+        while not self.waiting:
+            self.arrived.clear()
+            await self.arrived.wait()
+        deadline = self.waiting[0].since + self.wait
+        while sum(job.samples for job in self.alike()) < self.most and loop.time() < deadline:
+            self.arrived.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.arrived.wait(), deadline - loop.time())
+        jobs = self.alike()
+        for job in jobs:
+            self.waiting.remove(job)
+        return jobs
+
+    def alike(self) -> list[Job]:
+        """The oldest job and those of the same shapes that have room in the same call."""
+        first, *others = self.waiting
+        jobs, samples = [first], first.samples
+        for job in others:
+            if samples + job.samples <= self.most and job.shapes == first.shapes:
+                jobs.append(job)
+                samples += job.samples
+        return jobs
+
+    def outcomes(self, jobs: Sequence[Job]) -> Sequence[Tensors | Exception]:
+        """The results of each job, or its error. If they fail together each runs alone, so that one fails alone."""
+        try:
+            return self.together(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                return [error]
+        return [self.outcomes([job])[0] for job in jobs]
+
+    def together(self, jobs: Sequence[Job]) -> Sequence[Tensors]:
+        """The results of one call for all jobs."""
+        start = time.perf_counter()
+        counts = [job.samples for job in jobs]
+        joined = {name: torch.cat([job.tensors[name] for job in jobs]) for name in jobs[0].tensors}
+        results = self.run(joined)
+        self.observe(sum(counts), time.perf_counter() - start)
+        if len(jobs) == 1:  # results of an artefact that cannot be joined need not have a batch dimension
+            return [results]
+        parts = {name: torch.split(tensor, counts) for name, tensor in results.items()}
+        return [{name: part[i] for name, part in parts.items()} for i in range(len(jobs))]
+
+
+def joinable(about: Manifest) -> bool:
+    """Whether samples of several requests can be one batch: everything has the same first size, which may change.
+
+    A size computed of others, which has no name, may depend on the batch: then nothing is joined.
+    """
+    batch = about.explained.shape[0]
+    return batch in about.sizes and all(
+        spec.shape[:1] == (batch,)
+        and all(isinstance(size, int) or (size in about.sizes and size != batch) for size in spec.shape[1:])
+        for spec in (*about.inputs, *about.outputs)
+    )

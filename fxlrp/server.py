@@ -1,0 +1,54 @@
+"""The process that serves: a socket, uvicorn, and an end on request."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.applications import Starlette
+
+from fxlrp.errors import FxlrpError
+
+LOCAL = ("127.0.0.1", "::1", "localhost")
+"""Addresses that other machines cannot reach."""
+GRACE = 10
+"""Seconds that requests have to be answered once the process is told to stop."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that waits for clients.
+
+    Raises:
+        FxlrpError: If the port is taken or the address is not this machine's.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise FxlrpError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}. Choose others with --host and --port"
+        ) from error
+
+
+def serve_until_stopped(application: Starlette, sock: socket.socket) -> None:
+    """Answer requests until SIGTERM or SIGINT; then take no more, and return when those that came are answered."""
+    config = uvicorn.Config(
+        application,
+        http="h11",  # whatever else is installed: limits and errors are tested with this one
+        loop="asyncio",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+    )
+    ignored: Callable[..., None] = lambda *_: None  # noqa: E731
+    before = {number: signal.signal(number, ignored) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        uvicorn.Server(config).run(sockets=[sock])  # raises these signals once more when it has stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
