@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 from rich.table import Table
 
@@ -122,6 +123,9 @@ def serve(
     queue: Annotated[
         int, typer.Option(min=1, help="Requests that are read, wait or run at a time; others get 503.")
     ] = 64,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch; fewer if others use the machine. [default: all cores]")
+    ] = None,
     allow_native_code: Native = False,
     debug: Debug = False,
 ) -> None:
@@ -135,6 +139,8 @@ def serve(
     from fxlrp.server import LOCAL, listen, serve_until_stopped
     from fxlrp.service import Limits, Service
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     with working("loading"):
         loaded = load(artifact, allow_native_code=allow_native_code)
     batch = loaded.manifest.explained.shape[0]

@@ -41,6 +41,7 @@ def serve_until_stopped(application: Starlette, sock: socket.socket) -> None:
         ws="none",
         lifespan="on",
         log_config=None,
+        log_level="error",  # not a line for every client that does not speak HTTP
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE,
