@@ -114,10 +114,14 @@ def serve(
         int, typer.Option(min=1, help="Samples of one call: those of a request, and of requests that run together.")
     ] = 32,
     wait: Annotated[
-        float, typer.Option(min=0, help="Milliseconds that a request waits for others of the same shapes.")
+        float, typer.Option(min=0, max=10_000, help="Milliseconds that a request waits for others of the same shapes.")
     ] = 0.0,
-    max_size: Annotated[
-        list[str] | None, typer.Option(help="NAME=NUMBER: largest value of another size, such as a sequence's length.")
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=NUMBER: largest value of a size, such as a sequence's length. NAME=OTHER: these two are always "
+            "equal, such as the first size of an attention mask and batch, so that requests can run together."
+        ),
     ] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Largest body of a request, in MiB.")] = 16,
     queue: Annotated[
@@ -144,11 +148,15 @@ def serve(
     with working("loading"):
         loaded = load(artifact, allow_native_code=allow_native_code)
     batch = loaded.manifest.explained.shape[0]
-    sizes = {batch: batch_size} if isinstance(batch, str) and batch in loaded.manifest.sizes else {}
-    loaded.manifest = loaded.manifest.limited({**sizes, **parse_sizes(max_size or ())})
+    limits = [(batch, batch_size)] if isinstance(batch, str) and batch in loaded.manifest.sizes else []
+    for name, value in [*limits, *parse_sizes(size or ())]:
+        takes = loaded.manifest
+        loaded.manifest = takes.at_most(name, value) if isinstance(value, int) else takes.equal(name, value)
     service = Service(loaded, Limits(max_body * 2**20, queue, batch_size, wait / 1000))
     with listen(host, port) as sock:
         console().print(about(loaded))
+        together = service.batcher.most > 1
+        console().print("Requests of equal shapes run together." if together else "Each request runs by itself.")
         where = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
         console().print(f"Serving {artifact} on {where}; stop with Ctrl+C", soft_wrap=True, markup=False)
         if host not in LOCAL:

@@ -80,7 +80,10 @@ class Artifact:
     def results(self, *args: Tensor, target: Target = None, **kwargs: Tensor) -> dict[str, Tensor]:
         """As a call, but every result by the name that it has in ``manifest.outputs``."""
         given = self.bound(args, kwargs)
-        return self.run({**given, **self.chosen(given, target)})
+        chosen = self.chosen(given, target)
+        results = self.run({**given, **chosen})
+        self.check_reached(chosen, results)
+        return results
 
     def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name, in order."""
@@ -109,6 +112,21 @@ class Artifact:
             raise TargetError(f"the artefact was saved for {kinds[about.target]}: save another one with target_kind=")
         dtype = getattr(torch, about.inputs[-1].dtype)
         return {TARGET: numbers[0].to(dtype=dtype, device=about.device)}
+
+    def check_reached(self, chosen: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
+        """Refuse an index beyond a size that is computed of others, and so known only from the results.
+
+        Raises:
+            TargetError: If there is one; the relevance of its sample is NaN.
+        """
+        explained = self.manifest.explained.name
+        if self.manifest.target == "index" and explained in results:
+            shape = results[explained].shape[1:]
+            if bool((chosen[TARGET].cpu() >= torch.tensor(shape, dtype=torch.int64)).any()):
+                raise TargetError(
+                    f"the target is out of range: here each sample's output has shape {tuple(shape)}, and an index "
+                    "counts from the beginning"
+                )
 
     def run(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
         """Run on named tensors, the target among them, and return the named results, as any other consumer does.

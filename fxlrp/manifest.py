@@ -200,21 +200,47 @@ class Manifest:
         """Shape of the explained output; a size computed of others has no end here, and the program checks it."""
         return tuple(size if isinstance(size, int) else sizes.get(size, sys.maxsize) for size in self.explained.shape)
 
-    def limited(self, most: Mapping[str, int]) -> Manifest:
-        """The same with smaller limits of its sizes.
+    def at_most(self, name: str, largest: int) -> Manifest:
+        """The same for smaller values of a size.
 
         Raises:
             SignatureError: If there is no such size, or it would have no value.
         """
-        sizes = dict(self.sizes)
-        for name, largest in most.items():
-            if name not in sizes:
-                raise SignatureError(f"the artefact has no size '{name}' that may change\n{self.signature()}")
-            smallest, before = sizes[name].min, sizes[name].max
-            if largest < smallest:
-                raise SignatureError(f"{name} must be {sizes[name]}, not at most {largest}")
-            sizes[name] = Range(smallest, largest if before is None else min(largest, before))
-        return dataclasses.replace(self, sizes=sizes)
+        limits = self.range(name)
+        if largest < limits.min:
+            raise SignatureError(f"{name} is {limits}, so not at most {largest}")
+        limits = Range(limits.min, largest if limits.max is None else min(largest, limits.max))
+        return dataclasses.replace(self, sizes={**self.sizes, name: limits})
+
+    def equal(self, name: str, other: str) -> Manifest:
+        """The same where a size always equals another one.
+
+        Raises:
+            SignatureError: If there are no such sizes, or they have no value in common.
+        """
+        one, two = self.range(name), self.range(other)
+        ends = [limits.max for limits in (one, two) if limits.max is not None]
+        both = Range(max(one.min, two.min), min(ends, default=None))
+        if name == other or (both.max is not None and both.max < both.min):
+            raise SignatureError(f"{name} is {one}, and {other} is {two}: these are never equal")
+        sizes = {size: limits for size, limits in self.sizes.items() if size != name} | {other: both}
+
+        def renamed(spec: Spec) -> Spec:
+            return dataclasses.replace(spec, shape=tuple(other if size == name else size for size in spec.shape))
+
+        inputs, outputs = (tuple(map(renamed, specs)) for specs in (self.inputs, self.outputs))
+        explained = renamed(self.explained)
+        return dataclasses.replace(self, inputs=inputs, outputs=outputs, explained=explained, sizes=sizes)
+
+    def range(self, name: str) -> Range:
+        """The values of a size.
+
+        Raises:
+            SignatureError: If there is no such size.
+        """
+        if name not in self.sizes:
+            raise SignatureError(f"the artefact has no size '{name}' that may change\n{self.signature()}")
+        return self.sizes[name]
 
     def signature(self) -> str:
         """What it takes."""

@@ -61,12 +61,9 @@ def parse_output(text: str | None) -> str | int | None:
     return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
 
-def parse_sizes(texts: Sequence[str]) -> dict[str, int]:
-    """NAME=NUMBER, several times."""
-    found = {}
-    for text in texts:
-        name, _, number = text.rpartition("=")
-        if not name or not number.isdecimal():
-            raise SignatureError(f"--max-size {text!r} is not of the form NAME=NUMBER")
-        found[name] = int(number)
-    return found
+def parse_sizes(texts: Sequence[str]) -> list[tuple[str, int | str]]:
+    """NAME=NUMBER or NAME=OTHER, several times."""
+    pairs = [text.partition("=") for text in texts]
+    if wrong := ["".join(pair) for pair in pairs if not (pair[0] and pair[2])]:
+        raise SignatureError(f"--size {wrong[0]!r} is neither NAME=NUMBER nor NAME=OTHER")
+    return [(name, int(value) if value.isdecimal() else value) for name, _, value in pairs]

@@ -135,8 +135,12 @@ class Service:
             # Reading JSON holds Python's lock from beginning to end: in a thread it would stop this one all the same.
             call = decode(body, kind, self.artifact.manifest)
             given = self.artifact.bound((), call.inputs)
-            tensors = {**given, **self.artifact.chosen(given, call.target)}
-            return Response(encode(await self.batcher.submit(tensors), kind), media_type=kind)
+            chosen = self.artifact.chosen(given, call.target)
+            results = await self.batcher.submit({**given, **chosen})
+            self.artifact.check_reached(chosen, results)
+            return Response(encode(results, kind), media_type=kind)
+        except asyncio.CancelledError:
+            raise HTTPException(503, "the service stops", CLOSE) from None
         finally:
             self.in_flight -= 1
 

@@ -21,6 +21,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from typer.testing import CliRunner
 from zoo import ZOO
 
@@ -172,6 +173,27 @@ def out_of_range(artifact: fxlrp.Artifact) -> None:
 
 def test_index_out_of_range(saved: Path) -> None:
     out_of_range(fxlrp.load(saved))
+
+
+def test_index_beyond_a_size_that_is_computed(tmp_path: Path) -> None:
+    """How many positions there are is known from the results only."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv1d(2, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).transpose(1, 2)
+
+    sizes = {"x": {0: Dim("batch"), 2: Dim("length", min=4, max=100)}}
+    attributor = fxlrp.compile(Positions().eval(), dynamic_shapes=sizes)
+    artifact = fxlrp.load(attributor.save(tmp_path / "positions.pt2", torch.rand(2, 2, 9)))
+    x = torch.rand(2, 2, 7)
+    same(artifact, attributor, x, target=(4, 1))
+    for wrong in (5, 6, -1, 10**6):
+        with pytest.raises(TargetError, match=r"out of range: here each sample's output has shape \(5, 3\)"):
+            artifact(x, target=(wrong, 1))
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:

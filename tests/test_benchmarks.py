@@ -221,3 +221,17 @@ def test_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     with measure.quiet():
         assert measure.peak_bytes(lambda: (x + 1).exp().sin_()) == 2 * x.nbytes
         assert measure.peak_bytes(lambda: x.exp_()) == 0
+
+
+def test_the_service_is_measured_beside_its_artefact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    spec = spec_from_file_location("serve_benchmark", FOLDER / "serve.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    few = ["--models", "digits", "--clients", "2", "--requests", "4", "--repeats", "1"]
+    assert module.main([*few, "--out", str(tmp_path / "serve.json")]) == 0
+    rows = json.loads((tmp_path / "serve.json").read_text())["rows"]
+    assert len(rows) == 2 + 2 * 2
+    assert all(rate > 0 for row in rows for rate in row["rates"])

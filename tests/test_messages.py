@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.batching import Batcher, Tensors
+from fxlrp.batching import Batcher, Tensors, joinable
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.manifest import Manifest, Range, Spec
 from fxlrp.messages import BINARY, JSON, decode, encode, index_of, tensor_of
@@ -143,7 +143,7 @@ def test_an_id_that_no_table_has_fails_alone(tmp_path: Path) -> None:
     path = fxlrp.compile(Words().eval(), dynamic_shapes="auto").save(tmp_path / "words.pt2", ids.repeat(2, 1))
     artifact = fxlrp.load(path)
     with pytest.raises(SignatureError, match="ids_1 is 1 to 2"):
-        artifact.manifest.limited({"ids_1": 2}).check_inputs({"ids": ids})
+        artifact.manifest.at_most("ids_1", 2).check_inputs({"ids": ids})
     jobs = [{"ids": ids + shift, **artifact.chosen({"ids": ids}, 1)} for shift in (0, 7, 1)]
     (one, bad, two), calls = run_all(artifact.run, jobs, most=8)
     assert calls == [1, 1]
@@ -158,7 +158,7 @@ def test_an_id_that_no_table_has_fails_alone(tmp_path: Path) -> None:
 
 def test_binary_bodies(tmp_path: Path) -> None:
     path = fxlrp.compile(nn.Sequential(nn.Linear(4, 3)).eval()).save(tmp_path / "m.pt2", torch.ones(2, 4))
-    about: Manifest = fxlrp.load(path).manifest
+    about = fxlrp.load(path).manifest
     tensors = {"input_1": torch.rand(2, 4), "target": torch.tensor([1, 2])}
     call = decode(encode(tensors, BINARY), BINARY, about)
     assert torch.equal(call.inputs["input_1"], tensors["input_1"])
@@ -166,14 +166,29 @@ def test_binary_bodies(tmp_path: Path) -> None:
     assert decode(encode({"input_1": tensors["input_1"]}, BINARY), BINARY, about).target is None
 
 
-def test_limits_of_sizes() -> None:
-    about = Manifest(
-        1, "", "", "pt2", "cpu", "", "", 0, "", "", {}, "index", (), {}, (), Spec("y", "float32", ("n", 3)),
-        {"n": Range(2, None), "m": Range(1, 9)},
-    )  # fmt: skip
-    limited = about.limited({"n": 5, "m": 20})
-    assert limited.sizes == {"n": Range(2, 5), "m": Range(1, 9)}
-    assert about.sizes["n"] == Range(2, None)
-    for wrong, text in (({"k": 3}, "no size 'k'"), ({"n": 1}, "n must be 2 or more, not at most 1")):
+def test_sizes_can_be_narrowed() -> None:
+    """A mask whose rows are picked by number may have more than the batch, unless it is told that it has not."""
+    inputs = (Spec("mask", "int64", ("rows", "length")), Spec("ids", "int64", ("batch", "length")))
+    explained = Spec("output", "float32", ("batch", 3))
+    sizes = {"rows": Range(1, None), "batch": Range(1, None), "length": Range(2, 64)}
+    known: tuple[Any, ...] = (1, "", "", "pt2", "cpu", "", "", 0, "", "", {}, "none")
+    about = Manifest(*known, inputs, {}, (explained,), explained, sizes)
+    assert not joinable(about)
+    equal = about.equal("rows", "batch").at_most("batch", 5).at_most("length", 10**6)
+    assert joinable(equal)
+    assert equal.sizes == {"batch": Range(1, 5), "length": Range(2, 64)}
+    assert about.equal("length", "batch").sizes["batch"] == Range(2, 64)
+    ids = torch.ones(3, 6, dtype=torch.int64)
+    assert equal.check_inputs({"mask": ids, "ids": ids}) == {"batch": 3, "length": 6}
+    for wrong in ({"mask": ids.repeat(2, 1), "ids": ids}, {"mask": ids.repeat(2, 1), "ids": ids.repeat(2, 1)}):
+        assert about.check_inputs(wrong)
+        with pytest.raises(SignatureError, match="does not fit"):
+            equal.check_inputs(wrong)
+    for change, text in (
+        (lambda: about.at_most("tokens", 3), "no size 'tokens'"),
+        (lambda: about.at_most("batch", 0), "batch is 1 or more, so not at most 0"),
+        (lambda: about.equal("batch", "tokens"), "no size 'tokens'"),
+        (lambda: about.equal("batch", "batch"), "never equal"),
+    ):
         with pytest.raises(SignatureError, match=text):
-            about.limited(wrong)
+            change()

@@ -473,9 +473,11 @@ def test_a_port_that_is_taken(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--max-size", "sequence=8"], "no size 'sequence'"),
-        (["--max-size", "batch"], "NAME=NUMBER"),
-        (["--max-size", "batch=0"], "not at most 0"),
+        (["--size", "sequence=8"], "no size 'sequence'"),
+        (["--size", "batch"], "NAME=NUMBER"),
+        (["--size", "=3"], "NAME=NUMBER"),
+        (["--size", "batch=0"], "not at most 0"),
+        (["--size", "batch=batch"], "never equal"),
         (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
     ],
 )
