@@ -47,8 +47,8 @@ def resnet18() -> torch.nn.Module:
 
 
 MODELS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], int]] = {
-    "digits": (lambda: digits.network().eval(), (1, 8, 8), 1000),
-    "resnet18": (resnet18, (3, 224, 224), 40),
+    "digits": (lambda: digits.network().eval(), (1, 8, 8), 400),
+    "resnet18": (resnet18, (3, 224, 224), 16),
 }
 """The model, the shape of one sample, and how many requests are timed."""
 
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--requests", type=int, default=1000, help="at most so many are timed at once (%(default)s)")
+    parser.add_argument("--requests", type=int, default=400, help="at most so many are timed at once (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="of which the median counts (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (%(default)s)")
     parser.add_argument("--out", type=Path, help="write JSON")

@@ -125,13 +125,17 @@ class Batcher:
         return [self.outcomes([job])[0] for job in jobs]
 
     def together(self, jobs: Sequence[Job]) -> Sequence[Tensors]:
-        """The results of one call for all jobs."""
+        """The results of one call for all jobs.
+
+        A job alone is passed as it is: an artefact whose samples cannot be joined need not have a batch dimension.
+        """
         start = time.perf_counter()
         counts = [job.samples for job in jobs]
-        joined = {name: torch.cat([job.tensors[name] for job in jobs]) for name in jobs[0].tensors}
+        first, *others = (job.tensors for job in jobs)
+        joined = {name: torch.cat([job.tensors[name] for job in jobs]) for name in first} if others else first
         results = self.run(joined)
         self.observe(sum(counts), time.perf_counter() - start)
-        if len(jobs) == 1:  # results of an artefact that cannot be joined need not have a batch dimension
+        if not others:
             return [results]
         parts = {name: torch.split(tensor, counts) for name, tensor in results.items()}
         return [{name: part[i] for name, part in parts.items()} for i in range(len(jobs))]

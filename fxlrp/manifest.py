@@ -222,7 +222,7 @@ class Manifest:
         ends = [limits.max for limits in (one, two) if limits.max is not None]
         both = Range(max(one.min, two.min), min(ends, default=None))
         if name == other or (both.max is not None and both.max < both.min):
-            raise SignatureError(f"{name} is {one}, and {other} is {two}: these are never equal")
+            raise SignatureError(f"{name} is {one}, and {other} is {two}: they cannot be made equal")
         sizes = {size: limits for size, limits in self.sizes.items() if size != name} | {other: both}
 
         def renamed(spec: Spec) -> Spec:

@@ -161,7 +161,7 @@ def index_of(target: Any) -> Any:
 def encode(results: Mapping[str, Tensor], kind: str) -> bytes:
     """The body of an answer: every result by its name; numbers in JSON have all digits that tell them apart."""
     if kind == BINARY:
-        return save({name: tensor.contiguous() for name, tensor in results.items()})
+        return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in results.items()})
     content = {
         name: tensor.tolist() if finite(tensor) else spelled(tensor.tolist()) for name, tensor in results.items()
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable
 
 import uvicorn
 from starlette.applications import Starlette
@@ -41,7 +40,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve_until_stopped(application: Starlette, sock: socket.socket) -> None:
-    """Answer requests until SIGTERM or SIGINT; then take no more, and return when those that came are answered."""
+    """Answer requests until SIGTERM or SIGINT; then take no more, and return when those that came are answered.
+
+    Raises:
+        FxlrpError: If uvicorn could not start the application.
+    """
     config = uvicorn.Config(
         application,
         http="h11",  # whatever else is installed: limits and errors are tested with this one
@@ -54,10 +57,13 @@ def serve_until_stopped(application: Starlette, sock: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE,
     )
-    ignored: Callable[..., None] = lambda *_: None  # noqa: E731
-    before = {number: signal.signal(number, ignored) for number in (signal.SIGTERM, signal.SIGINT)}
+    server = uvicorn.Server(config)
+    # It raises the signals that it stopped for once more, and one may come before it looks out for them.
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        uvicorn.Server(config).run(sockets=[sock])  # raises these signals once more when it has stopped
+        server.run(sockets=[sock])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if not server.started:
+        raise FxlrpError("the service did not start, for the reason that is written above")

@@ -83,7 +83,7 @@ class Service:
         paths = frozenset(route.path for route in routes)
         return Starlette(
             routes=routes,
-            middleware=[Middleware(Counted, self.metrics, paths)],
+            middleware=[Middleware(Counted, metrics=self.metrics, paths=paths)],
             exception_handlers={
                 HTTPException: on_http,
                 ClientDisconnect: on_gone,

@@ -450,7 +450,7 @@ def test_text_and_folders_that_do_not_fit(hub):
 
 def test_help_names_every_command():
     out = run("--help").output
-    for text in ("demo", "explain", "coverage", "bench", "presets", "--version", "fxlrp demo"):
+    for text in ("demo", "explain", "coverage", "bench", "serve", "presets", "--version", "fxlrp demo"):
         assert text in out
     assert run("--version").output == f"fxlrp {fxlrp.__version__}\n"
 

@@ -117,6 +117,8 @@ def test_equal_shapes_run_as_one_call() -> None:
     assert run_all(double, jobs, most=8)[1] == [3, 2, 6]
     assert run_all(double, jobs, most=9, wait=0.001)[1] == [9, 2]
     assert run_all(double, jobs, most=1)[1] == [1, 2, 2, 6]
+    numbers = [{"x": torch.tensor(1.0)}, {"x": torch.tensor(2.0)}]  # without a batch dimension
+    assert [float(found["y"]) for found in run_all(double, numbers, most=1)[0]] == [2, 4]
 
 
 def test_one_that_fails_fails_alone() -> None:
@@ -188,7 +190,7 @@ def test_sizes_can_be_narrowed() -> None:
         (lambda: about.at_most("tokens", 3), "no size 'tokens'"),
         (lambda: about.at_most("batch", 0), "batch is 1 or more, so not at most 0"),
         (lambda: about.equal("batch", "tokens"), "no size 'tokens'"),
-        (lambda: about.equal("batch", "batch"), "never equal"),
+        (lambda: about.equal("batch", "batch"), "cannot be made equal"),
     ):
         with pytest.raises(SignatureError, match=text):
             change()

@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load as from_binary
 from safetensors.torch import save as to_binary
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ from typer.testing import CliRunner
 import fxlrp
 from fxlrp.batching import joinable
 from fxlrp.cli import app
+from fxlrp.errors import FxlrpError
+from fxlrp.server import listen, serve_until_stopped
 from fxlrp.service import Limits, Service, read
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from fxlrp.cli import main; main()", "serve"]
@@ -477,7 +480,7 @@ def test_a_port_that_is_taken(saved: Path) -> None:
         (["--size", "batch"], "NAME=NUMBER"),
         (["--size", "=3"], "NAME=NUMBER"),
         (["--size", "batch=0"], "not at most 0"),
-        (["--size", "batch=batch"], "never equal"),
+        (["--size", "batch=batch"], "cannot be made equal"),
         (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
     ],
 )
@@ -498,6 +501,16 @@ def test_a_missing_package(saved: Path, monkeypatch: pytest.MonkeyPatch, package
 def test_nobody_else_imports_the_server() -> None:
     code = "import sys, fxlrp.cli; print({'starlette', 'uvicorn', 'prometheus_client'} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_an_application_that_does_not_start_is_an_error() -> None:
+    @asynccontextmanager
+    async def failing(_: Starlette) -> AsyncIterator[None]:
+        raise ValueError("no")
+        yield
+
+    with listen("127.0.0.1", 0) as sock, pytest.raises(FxlrpError, match="did not start"):
+        serve_until_stopped(Starlette(lifespan=failing), sock)
 
 
 def test_help_says_that_there_is_no_authentication() -> None:
