@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from contextlib import suppress
 
 import uvicorn
 from starlette.applications import Starlette
@@ -61,7 +62,8 @@ def serve_until_stopped(application: Starlette, sock: socket.socket) -> None:
     # It raises the signals that it stopped for once more, and one may come before it looks out for them.
     before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server.run(sockets=[sock])
+        with suppress(SystemExit):  # which some versions raise if it does not start, and others do not
+            server.run(sockets=[sock])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
