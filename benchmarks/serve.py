@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     report = surroundings(options)
     with tempfile.TemporaryDirectory() as folder:
         report["rows"] = [row for name in options.models for row in measured(name, options, Path(folder))]
-    rows = [(row["model"], row["how"], f"{statistics.median(row['rates']):.0f}") for row in report["rows"]]
+    rows = [(row["model"], row["how"], f"{statistics.median(row['rates']):.1f}") for row in report["rows"]]
     finish(options, report, [table("", ["model", "how", "requests per second"], rows, texts=2)])
     return 0
 
