@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import functools
 import operator
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,23 +12,16 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
-from fxlrp._torch import tree_map, tree_map_only
 from fxlrp.decompositions import decompositions
 from fxlrp.errors import CaptureError
+from fxlrp.exporting import explanation, open_export
 from fxlrp.hold import HOLD
-from fxlrp.layouts import check_graph, check_inputs, check_model
+from fxlrp.layouts import check_graph
 from fxlrp.outputs import Objective, Output, explain
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import describe, modules
-from fxlrp.sizes import AUTO, Fixed, automatic, closed, specialised, with_batch_of_two
 
 aten = torch.ops.aten
-
-REMEDIES = {
-    "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
-    "or pass the input that avoids the branch (for transformers: an explicit attention_mask).",
-    "Constraints violated": "The model does not work for every size in dynamic_shapes; fix the named dimension.",
-}
 
 
 def capture(
@@ -110,92 +98,6 @@ def capture(
         ranges=exported.range_constraints,
         fixed=tuple(fixed),
     )
-
-
-def open_export(
-    model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
-) -> tuple[ExportedProgram, list[Fixed]]:
-    """Export a module and, if sizes are to be left open automatically, say which could not be."""
-    if dynamic_shapes != AUTO:
-        return export(model, args, kwargs, dynamic_shapes), []
-    try:
-        with specialised() as fixed:
-            return export(model, args, kwargs, dynamic_shapes), fixed
-    except CaptureError as error:
-        if not isinstance(error.__cause__, KeyError):
-            raise
-    # torch 2.13 fails to report a size that depends on data once its value is known; without reports it goes on
-    exported = export(model, args, kwargs, dynamic_shapes)
-    return exported, closed(exported)
-
-
-def export(
-    model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
-) -> ExportedProgram:
-    """Export a module; an exported program is taken as it is."""
-    if isinstance(model, ExportedProgram):
-        return model
-    if not isinstance(model, nn.Module):
-        raise CaptureError(f"a model is an nn.Module or an ExportedProgram, not {type(model).__name__}")
-    if model.training:
-        raise CaptureError(
-            f"{type(model).__name__} is in training mode, where dropout and batch norm make the output random or "
-            "dependent on the batch. Call model.eval() first."
-        )
-    check_model(model)
-    check_inputs(args, dict(kwargs))
-    # one tensor given twice would be one input of the graph, and a view would be guarded by the tensor behind it
-    args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
-    if isinstance(dynamic_shapes, str):
-        args, kwargs = with_batch_of_two((args, kwargs))
-        dynamic_shapes = automatic(model, args, kwargs)
-    try:
-        # gradients on, so that the model's own no-grad regions show
-        with torch.enable_grad(), warnings.catch_warnings():
-            # recurrent modules keep a list of their own weights, which export takes for new attributes
-            warnings.filterwarnings("ignore", ".*_flat_weights.*were assigned during export", UserWarning)
-            exported = functools.partial(torch.export.export, args=args, kwargs=kwargs, dynamic_shapes=dynamic_shapes)
-            try:
-                return exported(model, strict=False)
-            except RuntimeError as error:
-                if "in output, which is not a known type" not in str(error):
-                    raise
-            return exported(known_outputs(model), strict=False)
-    except Exception as error:
-        raise CaptureError(explanation(model, error)) from error
-
-
-def known_outputs(model: nn.Module) -> nn.Module:
-    """The model with None for each part of its output that a graph cannot return, such as a key-value cache.
-
-    A dataclass that torch has not been told of becomes a dictionary. The result shares everything with the model,
-    which is not changed.
-    """
-    forward = model.forward
-
-    def part(x: Any) -> Any:
-        if dataclasses.is_dataclass(x) and not isinstance(x, type):
-            return {f.name: tree_map(part, getattr(x, f.name)) for f in dataclasses.fields(x)}
-        return x if isinstance(x, (Tensor, int, float, str)) else None
-
-    @functools.wraps(forward)
-    def known(*args: Any, **kwargs: Any) -> Any:
-        return tree_map(part, forward(*args, **kwargs))
-
-    shared = copy.copy(model)
-    shared.forward = known
-    return shared
-
-
-def explanation(model: nn.Module | ExportedProgram, error: Exception) -> str:
-    """What failed, the user's source line, and what to do."""
-    skipped = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<string>")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(skipped)]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}  {frames[-1].line}" if frames else "unknown source"
-    what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    known = (remedy for key, remedy in REMEDIES.items() if key in type(error).__name__ or key in str(error))
-    remedy = next(known, "First make the model run on these inputs by itself, then under torch.export.export.")
-    return f"{type(model).__name__} could not be captured\n  {what}\n  at {place}\n{remedy}"
 
 
 def check_masks(graph: fx.Graph) -> None:

@@ -118,10 +118,7 @@ def serve(
     ] = 0.0,
     size: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME=NUMBER: largest value of a size, such as a sequence's length. NAME=OTHER: these two are always "
-            "equal, such as the first size of an attention mask and batch, so that requests can run together."
-        ),
+        typer.Option(help="NAME=NUMBER: largest value of a size, such as a sequence's length."),
     ] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Largest body of a request, in MiB.")] = 16,
     queue: Annotated[
@@ -150,8 +147,7 @@ def serve(
     batch = loaded.manifest.explained.shape[0]
     limits = [(batch, batch_size)] if isinstance(batch, str) and batch in loaded.manifest.sizes else []
     for name, value in [*limits, *parse_sizes(size or ())]:
-        takes = loaded.manifest
-        loaded.manifest = takes.at_most(name, value) if isinstance(value, int) else takes.equal(name, value)
+        loaded.manifest = loaded.manifest.at_most(name, value)
     service = Service(loaded, Limits(max_body * 2**20, queue, batch_size, wait / 1000))
     with listen(host, port) as sock:
         console().print(about(loaded))

@@ -212,26 +212,6 @@ class Manifest:
         limits = Range(limits.min, largest if limits.max is None else min(largest, limits.max))
         return dataclasses.replace(self, sizes={**self.sizes, name: limits})
 
-    def equal(self, name: str, other: str) -> Manifest:
-        """The same where a size always equals another one.
-
-        Raises:
-            SignatureError: If there are no such sizes, or they have no value in common.
-        """
-        one, two = self.range(name), self.range(other)
-        ends = [limits.max for limits in (one, two) if limits.max is not None]
-        both = Range(max(one.min, two.min), min(ends, default=None))
-        if name == other or (both.max is not None and both.max < both.min):
-            raise SignatureError(f"{name} is {one}, and {other} is {two}: they cannot be made equal")
-        sizes = {size: limits for size, limits in self.sizes.items() if size != name} | {other: both}
-
-        def renamed(spec: Spec) -> Spec:
-            return dataclasses.replace(spec, shape=tuple(other if size == name else size for size in spec.shape))
-
-        inputs, outputs = (tuple(map(renamed, specs)) for specs in (self.inputs, self.outputs))
-        explained = renamed(self.explained)
-        return dataclasses.replace(self, inputs=inputs, outputs=outputs, explained=explained, sizes=sizes)
-
     def range(self, name: str) -> Range:
         """The values of a size.
 

@@ -61,9 +61,9 @@ def parse_output(text: str | None) -> str | int | None:
     return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
 
-def parse_sizes(texts: Sequence[str]) -> list[tuple[str, int | str]]:
-    """NAME=NUMBER or NAME=OTHER, several times."""
+def parse_sizes(texts: Sequence[str]) -> list[tuple[str, int]]:
+    """NAME=NUMBER, several times."""
     pairs = [text.partition("=") for text in texts]
-    if wrong := ["".join(pair) for pair in pairs if not (pair[0] and pair[2])]:
-        raise SignatureError(f"--size {wrong[0]!r} is neither NAME=NUMBER nor NAME=OTHER")
-    return [(name, int(value) if value.isdecimal() else value) for name, _, value in pairs]
+    if wrong := ["".join(pair) for pair in pairs if not (pair[0] and pair[2].isdecimal())]:
+        raise SignatureError(f"--size {wrong[0]!r} is not NAME=NUMBER")
+    return [(name, int(value)) for name, _, value in pairs]

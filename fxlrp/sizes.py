@@ -6,6 +6,7 @@ import inspect
 import logging
 import re
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,13 +43,27 @@ class Fixed:
         return f"{self.input}, dimension {self.dim}: always {self.size}\n    {self.source}"
 
 
-def automatic(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Leave the batch open and, in inputs of up to three dimensions, the sequence; torch finds out what can be."""
+def automatic(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shared: bool) -> Any:
+    """Leave the batch open and, in inputs of up to three dimensions, the sequence; torch finds out what can be.
+
+    Args:
+        model: The model.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        shared: First sizes that are equal now always are: of tokens and their mask, say, which torch would let differ.
+    """
     given = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    return tree_map(open_dimensions, given)
+    firsts = Counter(t.shape[0] for t in tree_leaves(given) if isinstance(t, Tensor) and t.ndim)
+    batches = {n: Dim(f"batch_of_{n}") for n, count in firsts.items() if shared and count > 1}
+
+    def opened(value: Any) -> Any:
+        dims = open_dimensions(value)
+        return {**dims, 0: batches.get(value.shape[0], Dim.AUTO)} if dims and 0 in dims else dims
+
+    return tree_map(opened, given)
 
 
-def open_dimensions(value: Any) -> Any:
+def open_dimensions(value: Any) -> dict[int, Any] | None:
     """What may change of an input, if it is a tensor."""
     if not isinstance(value, Tensor):
         return None

@@ -85,6 +85,7 @@ def test_sequences_of_any_length(name: str, tmp_path: Path) -> None:
     model, args, kwargs = ZOO[name](2)
     attributor = fxlrp.compile(model.float(), args, kwargs, dynamic_shapes="auto")
     artifact = fxlrp.load(attributor.save(tmp_path / "model.pt2", *args, **kwargs))
+    assert {spec.shape[0] for spec in artifact.manifest.inputs} == {"batch"}  # of the mask too
     target = (-1, 3) if name == "llama" else 1
     for length in (6, 9):
         ids = torch.randint(3, 100, (3, length), generator=torch.Generator().manual_seed(length))
@@ -432,6 +433,21 @@ def test_sizes_that_a_model_fixes(tmp_path: Path) -> None:
     artifact = fxlrp.load(attributor.save(tmp_path / "table.pt2", torch.randn(1, 7, 4)))
     with pytest.raises(SignatureError, match=r"x: \(batch, 7, 4\) float32"):
         artifact(torch.randn(3, 8, 4))
+
+
+def test_a_model_may_fix_what_others_share(tmp_path: Path) -> None:
+    class Paired(nn.Module):
+        """The second input is always of two rows."""
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x * (y + torch.ones(2, 4)).sum(0)
+
+    inputs = torch.randn(2, 4), torch.randn(2, 4)
+    attributor = fxlrp.compile(Paired().eval(), inputs, dynamic_shapes="auto")
+    fixed = {(size.input, size.dim, size.size) for size in attributor.fixed_sizes()}
+    assert fixed == {("x", 1, 4), ("y", 0, 2), ("y", 1, 4)}
+    artifact = fxlrp.load(attributor.save(tmp_path / "paired.pt2", *inputs))
+    assert artifact(torch.randn(5, 4), inputs[1], target=1).relevance["x"].shape == (5, 4)
 
 
 def test_sizes_beside_numbers_that_depend_on_data() -> None:

@@ -480,7 +480,7 @@ def test_a_port_that_is_taken(saved: Path) -> None:
         (["--size", "batch"], "NAME=NUMBER"),
         (["--size", "=3"], "NAME=NUMBER"),
         (["--size", "batch=0"], "not at most 0"),
-        (["--size", "batch=batch"], "cannot be made equal"),
+        (["--size", "batch=rows"], "NAME=NUMBER"),
         (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
     ],
 )
