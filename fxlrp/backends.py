@@ -12,6 +12,7 @@ from fxlrp.errors import SignatureError
 from fxlrp.inductor import inductor
 from fxlrp.prepared import split
 from fxlrp.program import Program
+from fxlrp.reuse import reuse
 
 Runner = Callable[..., Any]
 
@@ -19,6 +20,8 @@ Runner = Callable[..., Any]
 def eager(program: Program) -> Runner:
     """The generated Python code, op by op."""
     module, constants = split(program.module)
+    reuse(module.graph)
+    module.recompile()
 
     def run(*tensors: Any) -> Any:
         try:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import SymInt, Tensor, fx
 
-from fxlrp._torch import OpOverload
+from fxlrp.aliases import root
 from fxlrp.passes.subexpressions import is_pure
 from fxlrp.provenance import role
-
-aten = torch.ops.aten
 
 RECOMPUTED = "recomputed"
 """Role of the copies, where forward nodes have ``forward``."""
@@ -85,21 +81,6 @@ def following(graph: fx.Graph, starts: Collection[fx.Node]) -> dict[fx.Node, Non
         ):
             found[node] = None
     return found
-
-
-def root(node: fx.Node) -> fx.Node:
-    """The node that fills the memory that this one shows."""
-    while is_view(node):
-        node = node.all_input_nodes[0]
-    return node
-
-
-def is_view(node: fx.Node) -> bool:
-    """Whether a node shows the memory of its first operand."""
-    if node.target in (operator.getitem, aten._unsafe_view.default):
-        return True
-    returns = node.target._schema.returns if isinstance(node.target, OpOverload) else ()
-    return any(r.alias_info is not None for r in returns)
 
 
 def lifetimes(forward: Mapping[fx.Node, int], roots: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, Memory]:

@@ -1,0 +1,113 @@
+"""Write results over operands that nobody needs any more, where programs run op by op.
+
+A new tensor of some megabytes costs as much as an elementwise op itself: the C library gives memory back to the system
+between ops, which has to clear it again.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp._torch import OpOverload
+from fxlrp.aliases import root
+
+aten = torch.ops.aten
+
+COMMUTATIVE = (aten.add.Tensor, aten.mul.Tensor)
+FILLS = (aten.linear.default, aten.matmul.default, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+"""Composite ops that return memory of their own all the same."""
+VIEWS = {
+    operator.getitem,
+    aten._unsafe_view.default,
+    aten.detach.default,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+}
+"""Views that are written through: in others, such as ``expand``, entries may share a place."""
+
+
+def reuse(graph: fx.Graph) -> int:
+    """Replace ops by their forms in place, where the first operand is fresh memory that dies there.
+
+    Values stay the same to the last bit. The graph is no longer functional: nothing that rewrites graphs may follow.
+    """
+    index = {node: i for i, node in enumerate(graph.nodes)}
+    owner = {node: root(node) for node in graph.nodes}
+    shown: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+    for node, source in owner.items():
+        shown[source].append(node)
+
+    def dies(operand: fx.Node, node: fx.Node) -> bool:
+        """Whether nothing behind the node, and nothing else at it, reads the memory."""
+        readers = {user for alias in shown[owner[operand]] for user in alias.users}
+        rest = [n for n in node.all_input_nodes if n is not operand]
+        last = all(index[user] <= index[node] for user in readers)
+        return last and all(owner[n] is not owner[operand] for n in rest)
+
+    hits = 0
+    for node in graph.nodes:
+        op = in_place(node.target)
+        if op is None:
+            continue
+        args = list(node.args)
+        if not writable(args[0], node, owner) or not dies(args[0], node):
+            other = args[1] if node.target in COMMUTATIVE and not node.kwargs else None
+            if not writable(other, node, owner) or not dies(other, node):  # type: ignore[arg-type]
+                continue
+            args[:2] = reversed(args[:2])
+        source = owner[args[0]]
+        node.target, node.args = op, tuple(args)
+        for alias in shown.pop(node):
+            owner[alias] = source
+            shown[source].append(alias)
+        hits += 1
+    return hits
+
+
+def in_place(op: object) -> OpOverload | None:
+    """The form in place of an elementwise op."""
+    if not isinstance(op, OpOverload) or torch.Tag.pointwise not in op.tags or op.namespace != "aten":
+        return None
+    packet = getattr(aten, f"{op._schema.name.removeprefix('aten::')}_", None)
+    return getattr(packet, op._overloadname, None) if packet is not None else None
+
+
+def writable(operand: object, node: fx.Node, owner: dict[fx.Node, fx.Node]) -> bool:
+    """Whether an operand is like the result, and its memory was filled by an op of the program."""
+    if not isinstance(operand, fx.Node) or not fills(owner[operand]):
+        return False
+    x, y = operand.meta.get("val"), node.meta.get("val")
+    while operand is not owner[operand] and operand.target in VIEWS:
+        operand = operand.all_input_nodes[0]
+    # what was written in place is like its operand, and goes on as it
+    own = operand is owner[operand] or in_place_form(operand.target)
+    return own and isinstance(x, Tensor) and isinstance(y, Tensor) and alike(x, y)
+
+
+def in_place_form(op: object) -> bool:
+    """Whether an op is one in place already."""
+    return isinstance(op, OpOverload) and op._schema.is_mutable
+
+
+def fills(node: fx.Node) -> bool:
+    """Whether an op returns memory of its own; composite ones may return their operand."""
+    op: Any = node.target
+    return isinstance(op, OpOverload) and (op in FILLS or not op._can_decompose())
+
+
+def alike(x: Tensor, y: Tensor) -> bool:
+    """Whether the one can be written over the other."""
+    return x.dtype is y.dtype and x.device == y.device and x.shape == y.shape
