@@ -6,11 +6,13 @@ from fxlrp.passes import (
     batch_norm,
     identities,
     masks,
+    selections,
     single_output,
     softmax,
     strides,
     subexpressions,
     verify,
+    zeros,
 )
 from fxlrp.passes.manager import Pass, run
 
@@ -34,6 +36,8 @@ CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("drop repeated masks", masks.drop),
     ("fuse masks", masks.fuse),
     ("join padded pieces", arithmetic.join),
+    ("sink zeros", zeros.sink),
+    ("lift selections", selections.lift),
 )
 
 __all__ = ["CANONICAL", "CLEANUP", "run"]

@@ -1,0 +1,133 @@
+"""Multiply no zeros.
+
+A classifier that reads one token is explained through coefficients that are zero at all others, and a rule that holds
+queries and keys fixed passes zeros on to their part of a packed projection. The adjoint of the selection writes these
+zeros out; here they move behind the ops that keep zeros zero. Sizes must be numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxlrp.passes.manager import insert, shape, substitute
+from fxlrp.passes.spans import Span, cut, known, narrowed, padded, rearranged, reduces, selected
+
+aten = torch.ops.aten
+
+
+def sink(graph: fx.Graph) -> int:
+    """Move zeros that surround a piece behind the ops that leave them zero."""
+    hits = 0
+    for node in list(graph.nodes):
+        if node.op == "call_function" and known(node) and (new := sunk(node)) is not None:
+            substitute(node, new)
+            hits += 1
+    return hits
+
+
+def sunk(node: fx.Node) -> fx.Node | None:
+    """The same with zeros written later, or not at all."""
+    pads = [(arg, span) for arg in node.args if isinstance(arg, fx.Node) and (span := padded(arg)) is not None]
+    if not pads:
+        return None
+    if node.target in SINKS:
+        return SINKS[node.target](node, *pads[0])
+    return view(node, *pads[0])
+
+
+def view(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+    """A view of what is padded."""
+    at = rearranged(node, span)
+    return zeros(node, narrowed(node, piece(pad, node), at), at) if at is not None else None
+
+
+def selection(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+    """A selection of what is not zero."""
+    chosen = selected(node)
+    if chosen is None or chosen.dim != span.dim or not span.start <= chosen.start <= chosen.end <= span.end:
+        return None
+    inner = piece(pad, node)
+    if node.target is aten.select.int:
+        return insert(node, aten.select.int, inner, span.dim, chosen.start - span.start)
+    if chosen == span:
+        return inner
+    return insert(node, aten.slice.Tensor, inner, span.dim, chosen.start - span.start, chosen.end - span.start)
+
+
+def product(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+    """A product of matrices: rows stay zero, and columns are multiplied by rows that count for nothing."""
+    x, y = node.args
+    if pad is not x or pad is y:
+        return None
+    if span.dim == 1:
+        return insert(
+            node, aten.mm.default, piece(pad, node), insert(node, aten.slice.Tensor, y, 0, span.start, span.end)
+        )
+    return zeros(node, insert(node, aten.mm.default, piece(pad, node), y), span)
+
+
+def reduction(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+    """A sum or mean along other dimensions."""
+    if not reduces(node, span):
+        return None
+    return zeros(node, insert(node, node.target, piece(pad, node), *node.args[1:], **node.kwargs), span)
+
+
+def addition(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+    """A sum of two pieces at the same place."""
+    if node.kwargs or not all(padded(arg) == span and fills(arg, node, span) for arg in node.args):
+        return None
+    return zeros(node, insert(node, node.target, *(piece(arg, node) for arg in node.args)), span)
+
+
+def fills(pad: Any, node: fx.Node, span: Span) -> bool:
+    """Whether the zeros are the same in the result; other dimensions may be broadcast."""
+    return len(shape(pad)) == len(shape(node)) and shape(pad)[span.dim] == shape(node)[span.dim]
+
+
+def scaling(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+    """A product with a factor for each entry, and whatever else takes zero to zero."""
+    if not fills(pad, node, span):
+        return None
+    args = [piece(arg, node) if arg is pad else cut(arg, span, shape(node), node) for arg in node.args]
+    return zeros(node, insert(node, node.target, *args, **node.kwargs), span)
+
+
+def first(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+    """A quotient, or a mask, of which the first operand is padded."""
+    return scaling(node, pad, span) if pad is node.args[0] and pad not in node.args[1:] else None
+
+
+def masked(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+    """``where(mask, pad, 0)``."""
+    other = node.args[2]
+    zero = isinstance(other, fx.Node) and other.target is aten.scalar_tensor.default and other.args[0] == 0
+    return scaling(node, pad, span) if zero and pad is node.args[1] else None
+
+
+SINKS: dict[Any, Callable[[fx.Node, fx.Node, Span], fx.Node | None]] = {
+    **dict.fromkeys((aten.slice.Tensor, aten.select.int), selection),
+    **dict.fromkeys((aten.sum.dim_IntList, aten.mean.dim), reduction),
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), addition),
+    **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar, aten.div.Scalar), scaling),
+    **dict.fromkeys((aten.neg.default, aten.clone.default, aten._to_copy.default), scaling),
+    **dict.fromkeys((aten.div.Tensor, aten.threshold_backward.default), first),
+    aten.mm.default: product,
+    aten.where.self: masked,
+}
+
+
+def piece(pad: Any, before: fx.Node) -> fx.Node:
+    """What a pad has zeros around, with the padded dimension."""
+    inner: fx.Node = pad.args[0]
+    return insert(before, aten.unsqueeze.default, inner, pad.args[2]) if len(shape(inner)) < len(shape(pad)) else inner
+
+
+def zeros(node: fx.Node, inner: fx.Node, span: Span) -> fx.Node:
+    """What takes the place of a node: a piece with zeros around it."""
+    sizes = list(shape(node))
+    return insert(node, aten.slice_backward.default, inner, sizes, span.dim, span.start, span.end, 1)
