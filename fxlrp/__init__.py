@@ -3,6 +3,7 @@
 from fxlrp import rules
 from fxlrp.api import compile, presets, rule_set
 from fxlrp.attributor import Attributor
+from fxlrp.datasets import batch
 from fxlrp.errors import (
     ArtifactError,
     CaptureError,
@@ -37,6 +38,7 @@ __all__ = [
     "SignatureError",
     "Site",
     "TargetError",
+    "batch",
     "compile",
     "contrast",
     "load",

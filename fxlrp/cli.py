@@ -206,7 +206,7 @@ def bench(
     console().print(times.loss(), soft_wrap=True, markup=False)
 
 
-for command in (deploy.export, deploy.run, deploy.serve):
+for command in (deploy.export, deploy.run, deploy.serve, deploy.batch):
     app.command()(command)
 
 

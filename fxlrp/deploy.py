@@ -11,10 +11,10 @@ import torch
 import typer
 from rich.table import Table
 
-from fxlrp import models
+from fxlrp import datasets, models
 from fxlrp.api import compile
 from fxlrp.commands import prepared, reported, working
-from fxlrp.errors import SignatureError
+from fxlrp.errors import SignatureError, TargetError
 from fxlrp.extras import require
 from fxlrp.loading import Artifact, load
 from fxlrp.options import (
@@ -30,6 +30,7 @@ from fxlrp.options import (
     parse_sizes,
     parse_target,
 )
+from fxlrp.shards import RowTarget
 from fxlrp.terminal import console
 
 File = Annotated[Path, typer.Argument(help="An artefact of `fxlrp export` or of Attributor.save.")]
@@ -159,6 +160,60 @@ def serve(
             console(stderr=True).print("Warning: no authentication: whoever reaches this address can use it.")
         sys.stdout.flush()
         serve_until_stopped(service.application(), sock)
+
+
+@reported
+def batch(
+    artifact: File,
+    source: Annotated[
+        Path,
+        typer.Argument(help="A .parquet or .jsonl file, or a folder of .parquet files or of .png and .jpg images."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the results; that of a stopped run is gone on with.")],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What to explain: a class (281), an index with commas, * for the largest (-1,*), or the column that "
+            "has one per row. [default: the largest]"
+        ),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="NAME=COLUMN: where an input comes from. [default: the same name]")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes, each with the artefact in its memory.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Of each process. [default: a share of the cores]")] = None,
+    batch_size: Annotated[int, typer.Option(help="Most rows that run together.")] = 32,
+    shard: Annotated[int, typer.Option(help="Rows per file of results.")] = 256,
+    allow_native_code: Native = False,
+    debug: Debug = False,
+) -> None:
+    """Attribute a data set with an artefact, on this machine or a cluster of Ray (RAY_ADDRESS)."""
+    columns = dict(pair.partition("=")[::2] for pair in column or ())
+    if not all(columns.values()):
+        raise SignatureError("--column is NAME=COLUMN: the input and where it comes from")
+    written = datasets.batch(
+        artifact,
+        source,
+        out,
+        target=index_or_column(target),
+        columns=columns,
+        batch_size=batch_size,
+        shard=shard,
+        workers=workers,
+        threads=threads,
+        allow_native_code=allow_native_code,
+    )
+    console().print(f"Wrote {written} rows to {out}", soft_wrap=True, markup=False)
+
+
+def index_or_column(text: str | None) -> RowTarget:
+    """A target of a command that can also be the name of a column."""
+    if text is None:
+        return None
+    try:
+        return parse_target(text)
+    except TargetError:
+        return text
 
 
 def about(artifact: Artifact) -> Table:

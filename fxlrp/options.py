@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.targets import Target
 
 Model = Annotated[
     str,
@@ -45,7 +44,7 @@ Strict = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str) -> int | tuple[int | None, ...] | None:
     """A class, or an index tuple in which * is the largest."""
     try:
         index = tuple(None if part.strip() == "*" else int(part) for part in text.split(","))

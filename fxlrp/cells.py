@@ -1,0 +1,108 @@
+"""One value of a data set as a tensor, and results as a table of Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fxlrp.extras import require
+from fxlrp.manifest import Spec
+from fxlrp.sources import Row
+
+EXACT = 2**53
+"""Whole numbers up to this one are exact in float64."""
+HALVES = {"float16": "float32", "bfloat16": "float32"}
+"""Types that many readers of Parquet do not know, and what holds them."""
+
+
+def exact(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    """A tensor of the same numbers; only floating point numbers are rounded, to floating point numbers.
+
+    Raises:
+        ValueError: If the type cannot hold them.
+    """
+    kind = values.dtype.kind
+    if kind not in "biuf":
+        raise ValueError("holds something else than numbers, or lists of different lengths")
+    if kind == "u" and values.size and int(values.max()) > torch.iinfo(torch.int64).max:
+        raise ValueError(f"holds {values.max()}, which is too large")
+    wide = torch.from_numpy(np.array(values, np.float64 if kind == "f" else np.int64, order="C"))
+    tensor = wide.to(dtype)
+    if wide.is_floating_point() and dtype.is_floating_point:
+        kept = tensor.isfinite() | ~wide.isfinite()
+    elif wide.is_floating_point() or dtype.is_floating_point:
+        kept = (tensor.double() == wide.double()) & (wide.abs() <= EXACT)
+    else:
+        kept = tensor.long() == wide
+    if not bool(kept.all()):
+        raise ValueError(f"holds {wide[~kept][0].item()}, which {str(dtype).removeprefix('torch.')} cannot represent")
+    return tensor
+
+
+def array(value: Any) -> NDArray[Any]:
+    """Numbers of a row: of JSON, numpy, or a scalar of Arrow with lists to any depth.
+
+    Raises:
+        ValueError: If it is missing, ragged, or no numbers.
+    """
+    if value is None or (hasattr(value, "is_valid") and not value.is_valid):
+        raise ValueError("is empty")
+    if hasattr(value, "to_numpy"):  # tensors of Arrow and of Ray
+        return np.asarray(value.to_numpy())
+    if hasattr(value, "values") and hasattr(value, "as_py"):
+        return nested(value.values)
+    try:
+        return np.asarray(value.as_py() if hasattr(value, "as_py") else value)
+    except ValueError:
+        raise ValueError("holds lists of different lengths") from None
+
+
+def nested(values: Any) -> NDArray[Any]:
+    """Lists of Arrow to any depth, without a Python object for every number."""
+    types, compute = require("pyarrow.types", "ray"), require("pyarrow.compute", "ray")
+    shape = [len(values)]
+    while types.is_list(values.type) or types.is_large_list(values.type) or types.is_fixed_size_list(values.type):
+        lengths = compute.list_value_length(values).unique().to_pylist() or [0]
+        if len(lengths) > 1 or lengths[0] is None:
+            raise ValueError("holds lists of different lengths")
+        shape.append(lengths[0])
+        values = values.flatten()
+    if values.null_count:
+        raise ValueError("has empty places")
+    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def index(value: Any, dims: int) -> tuple[Any, ...]:
+    """The target of a row: a class or a list of ``dims`` indices; what is missing stands for the largest."""
+    value = value.as_py() if hasattr(value, "as_py") else value
+    if value is None:
+        return (None,) * dims
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def table(rows: Sequence[tuple[Row, Mapping[str, Tensor]]], outputs: Sequence[Spec]) -> Any:
+    """Results as a table: the number of each row, its file, and each result as a flat list with its shape beside it."""
+    arrow = require("pyarrow", "ray")
+    columns = {
+        "row": arrow.array([row.number for row, _ in rows], arrow.int64()),
+        "file": arrow.array([row.file for row, _ in rows], arrow.string()),
+    }
+    for spec in outputs:
+        dtype = HALVES.get(spec.dtype, spec.dtype)
+        parts = [results[spec.name].to(getattr(torch, dtype)).numpy() for _, results in rows]
+        shapes = [np.array(part.shape, np.int64) for part in parts]
+        columns[spec.name] = lists([part.ravel() for part in parts], np.dtype(dtype))
+        columns[f"{spec.name}.shape"] = lists(shapes, np.dtype(np.int64))
+    return arrow.table(columns)
+
+
+def lists(parts: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> Any:
+    """A column of lists."""
+    arrow = require("pyarrow", "ray")
+    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    return arrow.LargeListArray.from_arrays(offsets, np.concatenate(parts) if parts else np.empty(0, dtype))

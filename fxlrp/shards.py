@@ -1,0 +1,203 @@
+"""The work of a run over a data set: rows in groups through the artefact, one Parquet file per shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.archive import replaced
+from fxlrp.cells import array, exact, index, table
+from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
+from fxlrp.extras import require
+from fxlrp.loading import Artifact, load
+from fxlrp.manifest import TARGET, Manifest, Spec
+from fxlrp.sources import Row, Source
+
+PART = "part-{:06}.parquet"
+"""Name of the results of a shard."""
+TRY = ".try-{:06}"
+"""A file with one byte for each worker that began a shard and died."""
+TRIES = 3
+
+RowTarget = str | int | tuple[int | None, ...] | None
+"""The name of a column, or what is explained of every row."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row as the artefact takes it.
+
+    Attributes:
+        row: Where it comes from.
+        inputs: By name, without the batch dimension.
+        target: Its index or seed, if every row has its own.
+    """
+
+    row: Row
+    inputs: dict[str, Tensor]
+    target: Any
+
+    def key(self) -> Hashable:
+        """What samples that run together have in common."""
+        shapes = tuple(tuple(tensor.shape) for tensor in self.inputs.values())
+        if isinstance(self.target, Tensor):
+            return shapes, tuple(self.target.shape)
+        return shapes, self.target and tuple(i is None for i in self.target)
+
+
+@dataclass
+class Job:
+    """What a run does with each shard; workers get a copy.
+
+    Attributes:
+        path: The artefact.
+        digest: Its SHA-256.
+        allow_native_code: As for `load`.
+        source: The rows.
+        out: Folder of the results.
+        columns: Column of each input.
+        target: See `fxlrp.batch`.
+        batch_size: Most rows that run together.
+        shard: Rows per shard.
+    """
+
+    path: Path
+    digest: str
+    allow_native_code: bool
+    source: Source
+    out: Path
+    columns: Mapping[str, str]
+    target: RowTarget
+    batch_size: int
+    shard: int
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """Loaded once per process."""
+        if digest(self.path) != self.digest:
+            raise ArtifactError(f"{self.path} was changed during the run")
+        return load(self.path, allow_native_code=self.allow_native_code)
+
+    def shards(self) -> range:
+        """Numbers of all shards; an empty source has one, which is empty."""
+        return range(max(1, -(-self.source.total // self.shard)))
+
+    def size(self, number: int) -> int:
+        """Rows of a shard."""
+        return min(self.shard, self.source.total - number * self.shard)
+
+    def __call__(self, number: int) -> None:
+        """Write the results of a shard.
+
+        Raises:
+            SignatureError: Naming the row that cannot be read or does not fit.
+            TargetError: Naming the row whose target selects nothing.
+            FxlrpError: If the workers that had it before died.
+        """
+        tried = self.out / TRY.format(number)
+        with tried.open("ab") as file:
+            file.write(b".")
+        first = number * self.shard
+        if tried.stat().st_size > TRIES:
+            raise FxlrpError(
+                f"{TRIES} workers died, one after the other, at the rows from {first} on, perhaps for want of memory: "
+                "try a smaller batch_size or fewer workers"
+            )
+        about = self.artifact.manifest
+        most = self.batch_size if isinstance(batch_dimension(about), str) else 1
+        names = list(dict.fromkeys([*self.columns.values(), *([self.target] if isinstance(self.target, str) else [])]))
+        waiting: dict[Hashable, list[Sample]] = {}
+        done: list[tuple[Row, dict[str, Tensor]]] = []
+        for row in self.source.rows(first, first + self.size(number), names):
+            sample = self.sample(row, about)
+            group = waiting.setdefault(sample.key(), [])
+            group.append(sample)
+            if len(group) == most:
+                done += self.explained(group)
+                group.clear()
+        for group in filter(None, waiting.values()):
+            done += self.explained(group)
+        done.sort(key=lambda one: one[0].number)
+        with replaced(self.out / PART.format(number)) as new:
+            require("pyarrow.parquet", "ray").write_table(table(done, about.outputs), new, use_dictionary=False)
+        tried.unlink(missing_ok=True)
+
+    def sample(self, row: Row, about: Manifest) -> Sample:
+        """Convert a row."""
+        inputs: dict[str, Tensor] = {}
+        target: Any = None
+        for spec in taken(about):
+            inputs[spec.name] = converted(row, self.columns[spec.name], getattr(torch, spec.dtype))
+        if isinstance(self.target, str):
+            if about.target == "seed":
+                target = converted(row, self.target, torch.float64)
+            else:
+                target = index(row.values[self.target], len(about.explained.shape) - 1)
+        return Sample(Row(row.number, row.place, row.file, {}), inputs, target)
+
+    def explained(self, samples: Sequence[Sample]) -> list[tuple[Row, dict[str, Tensor]]]:
+        """Results of samples that run together; if they fail, which of them does."""
+        try:
+            return self.run(samples)
+        except FxlrpError as error:
+            if len(samples) == 1:
+                raise type(error)(f"{samples[0].row.place}: {error}") from error
+            for sample in samples:
+                self.explained([sample])
+            raise
+
+    def run(self, samples: Sequence[Sample]) -> list[tuple[Row, dict[str, Tensor]]]:
+        """One call of the artefact."""
+        device = self.artifact.manifest.device
+        inputs = {name: torch.stack([s.inputs[name] for s in samples]).to(device) for name in samples[0].inputs}
+        target: Any = self.target
+        if isinstance(target, str):
+            target = [s.target for s in samples]
+            target = torch.stack(target) if isinstance(target[0], Tensor) else target
+        found = {name: result.cpu() for name, result in self.artifact.results(**inputs, target=target).items()}
+        return [(s.row, {name: result[i] for name, result in found.items()}) for i, s in enumerate(samples)]
+
+
+def converted(row: Row, column: str, dtype: torch.dtype) -> Tensor:
+    """A value of a row."""
+    try:
+        return exact(array(row.values[column]), dtype)
+    except ValueError as error:
+        raise SignatureError(f"{row.place}: column {column!r} {error}") from error
+
+
+def taken(about: Manifest) -> list[Spec]:
+    """The inputs of the model."""
+    return [spec for spec in about.inputs if spec.name != TARGET]
+
+
+def batch_dimension(about: Manifest) -> int | str:
+    """The size that counts samples.
+
+    Raises:
+        ArtifactError: If a tensor does not have it in front, so that results cannot be told apart by sample.
+    """
+    size = taken(about)[0].shape[0] if taken(about)[0].shape else 0
+    for spec in (*taken(about), *about.outputs):
+        if not spec.shape or spec.shape[0] != size:
+            raise ArtifactError(f"the first dimension of '{spec.name}' does not count samples\n{about.signature()}")
+    limits = about.sizes.get(size) if isinstance(size, str) else None
+    if size != 1 and (limits is None or limits.min > 1):
+        raise ArtifactError(
+            f"the artefact takes batches of {limits or size} samples only: save it for any, "
+            "fxlrp.compile(model, dynamic_shapes='auto').save(...)"
+        )
+    return size
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
