@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("fxlrp", "torch", "torchvision", "transformers", "zennit", "captum", "lxt", "triton")
+PACKAGES = ("fxlrp", "torch", "torchvision", "transformers", "zennit", "captum", "lxt", "triton", "ray", "pyarrow")
 PAUSE = 0.02
 """Seconds between two calls, in which threads of the call before stop spinning."""
 

@@ -54,7 +54,7 @@ def array(value: Any) -> NDArray[Any]:
         raise ValueError("is empty")
     if hasattr(value, "to_numpy"):  # tensors of Arrow and of Ray
         return np.asarray(value.to_numpy())
-    if hasattr(value, "values") and hasattr(value, "as_py"):
+    if hasattr(value, "type") and is_list(value.type):
         return nested(value.values)
     try:
         return np.asarray(value.as_py() if hasattr(value, "as_py") else value)
@@ -64,10 +64,9 @@ def array(value: Any) -> NDArray[Any]:
 
 def nested(values: Any) -> NDArray[Any]:
     """Lists of Arrow to any depth, without a Python object for every number."""
-    types, compute = require("pyarrow.types", "ray"), require("pyarrow.compute", "ray")
     shape = [len(values)]
-    while types.is_list(values.type) or types.is_large_list(values.type) or types.is_fixed_size_list(values.type):
-        lengths = compute.list_value_length(values).unique().to_pylist() or [0]
+    while is_list(values.type):
+        lengths = require("pyarrow.compute", "ray").list_value_length(values).unique().to_pylist() or [0]
         if len(lengths) > 1 or lengths[0] is None:
             raise ValueError("holds lists of different lengths")
         shape.append(lengths[0])
@@ -75,6 +74,12 @@ def nested(values: Any) -> NDArray[Any]:
     if values.null_count:
         raise ValueError("has empty places")
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def is_list(kind: Any) -> bool:
+    """Whether a type of Arrow is one of lists."""
+    types = require("pyarrow.types", "ray")
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def index(value: Any, dims: int) -> tuple[Any, ...]:

@@ -45,8 +45,8 @@ def batch(
     """Attribute every row of a data set with a saved artefact; a run that was stopped goes on where it was.
 
     Rows ``i * shard`` to ``(i + 1) * shard`` become ``out/part-00000i.parquet``, whole or not at all. Its columns are
-    ``row`` (number in the source or the copy of it), ``file`` (of an image), and each result of the artefact as a flat list, with its
-    shape beside it: ``np.reshape(row["relevance.x"], row["relevance.x.shape"])``.
+    ``row`` (number in the source, or in the copy of a Ray Dataset), ``file`` (of an image), and each result of the
+    artefact as a flat list, with its shape beside it: ``np.reshape(row["relevance.x"], row["relevance.x.shape"])``.
 
     On a cluster (``RAY_ADDRESS``, or a Ray that is running already) all paths must be the same on every machine.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,20 +102,17 @@ class Job:
             TargetError: Naming the row whose target selects nothing.
             FxlrpError: If the workers that had it before died.
         """
-        tried = self.out / TRY.format(number)
-        with tried.open("ab") as file:
-            file.write(b".")
-        first = number * self.shard
-        if tried.stat().st_size > TRIES:
-            raise FxlrpError(
-                f"{TRIES} workers died, one after the other, at the rows from {first} on, perhaps for want of memory: "
-                "try a smaller batch_size or fewer workers"
-            )
+        with tried(self.out / TRY.format(number), f"{self.size(number)} rows from {number * self.shard} on"):
+            self.write(number)
+
+    def write(self, number: int) -> None:
+        """One try."""
         about = self.artifact.manifest
         most = self.batch_size if isinstance(batch_dimension(about), str) else 1
         names = list(dict.fromkeys([*self.columns.values(), *([self.target] if isinstance(self.target, str) else [])]))
         waiting: dict[Hashable, list[Sample]] = {}
         done: list[tuple[Row, dict[str, Tensor]]] = []
+        first = number * self.shard
         for row in self.source.rows(first, first + self.size(number), names):
             sample = self.sample(row, about)
             group = waiting.setdefault(sample.key(), [])
@@ -124,10 +122,11 @@ class Job:
                 group.clear()
         for group in filter(None, waiting.values()):
             done += self.explained(group)
+        if len(done) != self.size(number):
+            raise SignatureError(f"{self.source.root} has {len(done)} rows from {first} on, not {self.size(number)}")
         done.sort(key=lambda one: one[0].number)
         with replaced(self.out / PART.format(number)) as new:
             require("pyarrow.parquet", "ray").write_table(table(done, about.outputs), new, use_dictionary=False)
-        tried.unlink(missing_ok=True)
 
     def sample(self, row: Row, about: Manifest) -> Sample:
         """Convert a row."""
@@ -163,6 +162,22 @@ class Job:
             target = torch.stack(target) if isinstance(target[0], Tensor) else target
         found = {name: result.cpu() for name, result in self.artifact.results(**inputs, target=target).items()}
         return [(s.row, {name: result[i] for name, result in found.items()}) for i, s in enumerate(samples)]
+
+
+@contextmanager
+def tried(path: Path, what: str) -> Iterator[None]:
+    """Count the workers that die of a piece of work, which Ray would try again without end."""
+    with path.open("ab") as file:
+        file.write(b".")
+    try:
+        if path.stat().st_size > TRIES:
+            raise FxlrpError(
+                f"{TRIES} workers died, one after the other, of the {what}, perhaps for want of memory: "
+                "try a smaller batch_size or fewer workers"
+            )
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def converted(row: Row, column: str, dtype: torch.dtype) -> Tensor:

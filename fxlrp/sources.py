@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +58,6 @@ class Source:
     files: list[tuple[str, int]]
     columns: list[str]
     total: int
-    kind: ClassVar[str]
 
     def path(self, name: str) -> Path:
         """Where a file is."""
@@ -80,18 +79,17 @@ class Parquet(Source):
     starts: list[int] = field(default_factory=list)
     cursor: tuple[int, int, Iterator[Any]] | None = None
     """File, first row that was not read yet, and the rest of the file's rows."""
-    kind = "parquet"
 
     @classmethod
     def open(cls, root: Path, files: list[tuple[str, int]]) -> Parquet:
         """Read the footers."""
         found = cls(root, files, [], 0)
-        footers = [found.footer(name) for name, _ in files]
-        found.starts = [0, *accumulate(footer.metadata.num_rows for footer in footers)]
-        found.columns, found.total = footers[0].schema_arrow.names, found.starts[-1]
+        found.columns = found.opened(files[0][0]).schema_arrow.names
+        found.starts = [0, *accumulate(found.opened(name).metadata.num_rows for name, _ in files)]
+        found.total = found.starts[-1]
         return found
 
-    def footer(self, name: str) -> Any:
+    def opened(self, name: str) -> Any:
         """An opened file."""
         parquet = require("pyarrow.parquet", "ray")
         try:
@@ -119,7 +117,7 @@ class Parquet(Source):
     def read(self, at: int, first: int, columns: Sequence[str]) -> Iterator[tuple[int, Any, int]]:
         """The rows of a file from the row group on that has the first one: number, batch, place in the batch."""
         name, _ = self.files[at]
-        file = self.footer(name)
+        file = self.opened(name)
         if missing := sorted(set(columns) - set(file.schema_arrow.names)):
             raise SignatureError(f"row {first}: {self.path(name)} has no column {missing[0]!r}")
         sizes = (file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
@@ -142,7 +140,6 @@ class Lines(Source):
     shard: int = 1
     marks: list[tuple[int, int]] = field(default_factory=list)
     """Offset and line number of the first row of each shard."""
-    kind = "jsonl"
 
     @classmethod
     def open(cls, root: Path, shard: int) -> Lines:
@@ -162,7 +159,7 @@ class Lines(Source):
 
     def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
         """Read from the beginning of a shard."""
-        offset, number = self.marks[first // self.shard]
+        offset, number = self.marks[first // self.shard] if first < stop else (0, 1)
         with self.root.open("rb") as file:
             file.seek(offset)
             while first < stop:
@@ -183,7 +180,6 @@ class Images(Source):
     mode: str = "RGB"
     white: int = 1
     """The largest number: 1, or 255 for artefacts that take integers."""
-    kind = "images"
 
     def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
         """Decode files."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,28 +104,37 @@ def connected(cores: int) -> Iterator[None]:
         "include_dashboard": False,
         "object_store_memory": MEMORY,
     }
-    before = dict(os.environ)
-    os.environ.update({**QUIET, **before})
-    try:
+    with environment(QUIET):
         with hushed():
-            ray.init(**({} if before.get("RAY_ADDRESS") else local), log_to_driver=False, logging_level=logging.ERROR)
-    finally:
-        for name in QUIET.keys() - before.keys():
-            del os.environ[name]
+            ray.init(**({} if os.environ.get("RAY_ADDRESS") else local), log_to_driver=False, logging_level="ERROR")
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """With variables that are not set otherwise."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
     try:
         yield
     finally:
-        ray.shutdown()
+        for name in new:
+            os.environ.pop(name, None)
 
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Without what Ray Data logs of every run."""
+    """Without what Ray Data logs of every run, and warns of in itself."""
     logger = logging.getLogger("ray.data")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")
+            yield
     finally:
         logger.setLevel(before)
 
