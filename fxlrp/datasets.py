@@ -17,7 +17,7 @@ from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.extras import require
 from fxlrp.loading import load
 from fxlrp.manifest import Manifest
-from fxlrp.shards import PART, Job, RowTarget, batch_dimension, digest, taken
+from fxlrp.shards import PART, Job, RowTarget, digest, most_rows, taken
 from fxlrp.sources import Source, find
 from fxlrp.spread import silent, spread
 from fxlrp.terminal import console
@@ -85,7 +85,7 @@ def batch(
         raise SignatureError(f"the source is neither a path nor a Ray Dataset but {type(source).__name__}")
     path, out = Path(artifact).resolve(), Path(out).resolve()
     about = load(path, allow_native_code=allow_native_code).manifest
-    batch_dimension(about)
+    most_rows(about, batch_size)
     given = opened(source, shard, about) if isinstance(source, (str, Path)) else None
     chosen = columns_of(about, columns or {}, target, names_of(source if given is None else given))
     settings = {
@@ -96,6 +96,8 @@ def batch(
         "target": target,
         "columns": chosen,
     }
+    if given is not None and out.is_relative_to(given.root):
+        raise ArtifactError(f"{out} lies in the source, and would become a part of it: choose another folder")
     with alone(out):
         settle(out, json.loads(json.dumps(settings)))
         rows = opened(copied(source, out), shard, about) if given is None else given

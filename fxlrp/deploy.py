@@ -191,18 +191,22 @@ def batch(
     columns = dict(pair.partition("=")[::2] for pair in column or ())
     if not all(columns.values()):
         raise SignatureError("--column is NAME=COLUMN: the input and where it comes from")
-    written = datasets.batch(
-        artifact,
-        source,
-        out,
-        target=index_or_column(target),
-        columns=columns,
-        batch_size=batch_size,
-        shard=shard,
-        workers=workers,
-        threads=threads,
-        allow_native_code=allow_native_code,
-    )
+    try:
+        written = datasets.batch(
+            artifact,
+            source,
+            out,
+            target=index_or_column(target),
+            columns=columns,
+            batch_size=batch_size,
+            shard=shard,
+            workers=workers,
+            threads=threads,
+            allow_native_code=allow_native_code,
+        )
+    except KeyboardInterrupt:
+        console(stderr=True).print("Stopped: the same command goes on from here")
+        raise typer.Exit(130) from None
     console().print(f"Wrote {written} rows to {out}", soft_wrap=True, markup=False)
 
 

@@ -18,7 +18,7 @@ from fxlrp.cells import array, exact, index, table
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import require
 from fxlrp.loading import Artifact, load
-from fxlrp.manifest import TARGET, Manifest, Spec
+from fxlrp.manifest import TARGET, Manifest, Range, Spec
 from fxlrp.sources import Row, Source
 
 PART = "part-{:06}.parquet"
@@ -108,7 +108,7 @@ class Job:
     def write(self, number: int) -> None:
         """One try."""
         about = self.artifact.manifest
-        most = self.batch_size if isinstance(batch_dimension(about), str) else 1
+        most = most_rows(about, self.batch_size)
         names = list(dict.fromkeys([*self.columns.values(), *([self.target] if isinstance(self.target, str) else [])]))
         waiting: dict[Hashable, list[Sample]] = {}
         done: list[tuple[Row, dict[str, Tensor]]] = []
@@ -193,23 +193,24 @@ def taken(about: Manifest) -> list[Spec]:
     return [spec for spec in about.inputs if spec.name != TARGET]
 
 
-def batch_dimension(about: Manifest) -> int | str:
-    """The size that counts samples.
+def most_rows(about: Manifest, wanted: int) -> int:
+    """How many rows can run together, up to the wanted number.
 
     Raises:
-        ArtifactError: If a tensor does not have it in front, so that results cannot be told apart by sample.
+        ArtifactError: If a tensor does not count samples in front, so that results cannot be told apart by row, or if
+            the artefact does not take a single one.
     """
     size = taken(about)[0].shape[0] if taken(about)[0].shape else 0
     for spec in (*taken(about), *about.outputs):
         if not spec.shape or spec.shape[0] != size:
             raise ArtifactError(f"the first dimension of '{spec.name}' does not count samples\n{about.signature()}")
-    limits = about.sizes.get(size) if isinstance(size, str) else None
-    if size != 1 and (limits is None or limits.min > 1):
+    limits = Range(size, size) if isinstance(size, int) else about.sizes.get(size)
+    if limits is None or limits.min > 1:
         raise ArtifactError(
-            f"the artefact takes batches of {limits or size} samples only: save it for any, "
+            f"the artefact takes batches of {size if isinstance(size, int) else limits or size} only: save it for any, "
             "fxlrp.compile(model, dynamic_shapes='auto').save(...)"
         )
-    return size
+    return min(wanted, limits.max or wanted)
 
 
 def digest(path: Path) -> str:

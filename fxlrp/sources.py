@@ -192,7 +192,7 @@ class Images(Source):
                     if opened.mode not in BITS:
                         raise SignatureError(f"{place}: images of mode {opened.mode} are not read; convert it to 8 bit")
                     pixels = np.asarray(opened.convert(self.mode), dtype=np.float64) / (255 / self.white)
-            except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for damaged files
+            except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:  # of damaged files
                 raise SignatureError(f"{place} cannot be read: {error}") from error
             pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
             yield Row(number, place, name, {IMAGE: pixels})
@@ -219,14 +219,7 @@ def find(root: Path, shard: int, channels: int | None, white: int) -> Source:
         raise SignatureError(f"there is no file or folder {root}")
     if root.suffix.lower() in LINES and root.is_file():
         return Lines.open(root, shard)
-    inside = sorted(root.rglob("*")) if root.is_dir() else [root]
-    names = {path: path.relative_to(root) if root.is_dir() else Path(root.name) for path in inside}
-    shown = [path for path, name in names.items() if not any(part.startswith((".", "_")) for part in name.parts)]
-    by_kind = {
-        kind: sorted((names[p].as_posix(), p.stat().st_size) for p in shown if p.suffix.lower() in endings)
-        for kind, endings in (("Parquet files", PARQUET), ("images", IMAGES))
-    }
-    tables, images = by_kind.values()
+    tables, images = files(root, PARQUET), files(root, IMAGES)
     if bool(tables) == bool(images) or (images and not root.is_dir()):
         what = "holds both Parquet files and images" if tables else "is none of these"
         raise SignatureError(
@@ -238,6 +231,16 @@ def find(root: Path, shard: int, channels: int | None, white: int) -> Source:
         taken = "no images" if channels is None else f"images of {channels} channels"
         raise SignatureError(f"{root} holds .png and .jpg files, of 1, 3 or 4 channels, but the artefact takes {taken}")
     return Images(root, images, [IMAGE], len(images), MODES[channels], white)
+
+
+def files(root: Path, endings: set[str]) -> list[tuple[str, int]]:
+    """Names and sizes of the files of a kind, in order of their names; those that are hidden do not count."""
+    found = {root.name: root}
+    if root.is_dir():
+        names = {path: path.relative_to(root) for path in root.rglob("*")}
+        found = {n.as_posix(): p for p, n in names.items() if not any(part[0] in "._" for part in n.parts)}
+    chosen = {name: path for name, path in found.items() if path.suffix.lower() in endings and path.is_file()}
+    return sorted((name, path.stat().st_size) for name, path in chosen.items())
 
 
 def parsed(line: bytes, place: str, columns: Sequence[str]) -> dict[str, Any]:

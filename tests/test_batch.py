@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import fxlrp
 from fxlrp import ArtifactError, FxlrpError, SignatureError, TargetError
 from fxlrp.cells import array, exact, index
 from fxlrp.datasets import alone, columns_of, opened, settle
-from fxlrp.shards import TRIES, TRY, Job, batch_dimension, digest
+from fxlrp.shards import TRIES, TRY, Job, digest, most_rows
 from fxlrp.sources import Source, find
 from fxlrp.spread import connected, spread
 
@@ -330,9 +331,26 @@ def test_artefacts_that_do_not_take_batches(tmp_path: Path) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(3, 2).eval()
     fixed = fxlrp.compile(linear)
-    assert batch_dimension(fxlrp.load(fixed.save(tmp_path / "one.pt2", torch.rand(1, 3))).manifest) == 1
-    with pytest.raises(ArtifactError, match="batches of 4 samples only"):
-        batch_dimension(fxlrp.load(fixed.save(tmp_path / "four.pt2", torch.rand(4, 3))).manifest)
+    assert most_rows(fxlrp.load(fixed.save(tmp_path / "one.pt2", torch.rand(1, 3))).manifest, 32) == 1
+    about = fxlrp.load(fixed.save(tmp_path / "four.pt2", torch.rand(4, 3))).manifest
+    with pytest.raises(ArtifactError, match="batches of 4 only"):
+        most_rows(about, 32)
+    other = replace(about, outputs=(replace(about.outputs[0], shape=(2, 3)),))
+    with pytest.raises(ArtifactError, match="first dimension of 'output' does not count samples"):
+        most_rows(other, 32)
+
+
+def test_seeds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    attributor = fxlrp.compile(nn.Linear(3, 2).eval(), dynamic_shapes="auto")
+    path = attributor.save(tmp_path / "model.pt2", torch.rand(2, 3), target="seed")
+    content = [{"x": [1, 2, i], "seed": [i, -1.5]} for i in range(3)]
+    source = find(jsonl(tmp_path / "d.jsonl", content), 7, None, 1)
+    (name,) = [spec.name for spec in fxlrp.load(path).manifest.inputs[:1]]
+    job(path, source, tmp_path / "out", columns={name: "x"}, target="seed")(0)
+    found = pq.read_table(tmp_path / "out").column("relevance.input").to_pylist()
+    x, seed = (torch.tensor([row[key] for row in content], dtype=torch.float32) for key in ("x", "seed"))
+    np.testing.assert_allclose(found, attributor(x, target=seed).relevance, rtol=1e-5)
 
 
 def test_folders_of_other_runs(tmp_path: Path) -> None:
@@ -447,6 +465,8 @@ def test_wrong_arguments(
     given = {"source": parquet(tmp_path / "d.parquet", rows(3)), "out": tmp_path / "out", **options}
     with pytest.raises(error, match=text):
         fxlrp.batch(lengths, **given)
+    with pytest.raises(ArtifactError, match="lies in the source"):
+        fxlrp.batch(lengths, tmp_path, tmp_path / "out", columns={"scale": "größe"})
     assert not (tmp_path / "out").exists()
 
 
