@@ -29,10 +29,12 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from ray import cloudpickle
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError, SignatureError, TargetError
 from fxlrp.cells import array, exact, index
+from fxlrp.cli import app
 from fxlrp.datasets import alone, columns_of, opened, settle
 from fxlrp.shards import TRIES, TRY, Job, digest, most_rows
 from fxlrp.sources import Source, find
@@ -501,6 +503,18 @@ def test_a_run_killed_twice(lengths: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("Wrote ")
     check(lengths, out, rows(ROWS))
     assert not [path for path in out.iterdir() if path.name not in (".lock", "_run.json") and path.suffix != ".parquet"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [(["--column", "scale"], "NAME=COLUMN"), (["--target", "klasse"], "'klasse'"), (["--workers", "0"], "workers=0")],
+)
+def test_mistakes_on_the_command_line(lengths: Path, tmp_path: Path, options: list[str], text: str) -> None:
+    source = parquet(tmp_path / "d.parquet", rows(3))
+    given = [str(lengths), str(source), "--out", str(tmp_path / "out"), "--column", "scale=größe", *options]
+    done = CliRunner().invoke(app, ["batch", *given])
+    assert done.exit_code == 2
+    assert text in done.output
 
 
 def test_ray_is_imported_when_it_is_used() -> None:
