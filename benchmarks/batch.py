@@ -67,9 +67,9 @@ def check(folder: Path, out: Path, x: np.ndarray[Any, Any]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4096)
-    parser.add_argument("--shard", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=12288)
+    parser.add_argument("--shard", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write JSON")
     parser.set_defaults(device="cpu")
     options = parser.parse_args()
