@@ -24,8 +24,8 @@ from graphs import LEDGERS, build, failures  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 
-TOGETHER = 25
-"""Graphs that are captured as one model."""
+TOGETHER = 100
+"""Graphs that are captured as one model: what a capture costs besides is shared."""
 
 
 def fuzz(given: tuple[str, int, int]) -> list[str]:
