@@ -64,8 +64,17 @@ def test_what_composite_ops_return_is_not_written_to() -> None:
     assert reuse(graph) == 0
 
 
-@pytest.mark.parametrize("rules", ["attnlrp", "epsilon_gamma_box", "epsilon_alpha2_beta1_flat"])
-@pytest.mark.parametrize("name", ["vgg16", "vit_b_16", "gpt2", "flan_t5", "gru"])
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("vgg16", "epsilon_gamma_box"),
+        ("vgg16", "epsilon_alpha2_beta1_flat"),
+        ("vit_b_16", "attnlrp"),
+        ("gpt2", "cp_lrp"),
+        ("flan_t5", "attnlrp"),
+        ("gru", "epsilon"),
+    ],
+)
 def test_same_to_the_last_bit(name: str, rules: str) -> None:
     """The runner beside the functional program, twice: neither inputs nor constants were written to."""
     model, args, kwargs = ZOO[name](2)
