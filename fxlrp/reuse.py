@@ -47,15 +47,15 @@ def reuse(graph: fx.Graph) -> int:
     index = {node: i for i, node in enumerate(graph.nodes)}
     owner = {node: root(node) for node in graph.nodes}
     shown: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+    last: dict[fx.Node, int] = defaultdict(int)  # where each memory is read last
     for node, source in owner.items():
         shown[source].append(node)
+        last[source] = max([last[source], *(index[user] for user in node.users)])
 
     def dies(operand: fx.Node, node: fx.Node) -> bool:
         """Whether nothing behind the node, and nothing else at it, reads the memory."""
-        readers = {user for alias in shown[owner[operand]] for user in alias.users}
         rest = [n for n in node.all_input_nodes if n is not operand]
-        last = all(index[user] <= index[node] for user in readers)
-        return last and all(owner[n] is not owner[operand] for n in rest)
+        return last[owner[operand]] <= index[node] and all(owner[n] is not owner[operand] for n in rest)
 
     hits = 0
     for node in graph.nodes:
@@ -73,6 +73,7 @@ def reuse(graph: fx.Graph) -> int:
         for alias in shown.pop(node):
             owner[alias] = source
             shown[source].append(alias)
+        last[source] = max(last[source], last[node])
         hits += 1
     return hits
 
