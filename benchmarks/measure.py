@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import datetime
 import gc
@@ -14,7 +13,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,20 +84,6 @@ def alternate(timed: Mapping[str, Callable[[], float]], repeats: int, warmup: in
 def ratio(times: Sequence[float], base: Sequence[float]) -> Spread:
     """Quartiles of the ratios of each round."""
     return Spread.of([mine / other for mine, other in zip(times, base, strict=True)])
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Let the profiler's library say nothing on standard error."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def peak_bytes(call: Call, device: str = "cpu") -> int:

@@ -31,7 +31,6 @@ from measure import (
     finish,
     peak_bytes,
     peak_resident,
-    quiet,
     ratio,
     surroundings,
     table,
@@ -40,6 +39,7 @@ from measure import (
 from networks import Network, Sizes, build
 
 import fxlrp
+from fxlrp.spread import hushed
 
 BASE = "gradient_x_input"
 METHODS = ("forward", BASE, "attnlrp:eager", "attnlrp:eager:low")
@@ -79,7 +79,7 @@ def sizes_in_bytes(network: Network, method: str, options: argparse.Namespace) -
     call()
     kept = held(options.device) - before
     growth = peak_resident(call)
-    with quiet():
+    with hushed():
         most = peak_bytes(call, options.device)
     return {"allocated": most, "resident": growth, "kept": kept}
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from clock import seconds
 from compiled import rules
-from measure import Spread, alternate, arguments, curves, exponent, finish, peak_bytes, quiet, surroundings, table
+from measure import Spread, alternate, arguments, curves, exponent, finish, peak_bytes, surroundings, table
 from networks import Network, Sizes, build
 from speed import TOGETHER, retained, tokens
 
 import fxlrp
+from fxlrp.spread import hushed
 
 GROWTH: dict[str, list[int]] = {
     "layers": [2, 4, 8, 16, 32],
@@ -60,7 +61,7 @@ def measure(quantity: str, sizes: Sequence[int], options: argparse.Namespace) ->
         timed = {method: functools.partial(seconds, call, options.device) for method, (call, _) in made.items()}
         taken = alternate(timed, options.repeats)
         for method, (call, attributor) in made.items():
-            with quiet():
+            with hushed():
                 peak = peak_bytes(call, options.device)
             point = {"quantity": quantity, "size": size, "method": method, "seconds": Spread.of(taken[method])}
             found: Point = {"allocated": peak, "first": first[method]}

@@ -141,7 +141,7 @@ def silent() -> Iterator[None]:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Without the standard error of this process, to which Ray's own code, which is not Python, says how it logs."""
+    """Without this process's standard error, to which code that is not Python writes, such as Ray's and profilers'."""
     sys.stderr.flush()
     saved = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import fxlrp
+from fxlrp.spread import hushed
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -218,7 +219,7 @@ def test_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = measure.alternate({"a": lambda: float(next(turns)), "b": lambda: float(next(turns))}, repeats=2)
     assert taken == {"a": [2.0, 4.0], "b": [3.0, 5.0]}
     x = torch.ones(1000)
-    with measure.quiet():
+    with hushed():
         assert measure.peak_bytes(lambda: (x + 1).exp().sin_()) == 2 * x.nbytes
         assert measure.peak_bytes(lambda: x.exp_()) == 0
 
