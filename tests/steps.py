@@ -291,7 +291,7 @@ REAL: dict[str, Step] = {
     "max pool 1d": lambda p, a: F.max_pool1d(line(a), 2),
     "adaptive max pool": lambda p, a: F.adaptive_max_pool2d(image(a), 2),
     # moves
-    "strided": lambda p, a: flat(a).contiguous().as_strided((2, 2), (0, 1)) if a.numel() > 1 else a,
+    "strided": lambda p, a: flat(a).clone().as_strided((2, 2), (0, 1)) if a.numel() > 1 else a,
     "windows": lambda p, a: wide(a).unfold(-1, 2, 1),
     "patches": lambda p, a: F.unfold(image(a), 2, stride=2),
     "folded": lambda p, a: F.fold(resized(a, 1, 8, 4), (3, 3), 2),
