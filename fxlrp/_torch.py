@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch.fx._lazy_graph_module
 import torch.fx.experimental._config
 from torch._dispatch.python import enable_python_dispatcher as enable_python_dispatcher
 from torch._ops import OpOverload as OpOverload
@@ -9,6 +10,7 @@ from torch._ops import OpOverloadPacket as OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
 from torch.export.pt2_archive._package import package_pt2 as package_pt2
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing as disable_proxy_modes_tracing
 from torch.fx.experimental.proxy_tensor import make_fx as make_fx
 from torch.fx.experimental.symbolic_shapes import is_concrete_int as is_concrete_int
 from torch.fx.experimental.symbolic_shapes import statically_known_true as statically_known_true
@@ -29,6 +31,11 @@ from torch.utils._pytree import tree_unflatten as tree_unflatten
 def print_specializations() -> Any:
     """A context in which torch logs every size that it specialises."""
     return torch.fx.experimental._config.patch(print_specializations=True)  # type: ignore[attr-defined]
+
+
+def lazy_modules() -> Any:
+    """A context in which torch generates the code of a graph module when it first runs, not whenever it changes."""
+    return torch.fx._lazy_graph_module._use_lazy_graph_module(True)
 
 
 def compile_graph(*args: Any, **kwargs: Any) -> Any:

@@ -9,8 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp import numerics, rows, targets
-from fxlrp._torch import OpOverload, enable_python_dispatcher, make_fx, preserve_node_meta
+from fxlrp import numerics, replay, rows, targets
+from fxlrp._torch import (
+    OpOverload,
+    enable_python_dispatcher,
+    lazy_modules,
+    make_fx,
+    preserve_node_meta,
+)
 from fxlrp.program import Captured
 from fxlrp.propagate import Env, Twin, backward, forward
 from fxlrp.rows import Tail
@@ -63,7 +69,7 @@ def emit(
         return results(env, backward(graph, env, ruled, seed))
 
     mode = captured.explained.meta["val"].fake_mode
-    with mode, enable_python_dispatcher(), preserve_node_meta(), torch.no_grad():
+    with mode, enable_python_dispatcher(), preserve_node_meta(), lazy_modules(), torch.no_grad():
         chosen = () if starts else targets.examples(form, captured.explained.meta["val"])
         target = *chosen, *(torch.empty_like(numerics.widen(n.meta["val"])) for n in (*starts, *kept))
         values = *detached(placeholders), *target
@@ -84,7 +90,8 @@ def masked(twins: Mapping[fx.Node, Twin], masks: Mapping[fx.Node, Tensor]) -> Ma
 
 def trace(program: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
     """The function as a graph of ops that change nothing in place, for values like the given ones."""
-    module = make_fx(program, _allow_non_fake_inputs=True)(*values)
+    with replay.shared():
+        module = make_fx(program, _allow_non_fake_inputs=True)(*values)
     if any(mutates(node) for node in module.graph.nodes):
         functional = torch.func.functionalize(fx.Interpreter(module).run, remove="mutations_and_views")
         module = make_fx(functional, _allow_non_fake_inputs=True)(*values)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp import passes
-from fxlrp._torch import TreeSpec, tree_flatten
+from fxlrp._torch import TreeSpec, lazy_modules, tree_flatten
 from fxlrp.backends import Runner, backend
 from fxlrp.capture import capture
 from fxlrp.errors import SignatureError
@@ -136,11 +136,12 @@ class Programs:
         return entry
 
     def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
-        return capture(
-            self._model,
-            args,
-            kwargs,
-            output=self._output,
-            objective=self._objective,
-            dynamic_shapes=self._dynamic_shapes,
-        )
+        with lazy_modules():  # torch makes a dozen on the way, and none of them runs
+            return capture(
+                self._model,
+                args,
+                kwargs,
+                output=self._output,
+                objective=self._objective,
+                dynamic_shapes=self._dynamic_shapes,
+            )

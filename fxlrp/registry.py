@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from fxlrp._torch import OpOverload, OpOverloadPacket, TreeSpec, tree_unflatten
 from fxlrp.errors import RuleError
 from fxlrp.numerics import Relevance, adjoint
+from fxlrp.replay import replayed
 
 Parts = tuple[Tensor | Relevance, ...]
 
@@ -77,7 +78,15 @@ class Site:
 
     def adjoint(self, c: Tensor) -> tuple[Tensor, ...]:
         """Vector-Jacobian product: one result per operand, ``J^T c``."""
-        return adjoint(self, self.operands, c)
+        places = tuple(i for i, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor))
+        rest = tuple((type(leaf), repr(leaf)) for i, leaf in enumerate(self.leaves) if i not in places)
+
+        def direct(c: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            same = self.fix(dict(zip(places, tensors, strict=True)))
+            return adjoint(same, same.operands, c)
+
+        key = self.op, self.spec, self.slots, places, rest
+        return replayed(direct, key, (c, *(self.leaves[i] for i in places)))
 
 
 @dataclass(frozen=True)
