@@ -56,9 +56,10 @@ def test_the_product_itself(bias: bool, transposed: bool) -> None:
     weight = torch.rand(7, 3).t() if transposed else torch.rand(3, 7)
     added = [torch.rand(7)] if bias else []
     x = torch.rand(3, 5).t()
-    found = PRODUCT(x, PACK(weight, 5), weight, *added)
+    packed = PACK(weight, 5)
+    found = PRODUCT(x, packed, *added)
     torch.testing.assert_close(found, x @ weight + sum(added))
-    meta = PRODUCT(*(t.to("meta") for t in (x, weight, weight, *added)))
+    meta = PRODUCT(*(torch.empty(t.shape, device="meta") for t in (x, packed, *added)))
     assert (meta.shape, meta.dtype) == (found.shape, found.dtype)
 
 
@@ -85,7 +86,7 @@ def test_products_of_inputs_or_of_weights_are_left_alone() -> None:
 
 
 def test_without_the_library_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert pack_weights(module(layers()).graph) == 0
 
 
