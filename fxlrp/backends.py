@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import fx
 
 from fxlrp.cudagraphs import cudagraphs
 from fxlrp.errors import SignatureError
+from fxlrp.filters import pack_convolutions
 from fxlrp.inductor import inductor
 from fxlrp.prepared import split
 from fxlrp.program import Program
@@ -19,7 +21,10 @@ Runner = Callable[..., Any]
 
 def eager(program: Program) -> Runner:
     """The generated Python code, op by op."""
-    module, constants = split(program.module)
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.module.graph, {}))
+    pack_convolutions(graph)
+    module, constants = split(fx.GraphModule(program.module, graph))
     reuse(module.graph)
     module.recompile()
 

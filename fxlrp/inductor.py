@@ -10,6 +10,7 @@ import torch
 from torch import SymInt, Tensor, fx, nn
 
 from fxlrp._torch import compile_graph
+from fxlrp.filters import pack_convolutions
 from fxlrp.packed import pack_weights
 from fxlrp.prepared import split
 from fxlrp.program import Program
@@ -19,24 +20,26 @@ from fxlrp.segments import Segment, outline, segments
 class Kind(nn.Module):
     """The segments of one kind, as one function that is compiled at its first call.
 
-    Sizes and strides of a program without symbolic sizes are the same at every call, so there is nothing to guard.
+    Sizes of a program without symbolic sizes are the same at every call, so that strides are all there is to guard:
+    images may come with their channels first or last.
     """
 
     def __init__(self, part: Segment, dynamic: bool) -> None:
         super().__init__()
         self.part, self.dynamic = part, dynamic
-        self.compiled: Callable[..., Any] | None = None
+        self.compiled: dict[Hashable, Callable[..., Any]] = {}
 
     def forward(self, *values: Any) -> Any:
         """The outputs of the segment for its inputs."""
-        if self.compiled is None:
+        key = None if self.dynamic else tuple(x.stride() for x in values if x.layout is torch.strided)
+        if key not in self.compiled:
             module = outline(self.part)
             vectorise(module)
             if self.dynamic:
-                self.compiled = torch.compile(module, fullgraph=True, dynamic=True)
+                self.compiled[key] = torch.compile(module, fullgraph=True, dynamic=True)
             else:
-                self.compiled = compile_graph(module, list(values))
-        return self.compiled(*values)
+                self.compiled[key] = compile_graph(module, list(values))
+        return self.compiled[key](*values)
 
 
 TAIL = (-1.26545292, 0.998732965, 0.385779274, 0.0387195122, -0.0108340792, -0.0575148836, -0.723754111, 1.1773763,
@@ -100,6 +103,7 @@ def inductor(program: Program) -> Callable[..., Any]:
     graph = fx.Graph()
     graph.output(graph.graph_copy(program.module.graph, {}))
     pack_weights(graph)
+    pack_convolutions(graph)
     module, constants = split(fx.GraphModule(program.module, graph))
     stitched = stitch(module)
 

@@ -1,0 +1,173 @@
+"""Filters of convolutions in the order in which oneDNN multiplies by them, and images with channels last.
+
+A convolution of float32 images on the CPU begins by copying its operands into such orders, and ends by copying its
+result back. The copy of the filters can be made once, and images can stay as they are from one op to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp._torch import OpOverload
+from fxlrp.prepared import constant
+
+aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+LAST = torch.channels_last
+
+LAYOUT = "int[] stride, int[] padding, int[] dilation, int groups"
+torch.library.define("fxlrp::pack_filters", f"(Tensor weight, int[] size, {LAYOUT}) -> Tensor")
+torch.library.define("fxlrp::pack_adjoint", f"(Tensor weight, int[] size, {LAYOUT}) -> Tensor")
+torch.library.define("fxlrp::convolution", f"(Tensor x, Tensor packed, Tensor? bias, {LAYOUT}) -> Tensor")
+torch.library.define("fxlrp::convolution_adjoint", f"(Tensor c, Tensor x, Tensor packed, {LAYOUT}) -> Tensor")
+PACK, PACK_ADJOINT = torch.ops.fxlrp.pack_filters.default, torch.ops.fxlrp.pack_adjoint.default
+CONVOLUTION, ADJOINT = torch.ops.fxlrp.convolution.default, torch.ops.fxlrp.convolution_adjoint.default
+
+Sizes = Sequence[int]
+
+
+@torch.library.impl("fxlrp::pack_filters", "cpu")
+def pack_filters(weight: Tensor, size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
+    """The filters as images of a size need them: a tensor that only `convolution` can read."""
+    packed: Tensor = mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, size)
+    return packed
+
+
+@torch.library.impl("fxlrp::pack_adjoint", "cpu")
+def pack_adjoint(weight: Tensor, size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
+    """The filters as coefficients of a size need them: a tensor that only `convolution_adjoint` can read."""
+    packed: Tensor = mkldnn._reorder_convolution_transpose_weight(
+        weight, padding, [0, 0], stride, dilation, groups, size
+    )
+    return packed
+
+
+@torch.library.impl("fxlrp::convolution", ("cpu", "MkldnnCPU"))
+def convolution(
+    x: Tensor, packed: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
+) -> Tensor:
+    """The convolution of images."""
+    x = x.contiguous(memory_format=LAST)
+    y: Tensor = mkldnn._convolution_pointwise(x, packed, bias, padding, stride, dilation, groups, "none", [], "")
+    return y
+
+
+@torch.library.impl("fxlrp::convolution_adjoint", ("cpu", "MkldnnCPU"))
+def convolution_adjoint(
+    c: Tensor, x: Tensor, packed: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
+) -> Tensor:
+    """Its vector-Jacobian product with respect to ``x``, of which only the shape counts."""
+    c = c.contiguous(memory_format=LAST)
+    reached = [
+        (n - 1) * s - 2 * p + d * (k - 1) + 1
+        for n, s, p, d, k in zip(c.shape[2:], stride, padding, dilation, packed.shape[2:], strict=True)
+    ]
+    rest = [n - m for n, m in zip(x.shape[2:], reached, strict=True)]
+    y: Tensor = mkldnn._convolution_transpose_pointwise(
+        c, packed, None, padding, rest, stride, dilation, groups, "none", [], ""
+    )
+    return y
+
+
+@torch.library.register_fake("fxlrp::convolution")  # type: ignore[untyped-decorator]
+def _(
+    x: Tensor, packed: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
+) -> Tensor:
+    y: Tensor = aten.convolution.default(x, packed, bias, stride, padding, dilation, False, [0, 0], groups)
+    return y.contiguous(memory_format=LAST)
+
+
+@torch.library.register_fake("fxlrp::convolution_adjoint")  # type: ignore[untyped-decorator]
+def _(c: Tensor, x: Tensor, packed: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
+    return torch.empty_like(x, memory_format=LAST)
+
+
+def pack_convolutions(graph: fx.Graph) -> int:
+    """Use packed filters in convolutions and their adjoints where they are weights; return how many those are."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return 0
+    filters = Filters(graph)
+    hits = convolutions(graph, filters) + adjoints(graph, filters)
+    if hits:
+        return_contiguous(graph)
+    return hits
+
+
+class Filters:
+    """The packed filters of a graph, each made once."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.fixed = constant(graph)
+        self.packed: dict[Hashable, fx.Node] = {}
+
+    def __call__(self, pack: OpOverload, weight: fx.Node, image: fx.Node, rest: Sequence[Any]) -> Any:
+        """The filters as the convolution of an image needs them, and its layout; None where they do not suit."""
+        if weight not in self.fixed or not suit(weight, image, rest):
+            return None
+        stride, padding, dilation, _, _, groups = rest
+        size, layout = list(image.meta["val"].shape), (stride, padding, dilation, groups)
+        key = pack, weight, repr((size, layout))
+        if key not in self.packed:
+            with weight.graph.inserting_after(weight):
+                self.packed[key] = weight.graph.call_function(pack, (weight, size, *layout))
+            self.packed[key].meta = dict(weight.meta)
+        return self.packed[key], *layout
+
+
+def suit(weight: fx.Node, image: fx.Node, rest: Sequence[Any]) -> bool:
+    """Whether these are a convolution of images in float32 on the CPU, of the same size at every call."""
+    stride, padding, dilation, transposed, _, _ = rest
+    values = weight.meta["val"], image.meta["val"]
+    plain = all(v.ndim == 4 and v.dtype is torch.float32 and v.device.type == "cpu" for v in values)
+    static = all(isinstance(n, int) for v in values for n in v.shape)
+    return plain and static and not transposed and all(len(sizes) == 2 for sizes in (stride, padding, dilation))
+
+
+def convolutions(graph: fx.Graph, filters: Filters) -> int:
+    """Convolve with packed filters."""
+    hits = 0
+    for node in graph.find_nodes(op="call_function", target=aten.convolution.default):
+        x, weight, bias, *rest = node.args
+        if found := filters(PACK, weight, x, rest):
+            packed, *layout = found
+            substitute(node, CONVOLUTION, (x, packed, bias, *layout))
+            hits += 1
+    return hits
+
+
+def adjoints(graph: fx.Graph, filters: Filters) -> int:
+    """Take the adjoint with packed filters, where it is of the image alone."""
+    hits = 0
+    for node in graph.find_nodes(op="call_function", target=aten.convolution_backward.default):
+        c, x, weight, _, *rest, mask = node.args
+        if list(mask) == [True, False, False] and (found := filters(PACK_ADJOINT, weight, c, rest)):
+            packed, *layout = found
+            for part in list(node.users):
+                substitute(part, ADJOINT, (c, x, packed, *layout))
+            graph.erase_node(node)
+            hits += 1
+    return hits
+
+
+def substitute(node: fx.Node, op: OpOverload, args: tuple[Any, ...]) -> None:
+    """Call another op in the place of a node."""
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(op, args)
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+
+
+def return_contiguous(graph: fx.Graph) -> None:
+    """Return images with channels first, as the model would."""
+    end = graph.output_node()
+    for node in end.all_input_nodes:
+        x = node.meta["val"]
+        if isinstance(x, Tensor) and x.ndim == 4 and x.is_contiguous():
+            with graph.inserting_before(end):
+                copy = graph.call_function(aten.contiguous.default, (node,))
+            copy.meta = dict(node.meta)
+            end.replace_input_with(node, copy)
