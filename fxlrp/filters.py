@@ -1,6 +1,6 @@
 """Filters of convolutions in the order in which oneDNN multiplies by them, and images with channels last.
 
-A convolution of float32 images on the CPU begins by copying its operands into such orders, and ends by copying its
+A convolution of images on the CPU begins by copying its operands into such orders, and ends by copying its
 result back. The copy of the filters can be made once, and images can stay as they are from one op to the next.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.packed import packable
 from fxlrp.prepared import constant
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
@@ -87,8 +88,6 @@ def _(c: Tensor, x: Tensor, packed: Tensor, stride: Sizes, padding: Sizes, dilat
 
 def pack_convolutions(graph: fx.Graph) -> int:
     """Use packed filters in convolutions and their adjoints where they are weights; return how many those are."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return 0
     filters = Filters(graph)
     hits = convolutions(graph, filters) + adjoints(graph, filters)
     if hits:
@@ -118,10 +117,10 @@ class Filters:
 
 
 def suit(weight: fx.Node, image: fx.Node, rest: Sequence[Any]) -> bool:
-    """Whether these are a convolution of images in float32 on the CPU, of the same size at every call."""
+    """Whether these are a convolution of images on the CPU, of the same size at every call."""
     stride, padding, dilation, transposed, _, _ = rest
     values = weight.meta["val"], image.meta["val"]
-    plain = all(v.ndim == 4 and v.dtype is torch.float32 and v.device.type == "cpu" for v in values)
+    plain = packable(values) and all(v.ndim == 4 for v in values)
     static = all(isinstance(n, int) for v in values for n in v.shape)
     return plain and static and not transposed and all(len(sizes) == 2 for sizes in (stride, padding, dilation))
 

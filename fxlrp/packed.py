@@ -1,13 +1,13 @@
 """Weights in the order in which the processor multiplies by them.
 
-A product of two matrices of float32 begins by copying both into such an order; the copy of a weight can be made once.
+A product of two matrices begins by copying both into such an order; the copy of a weight can be made once.
 oneDNN multiplies by such copies with the widest instructions of every processor, which MKL, torch's choice for plain
 weights, does on processors of one maker only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -42,9 +42,7 @@ def _(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def pack_weights(graph: fx.Graph) -> int:
-    """Multiply by packed weights where a product of float32 on the CPU has one; return how many there are."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return 0
+    """Multiply by packed weights where a product on the CPU has one; return how many there are."""
     fixed = constant(graph)
     packed: dict[tuple[fx.Node, int], fx.Node] = {}
     products = [
@@ -67,11 +65,18 @@ def pack_weights(graph: fx.Graph) -> int:
 
 
 def suits(node: fx.Node, fixed: Container[fx.Node]) -> bool:
-    """Whether it is a product of several rows of float32 with a weight, on the CPU."""
+    """Whether it is a product of several rows with a weight, on the CPU."""
     operands = node.all_input_nodes
     if len(operands) != len(node.args) or node.kwargs or operands[-1] not in fixed or operands[-2] in fixed:
         return False
     values = [operand.meta["val"] for operand in operands]
     rows = values[-2].shape[0]
-    plain = all(v.dtype is torch.float32 and v.device.type == "cpu" for v in values)
-    return plain and isinstance(rows, int) and rows > 1 and all(v.ndim == 1 for v in values[:-2])
+    return packable(values) and isinstance(rows, int) and rows > 1 and all(v.ndim == 1 for v in values[:-2])
+
+
+def packable(values: Sequence[Tensor]) -> bool:
+    """Whether oneDNN packs such operands: all of float32, or of bfloat16 where the processor has it, on the CPU."""
+    if any(v.device.type != "cpu" for v in values) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    dtypes = {v.dtype for v in values}
+    return dtypes == {torch.float32} or (dtypes == {torch.bfloat16} and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -17,6 +17,7 @@ from fxlrp.segments import segment
 
 aten = torch.ops.aten
 PLAIN = (aten.convolution.default, aten.convolution_backward.default)
+DTYPES = [torch.float32, torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [torch.float32]
 X = torch.linspace(-1, 2, 2 * 3 * 9 * 8).view(2, 3, 9, 8)
 
 # size of the filters; stride, padding, dilation and groups
@@ -35,11 +36,13 @@ LAYOUTS: dict[str, tuple[tuple[int, int], tuple[list[int], list[int], list[int],
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_ops_themselves(name: str, bias: bool) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_ops_themselves(name: str, bias: bool, dtype: torch.dtype) -> None:
     size, layout = LAYOUTS[name]
     stride, padding, dilation, groups = layout
     torch.manual_seed(0)
-    x, weight, added = torch.randn(2, 4, 9, 10), torch.randn(8, 4 // groups, *size), torch.randn(8) if bias else None
+    x, weight = torch.randn(2, 4, 9, 10).to(dtype), torch.randn(8, 4 // groups, *size).to(dtype)
+    added = torch.randn(8).to(dtype) if bias else None
     y = CONVOLUTION(x, PACK(weight, x.shape, *layout), added, *layout)
     torch.testing.assert_close(y, torch.conv2d(x, weight, added, stride, padding, dilation, groups))
     c = torch.randn_like(y)

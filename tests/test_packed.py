@@ -13,6 +13,7 @@ from fxlrp import inductor
 from fxlrp.packed import PACK, PRODUCT, pack_weights
 
 aten = torch.ops.aten
+DTYPES = [torch.float32, torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [torch.float32]
 X = torch.linspace(-1, 2, 20).view(5, 4)
 
 
@@ -51,15 +52,16 @@ def test_every_product_with_a_weight_is_packed_and_each_weight_once() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_the_product_itself(bias: bool, transposed: bool) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_product_itself(bias: bool, transposed: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    weight = torch.rand(7, 3).t() if transposed else torch.rand(3, 7)
-    added = [torch.rand(7)] if bias else []
-    x = torch.rand(3, 5).t()
+    weight = torch.rand(7, 3).to(dtype).t() if transposed else torch.rand(3, 7).to(dtype)
+    added = [torch.rand(7).to(dtype)] if bias else []
+    x = torch.rand(3, 5).to(dtype).t()
     packed = PACK(weight, 5)
     found = PRODUCT(x, packed, *added)
     torch.testing.assert_close(found, x @ weight + sum(added))
-    meta = PRODUCT(*(torch.empty(t.shape, device="meta") for t in (x, packed, *added)))
+    meta = PRODUCT(*(torch.empty(t.shape, device="meta", dtype=dtype) for t in (x, packed, *added)))
     assert (meta.shape, meta.dtype) == (found.shape, found.dtype)
 
 
