@@ -68,8 +68,9 @@ def held(device: str) -> int:
     if device != "cpu":
         return torch.cuda.memory_allocated(device)
     tensors = [t for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter)]
-    storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
-    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+    packed = [t for t in tensors if t.layout is torch._mkldnn]  # weights in an order of oneDNN, which has no storage
+    storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu" and t.layout is torch.strided]
+    return sum(t.nbytes for t in packed) + sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
 def sizes_in_bytes(network: Network, method: str, options: argparse.Namespace) -> dict[str, int]:

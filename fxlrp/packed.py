@@ -75,8 +75,9 @@ def suits(node: fx.Node, fixed: Container[fx.Node]) -> bool:
 
 
 def packable(values: Sequence[Tensor]) -> bool:
-    """Whether oneDNN packs such operands: all of float32, or of bfloat16 where the processor has it, on the CPU."""
-    if any(v.device.type != "cpu" for v in values) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    """Whether oneDNN packs such operands: all of float32, or of bfloat16 where the processor has it, on an x86 CPU."""
+    x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")  # others were not measured
+    if not x86 or any(v.device.type != "cpu" for v in values) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     dtypes = {v.dtype for v in values}
     return dtypes == {torch.float32} or (dtypes == {torch.bfloat16} and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -78,15 +78,12 @@ class Site:
 
     def adjoint(self, c: Tensor) -> tuple[Tensor, ...]:
         """Vector-Jacobian product: one result per operand, ``J^T c``."""
-        places = tuple(i for i, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor))
-        rest = tuple((type(leaf), repr(leaf)) for i, leaf in enumerate(self.leaves) if i not in places)
 
-        def direct(c: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            same = self.fix(dict(zip(places, tensors, strict=True)))
-            return adjoint(same, same.operands, c)
+        def direct(c: Tensor, *leaves: Any) -> tuple[Tensor, ...]:
+            site = replace(self, leaves=leaves)
+            return adjoint(site, site.operands, c)
 
-        key = self.op, self.spec, self.slots, places, rest
-        return replayed(direct, key, (c, *(self.leaves[i] for i in places)))
+        return replayed(direct, (self.op, self.spec, self.slots), (c, *self.leaves))
 
 
 @dataclass(frozen=True)

@@ -28,40 +28,51 @@ def shared() -> Iterator[None]:
         _graphs.reset(token)
 
 
-def replayed(function: Function, key: Hashable, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def replayed(function: Function, key: Hashable, values: Sequence[Any]) -> tuple[Tensor, ...]:
     """What the function returns: inside `shared` by the ops that it left at the first call with such a key and values.
 
     Args:
-        function: A function of tensors alone.
+        function: A function of nothing but its arguments.
         key: Equal for functions that are the same.
-        values: What to call it with.
+        values: What to call it with: tensors, and anything else.
     """
     graphs = _graphs.get()
-    if graphs is None or any(isinstance(n, SymInt) for x in values for n in (*x.shape, *x.stride())):
+    tensors = [x for x in values if isinstance(x, Tensor)]
+    if graphs is None or any(isinstance(n, SymInt) for x in tensors for n in (*x.shape, *x.stride())):
         return function(*values)
     key = (key, *map(layout, values))
     if key not in graphs:
         graphs[key] = traced(function, values)
     graph = graphs[key]
-    return function(*values) if graph is None else run(graph, values)
+    return function(*values) if graph is None else run(graph, tensors)
 
 
-def layout(x: Tensor) -> Hashable:
-    """What the ops for a tensor depend on."""
-    return x.dtype, x.shape, x.stride(), x.device, x.is_conj(), x.is_neg()
+def layout(value: Any) -> Hashable:
+    """What the ops for a value depend on."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape, value.stride(), value.device, value.is_conj(), value.is_neg()
+    return type(value), repr(value)
 
 
-def traced(function: Function, values: Sequence[Tensor]) -> fx.Graph | None:
+def traced(function: Function, values: Sequence[Any]) -> fx.Graph | None:
     """The ops that a function leaves; none if it makes tensors of its own, which are of one trace only."""
+    places = [i for i, x in enumerate(values) if isinstance(x, Tensor)]
+
+    def of_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
+        given = list(values)
+        for i, x in zip(places, tensors, strict=True):
+            given[i] = x
+        return function(*given)
+
     with disable_proxy_modes_tracing():
-        graph = make_fx(function, _allow_non_fake_inputs=True)(*values).graph
+        graph = make_fx(of_tensors, _allow_non_fake_inputs=True)(*(values[i] for i in places)).graph
     graph.eliminate_dead_code()
     return None if graph.find_nodes(op="get_attr") else graph
 
 
-def run(graph: fx.Graph, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def run(graph: fx.Graph, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Run the ops. Unlike those of `fx.Interpreter`, they are of the node that is being emitted."""
-    env: dict[fx.Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), values, strict=True))
+    env: dict[fx.Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), tensors, strict=True))
     for node in graph.nodes:
         if node.op == "call_function":
             args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)

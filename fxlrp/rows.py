@@ -58,7 +58,7 @@ def walk(
         [targets.flat_position(y, wild, index) for wild, index in zip(form.wild, chosen, strict=True)], 1
     )
     rows, entries = places // width, places % width
-    local = {node: taken(env[node], rows, env[tail.end]) for node in tail.aligned}
+    local = {node: taken(env[node], rows, env[tail.end]) for node in graph.nodes if node in tail.aligned}
     if tail.columns:
         columns = entries.flatten()
         local |= {node: env[node].index_select(0, columns) for node in tail.columns}

@@ -113,12 +113,12 @@ def test_seeds(tmp_path: Path) -> None:
 
 
 def test_one_output_needs_no_target(tmp_path: Path) -> None:
-    attributor = fxlrp.compile(cnn(), objective=lambda y: y[:, 3] - y[:, 5])
-    artifact = fxlrp.load(attributor.save(tmp_path / "contrast.pt2", images(2)))
+    attributor = fxlrp.compile(cnn().double(), objective=lambda y: y[:, 3] - y[:, 5])
+    artifact = fxlrp.load(attributor.save(tmp_path / "contrast.pt2", images(2).double()))
     assert [spec.name for spec in artifact.manifest.inputs] == ["input_1"]
-    assert torch.equal(artifact(images(2)).relevance, attributor(images(2)).relevance)
+    assert torch.equal(artifact(images(2).double()).relevance, attributor(images(2).double()).relevance)
     with pytest.raises(TargetError, match="no target to choose"):
-        artifact(images(2), target=3)
+        artifact(images(2).double(), target=3)
 
 
 def test_manifest(saved: Path, attributor: fxlrp.Attributor) -> None:

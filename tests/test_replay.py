@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -32,28 +33,32 @@ def calls(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "call_function"]
 
 
-def runs(*values: Tensor, scale: float = 2.0, constant: bool = False) -> int:
-    """How often a function runs that is replayed at each of the values."""
+def runs(*values: Tensor, scales: Sequence[float] = (2.0, 2.0, 2.0, 2.0), constant: bool = False) -> int:
+    """How often a function runs that is replayed at each of the values, with a number besides."""
     count = 0
 
-    def function(x: Tensor) -> tuple[Tensor, ...]:
+    def function(x: Tensor, scale: float) -> tuple[Tensor, ...]:
         nonlocal count
         count += 1
         return (x * (torch.tensor(scale) if constant else scale),)
 
+    given = list(zip(values, scales, strict=False))
+
     def program(*xs: Tensor) -> list[Tensor]:
-        return [replay.replayed(function, scale, [x])[0] for x in xs]
+        return [replay.replayed(function, "scaled", [x, scale])[0] for x, (_, scale) in zip(xs, given, strict=True)]
 
     with replay.shared():
         module = make_fx(program, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
-    for r, x in zip(module(*values), values, strict=True):
+    for r, (x, scale) in zip(module(*values), given, strict=True):
         torch.testing.assert_close(r, x * scale)
     return count
 
 
-def test_functions_are_traced_once_for_each_layout() -> None:
+def test_functions_are_traced_once_for_each_layout_and_number() -> None:
     assert runs(X, X + 1, X - 1) == 1
     assert runs(X, X.double(), X[:2], X.t().contiguous().t()) == 4
+    assert runs(X, X, X, scales=(2.0, 3.0, 2.0)) == 2
+    assert runs(X, X, X, scales=(1, 1.0, True)) == 3
 
 
 def test_functions_with_tensors_of_their_own_are_traced_each_time() -> None:
