@@ -2,7 +2,8 @@
 
 Each entry with a derivative is taken in double precision. Its samples become models, which must pass the gradient
 oracle (``rules="gradient"`` is input x gradient, to 1e-9 of the largest entry) and compile strictly with the default
-rules to finite relevance. See tests/test_op_db.py for the exceptions and why they are.
+rules to finite relevance. See tests/test_op_db.py for the exceptions and why they are. With ``--out`` a run that was cut
+off goes on where it was.
 """
 
 from __future__ import annotations
@@ -152,20 +153,24 @@ def main() -> int:
     parser.add_argument("patterns", nargs="*", help="entries to take, such as 'linalg.*'; all by default")
     parser.add_argument("--most", type=int, help="at most so many samples of each")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
+    parser.add_argument("--out", type=Path, help="keep the results in this JSON file, and go on from it")
     options = parser.parse_args()
     patterns = options.patterns or ["*"]
     names = [name for name in ENTRIES if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    entries: list[Entry] = []
+    if options.out is not None and options.out.exists():
+        entries = [Entry(**entry) for entry in json.loads(options.out.read_text())["entries"]]
+    left = [name for name in names if name not in {entry.name for entry in entries}]
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(options.processes, maxtasksperchild=60) as pool:
-        results = pool.imap(measure, [(name, options.most) for name in names])
-        entries = list(track(results, "comparing", len(names), console=Console(stderr=True)))
-    report = summary(entries)
+        results = pool.imap(measure, [(name, options.most) for name in left])
+        for entry in track(results, "comparing", len(left), console=Console(stderr=True)):
+            entries.append(entry)
+            if options.out is not None:
+                options.out.write_text(json.dumps(summary(entries), indent=1) + "\n")
     console = Console()
     console.print(table(entries))
-    console.print(report["totals"])
-    if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    console.print(summary(entries)["totals"])
     return int(any(e.wrong and not e.exception for e in entries))
 
 

@@ -114,8 +114,8 @@ def group_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     x, groups = args["input"], args["group"]
     if index == 0:
         return insert(node, aten.group_norm.default, x, groups, args["weight"], args["bias"], args["eps"])
-    rows = insert(node, aten.reshape.default, x, [args["N"], groups, -1])
-    return statistic(node, index, rows, [-1], False, args["eps"])
+    grouped = insert(node, aten.unflatten.int, x, 1, [groups, -1])
+    return statistic(node, index, grouped, list(range(2, len(shape(grouped)))), False, args["eps"])
 
 
 def statistic(node: fx.Node, index: int, x: fx.Node, dims: list[int], keepdim: bool, eps: float) -> fx.Node:
