@@ -2,8 +2,8 @@
 
 Each entry with a derivative is taken in double precision. Its samples become models, which must pass the gradient
 oracle (``rules="gradient"`` is input x gradient, to 1e-9 of the largest entry) and compile strictly with the default
-rules to finite relevance. See tests/test_op_db.py for the exceptions and why they are. With ``--out`` a run that was cut
-off goes on where it was.
+rules to finite relevance. See tests/test_op_db.py for the exceptions and why they are. With ``--out`` a run that was
+cut off goes on where it was.
 """
 
 from __future__ import annotations
