@@ -65,7 +65,8 @@ def traced(function: Function, values: Sequence[Any]) -> fx.Graph | None:
         return function(*given)
 
     with disable_proxy_modes_tracing():
-        graph = make_fx(of_tensors, _allow_non_fake_inputs=True)(*(values[i] for i in places)).graph
+        apart = [values[i].detach() for i in places]  # a tensor given twice would be one input of the graph
+        graph = make_fx(of_tensors, _allow_non_fake_inputs=True)(*apart).graph
     graph.eliminate_dead_code()
     return None if graph.find_nodes(op="get_attr") else graph
 

@@ -27,7 +27,7 @@ def group_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     a = site.arguments
     x: Tensor = a["input"]
     weight = along_channels(a["weight"], x)
-    grouped = x.unflatten(1, (a["num_groups"], -1))
+    grouped = x.reshape(x.shape[0], a["num_groups"], x.shape[1] // a["num_groups"], *x.shape[2:])
     g = (c if weight is None else c * weight).reshape(grouped.shape)
     return parts(site, c, centred(g, grouped, None, a["eps"], tuple(range(2, grouped.ndim))).reshape(x.shape))
 

@@ -63,3 +63,16 @@ def test_functions_are_traced_once_for_each_layout_and_number() -> None:
 
 def test_functions_with_tensors_of_their_own_are_traced_each_time() -> None:
     assert runs(X, X + 1, constant=True) == 3
+
+
+def test_a_tensor_given_twice_is_no_pattern_for_two() -> None:
+    def product(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return (x * y,)
+
+    def program(x: Tensor, y: Tensor) -> list[Tensor]:
+        return [replay.replayed(product, "product", [x, other])[0] for other in (x, y)]
+
+    with replay.shared():
+        module = make_fx(program, tracing_mode="fake")(X, X + 1)
+    for found, expected in zip(module(X, X + 1), (X * X, X * (X + 1)), strict=True):
+        torch.testing.assert_close(found, expected)
