@@ -226,7 +226,7 @@ def bars(path: Path, label: str, values: Mapping[str, Mapping[str, Spread]]) -> 
     errors = [[s.median - s.lower for _, s in rows], [s.upper - s.median for _, s in rows]]
     axes.barh(range(len(rows)), medians, xerr=errors, color="#4878a8", ecolor="#333333")
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.axvline(1, color="#333333", linewidth=0.8)
     axes.set_xlabel(label)
     figure.savefig(path)
@@ -234,16 +234,20 @@ def bars(path: Path, label: str, values: Mapping[str, Mapping[str, Spread]]) -> 
 
 
 def curves(path: Path, panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> None:
-    """Draw lines on logarithmic axes, a panel for each title."""
+    """Draw lines on logarithmic axes, a panel for each title, two in a row."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3.6), layout="constrained", squeeze=False)
-    for axis, (name, lines) in zip(axes[0], panels.items(), strict=True):
+    rows = -(-len(panels) // 2)
+    figure, axes = pyplot.subplots(rows, 2, figsize=(9, 3.6 * rows), layout="constrained", squeeze=False)
+    for axis, (name, lines) in zip(axes.flat, panels.items(), strict=False):
         for label, (sizes, values) in lines.items():
             axis.loglog(sizes, values, marker="o", label=f"{label}: exponent {exponent(sizes, values):.2f}")
+        ticks = sorted({size for sizes, _ in lines.values() for size in sizes})
+        axis.set_xticks(ticks, [f"{size:g}" for size in ticks])
+        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axis.set_title(name, fontsize="medium")
         axis.legend(fontsize="small")
     figure.savefig(path)

@@ -143,13 +143,13 @@ def main(arguments_: Sequence[str] | None = None) -> int:
     finish(options, report, shown(points, exponents))
     if options.out is not None:
         panels = {
-            f"{name} against {quantity}": {
+            f"{label} against {quantity}": {
                 method: lines(points, quantity, method)[name]
                 for method in options.methods
                 if name in lines(points, quantity, method)
             }
             for quantity in dict.fromkeys(p["quantity"] for p in points)
-            for name in ("time", "memory")
+            for name, label in (("time", "seconds"), ("memory", "bytes"))
         }
         curves(options.out.with_suffix(".svg"), panels)
     return 0
