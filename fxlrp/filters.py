@@ -52,6 +52,8 @@ def convolution(
 ) -> Tensor:
     """The convolution of images."""
     x = x.contiguous(memory_format=LAST)
+    if bias is not None:
+        bias = bias.contiguous()  # oneDNN reads it as if it were
     y: Tensor = mkldnn._convolution_pointwise(x, packed, bias, padding, stride, dilation, groups, "none", [], "")
     return y
 

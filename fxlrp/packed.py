@@ -32,6 +32,8 @@ def pack(weight: Tensor, rows: int) -> Tensor:
 @torch.library.impl("fxlrp::packed_product", ("cpu", "MkldnnCPU"))
 def packed_product(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight + bias``."""
+    if bias is not None:
+        bias = bias.contiguous()  # oneDNN reads it as if it were
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return y
 

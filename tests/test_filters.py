@@ -35,14 +35,14 @@ LAYOUTS: dict[str, tuple[tuple[int, int], tuple[list[int], list[int], list[int],
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [None, torch.ones(8), torch.arange(16.0)[::2], torch.ones(1).expand(8)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_ops_themselves(name: str, bias: bool, dtype: torch.dtype) -> None:
+def test_the_ops_themselves(name: str, bias: Tensor | None, dtype: torch.dtype) -> None:
     size, layout = LAYOUTS[name]
     stride, padding, dilation, groups = layout
     torch.manual_seed(0)
     x, weight = torch.randn(2, 4, 9, 10).to(dtype), torch.randn(8, 4 // groups, *size).to(dtype)
-    added = torch.randn(8).to(dtype) if bias else None
+    added = None if bias is None else bias.to(dtype)
     y = CONVOLUTION(x, PACK(weight, x.shape, *layout), added, *layout)
     torch.testing.assert_close(y, torch.conv2d(x, weight, added, stride, padding, dilation, groups))
     c = torch.randn_like(y)

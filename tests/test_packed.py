@@ -50,13 +50,13 @@ def test_every_product_with_a_weight_is_packed_and_each_weight_once() -> None:
     assert pack_weights(program.graph) == 0
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [None, torch.ones(7), torch.arange(14.0)[::2], torch.ones(1).expand(7)])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_product_itself(bias: bool, transposed: bool, dtype: torch.dtype) -> None:
+def test_the_product_itself(bias: Tensor | None, transposed: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     weight = torch.rand(7, 3).to(dtype).t() if transposed else torch.rand(3, 7).to(dtype)
-    added = [torch.rand(7).to(dtype)] if bias else []
+    added = [] if bias is None else [bias.to(dtype)]
     x = torch.rand(3, 5).to(dtype).t()
     packed = PACK(weight, 5)
     found = PRODUCT(x, packed, *added)
