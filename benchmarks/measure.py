@@ -175,7 +175,7 @@ def surroundings(options: argparse.Namespace) -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES if name in installed},
-        "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "out"},
+        "options": {name: v.name if isinstance(v, Path) else v for name, v in vars(options).items() if name != "out"},
     }
     if options.device != "cpu":
         found["machine"]["device"] = torch.cuda.get_device_name(options.device)
