@@ -160,7 +160,8 @@ def main() -> int:
     entries: list[Entry] = []
     if options.out is not None and options.out.exists():
         entries = [Entry(**entry) for entry in json.loads(options.out.read_text())["entries"]]
-    left = [name for name in names if name not in {entry.name for entry in entries}]
+    done = {entry.name for entry in entries}
+    left = [name for name in names if name not in done]
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(options.processes, maxtasksperchild=60) as pool:
         results = pool.imap(measure, [(name, options.most) for name in left])

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx
 
 from fxlrp.cudagraphs import cudagraphs
 from fxlrp.errors import SignatureError
 from fxlrp.filters import pack_convolutions
 from fxlrp.inductor import inductor
-from fxlrp.prepared import split
+from fxlrp.prepared import copied, split
 from fxlrp.program import Program
 from fxlrp.reuse import reuse
 
@@ -21,10 +20,9 @@ Runner = Callable[..., Any]
 
 def eager(program: Program) -> Runner:
     """The generated Python code, op by op."""
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(program.module.graph, {}))
-    pack_convolutions(graph)
-    module, constants = split(fx.GraphModule(program.module, graph))
+    own = copied(program.module)
+    pack_convolutions(own.graph)
+    module, constants = split(own)
     reuse(module.graph)
     module.recompile()
 

@@ -10,13 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxlrp import numerics, replay, rows, targets
-from fxlrp._torch import (
-    OpOverload,
-    enable_python_dispatcher,
-    lazy_modules,
-    make_fx,
-    preserve_node_meta,
-)
+from fxlrp._torch import OpOverload, enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
 from fxlrp.program import Captured
 from fxlrp.propagate import Env, Twin, backward, forward
 from fxlrp.rows import Tail

@@ -6,15 +6,14 @@ result back. The copy of the filters can be made once, and images can stay as th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.packed import packable
-from fxlrp.prepared import constant
+from fxlrp.packed import Packed, packable, substitute
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 LAST = torch.channels_last
@@ -90,32 +89,20 @@ def _(c: Tensor, x: Tensor, packed: Tensor, stride: Sizes, padding: Sizes, dilat
 
 def pack_convolutions(graph: fx.Graph) -> int:
     """Use packed filters in convolutions and their adjoints where they are weights; return how many those are."""
-    filters = Filters(graph)
-    hits = convolutions(graph, filters) + adjoints(graph, filters)
+    packed = Packed(graph)
+    hits = convolutions(graph, packed) + adjoints(graph, packed)
     if hits:
         return_contiguous(graph)
     return hits
 
 
-class Filters:
-    """The packed filters of a graph, each made once."""
-
-    def __init__(self, graph: fx.Graph) -> None:
-        self.fixed = constant(graph)
-        self.packed: dict[Hashable, fx.Node] = {}
-
-    def __call__(self, pack: OpOverload, weight: fx.Node, image: fx.Node, rest: Sequence[Any]) -> Any:
-        """The filters as the convolution of an image needs them, and its layout; None where they do not suit."""
-        if weight not in self.fixed or not suit(weight, image, rest):
-            return None
-        stride, padding, dilation, _, _, groups = rest
-        size, layout = list(image.meta["val"].shape), (stride, padding, dilation, groups)
-        key = pack, weight, repr((size, layout))
-        if key not in self.packed:
-            with weight.graph.inserting_after(weight):
-                self.packed[key] = weight.graph.call_function(pack, (weight, size, *layout))
-            self.packed[key].meta = dict(weight.meta)
-        return self.packed[key], *layout
+def filters(packed: Packed, pack: OpOverload, weight: fx.Node, image: fx.Node, rest: Sequence[Any]) -> Any:
+    """The filters as the convolution of an image needs them, and its layout; None where they do not suit."""
+    if weight not in packed.fixed or not suit(weight, image, rest):
+        return None
+    stride, padding, dilation, _, _, groups = rest
+    layout = stride, padding, dilation, groups
+    return packed(pack, weight, list(image.meta["val"].shape), *layout), *layout
 
 
 def suit(weight: fx.Node, image: fx.Node, rest: Sequence[Any]) -> bool:
@@ -127,39 +114,30 @@ def suit(weight: fx.Node, image: fx.Node, rest: Sequence[Any]) -> bool:
     return plain and static and not transposed and all(len(sizes) == 2 for sizes in (stride, padding, dilation))
 
 
-def convolutions(graph: fx.Graph, filters: Filters) -> int:
+def convolutions(graph: fx.Graph, packed: Packed) -> int:
     """Convolve with packed filters."""
     hits = 0
     for node in graph.find_nodes(op="call_function", target=aten.convolution.default):
         x, weight, bias, *rest = node.args
-        if found := filters(PACK, weight, x, rest):
-            packed, *layout = found
-            substitute(node, CONVOLUTION, (x, packed, bias, *layout))
+        if found := filters(packed, PACK, weight, x, rest):
+            own, *layout = found
+            substitute(node, CONVOLUTION, (x, own, bias, *layout))
             hits += 1
     return hits
 
 
-def adjoints(graph: fx.Graph, filters: Filters) -> int:
+def adjoints(graph: fx.Graph, packed: Packed) -> int:
     """Take the adjoint with packed filters, where it is of the image alone."""
     hits = 0
     for node in graph.find_nodes(op="call_function", target=aten.convolution_backward.default):
         c, x, weight, _, *rest, mask = node.args
-        if list(mask) == [True, False, False] and (found := filters(PACK_ADJOINT, weight, c, rest)):
-            packed, *layout = found
+        if list(mask) == [True, False, False] and (found := filters(packed, PACK_ADJOINT, weight, c, rest)):
+            own, *layout = found
             for part in list(node.users):
-                substitute(part, ADJOINT, (c, x, packed, *layout))
+                substitute(part, ADJOINT, (c, x, own, *layout))
             graph.erase_node(node)
             hits += 1
     return hits
-
-
-def substitute(node: fx.Node, op: OpOverload, args: tuple[Any, ...]) -> None:
-    """Call another op in the place of a node."""
-    with node.graph.inserting_before(node):
-        new = node.graph.call_function(op, args)
-    new.meta = dict(node.meta)
-    node.replace_all_uses_with(new)
-    node.graph.erase_node(node)
 
 
 def return_contiguous(graph: fx.Graph) -> None:

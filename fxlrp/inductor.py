@@ -12,7 +12,7 @@ from torch import SymInt, Tensor, fx, nn
 from fxlrp._torch import compile_graph
 from fxlrp.filters import pack_convolutions
 from fxlrp.packed import pack_weights
-from fxlrp.prepared import split
+from fxlrp.prepared import copied, split
 from fxlrp.program import Program
 from fxlrp.segments import Segment, outline, segments
 
@@ -100,11 +100,10 @@ def is_dynamic(node: fx.Node) -> bool:
 
 def inductor(program: Program) -> Callable[..., Any]:
     """Compiled at the first call, with weights packed for the CPU."""
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(program.module.graph, {}))
-    pack_weights(graph)
-    pack_convolutions(graph)
-    module, constants = split(fx.GraphModule(program.module, graph))
+    own = copied(program.module)
+    pack_weights(own.graph)
+    pack_convolutions(own.graph)
+    module, constants = split(own)
     stitched = stitch(module)
 
     def run(*tensors: Tensor) -> Any:

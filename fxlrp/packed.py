@@ -7,11 +7,13 @@ weights, does on processors of one maker only.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from fxlrp._torch import OpOverload
 from fxlrp.prepared import constant
 
 aten = torch.ops.aten
@@ -43,26 +45,46 @@ def _(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
     return x.new_empty(x.shape[0], packed.shape[0])
 
 
+class Packed:
+    """The packed weights of a graph, each made once.
+
+    Attributes:
+        fixed: What is the same at every call.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.fixed = constant(graph)
+        self._made: dict[Hashable, fx.Node] = {}
+
+    def __call__(self, pack: OpOverload, weight: fx.Node, *layout: Any) -> fx.Node:
+        """The weight packed by an op for a layout."""
+        key = pack, weight, repr(layout)
+        if key not in self._made:
+            with weight.graph.inserting_after(weight):
+                self._made[key] = weight.graph.call_function(pack, (weight, *layout))
+            self._made[key].meta = dict(weight.meta)
+        return self._made[key]
+
+
+def substitute(node: fx.Node, op: OpOverload, args: tuple[Any, ...]) -> None:
+    """Call another op in the place of a node."""
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(op, args)
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+
+
 def pack_weights(graph: fx.Graph) -> int:
     """Multiply by packed weights where a product on the CPU has one; return how many there are."""
-    fixed = constant(graph)
-    packed: dict[tuple[fx.Node, int], fx.Node] = {}
+    packed = Packed(graph)
     products = [
         n for op in (aten.mm.default, aten.addmm.default) for n in graph.find_nodes(op="call_function", target=op)
     ]
-    suitable = [node for node in products if suits(node, fixed)]
+    suitable = [node for node in products if suits(node, packed.fixed)]
     for node in suitable:
         *bias, x, weight = node.all_input_nodes
-        rows = x.meta["val"].shape[0]
-        if (weight, rows) not in packed:
-            with graph.inserting_after(weight):
-                packed[weight, rows] = graph.call_function(PACK, (weight, rows))
-            packed[weight, rows].meta = dict(weight.meta)
-        with graph.inserting_before(node):
-            new = graph.call_function(PRODUCT, (x, packed[weight, rows], *bias))
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
+        substitute(node, PRODUCT, (x, packed(PACK, weight, x.meta["val"].shape[0]), *bias))
     return len(suitable)
 
 

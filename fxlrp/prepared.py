@@ -42,6 +42,13 @@ def version(tensor: Tensor) -> Hashable:
     return tensor.data_ptr(), tensor._version, tensor.device
 
 
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """The program with a graph of its own, to be changed; its tensors are shared."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    return fx.GraphModule(module, graph)
+
+
 def split(module: fx.GraphModule) -> tuple[fx.GraphModule, Constants]:
     """Divide a program into what depends on its inputs and what does not.
 

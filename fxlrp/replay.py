@@ -78,4 +78,5 @@ def run(graph: fx.Graph, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if node.op == "call_function":
             args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
             env[node] = node.target(*args, **kwargs)
-    return tuple(env[node] for node in graph.output_node().args[0])  # type: ignore[index, union-attr]
+    results: Any = graph.output_node().args[0]
+    return tuple(env[node] for node in results)
