@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from emitted import DTYPES, count, module
+from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import inductor
@@ -17,7 +16,6 @@ from fxlrp.segments import segment
 
 aten = torch.ops.aten
 PLAIN = (aten.convolution.default, aten.convolution_backward.default)
-DTYPES = [torch.float32, torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [torch.float32]
 X = torch.linspace(-1, 2, 2 * 3 * 9 * 8).view(2, 3, 9, 8)
 
 # size of the filters; stride, padding, dilation and groups
@@ -65,18 +63,8 @@ def network() -> nn.Module:
     return nn.Sequential(first, nn.ReLU(), shared, nn.MaxPool2d(2), shared, nn.Flatten(), nn.Linear(8, 3)).eval()
 
 
-def module(model: nn.Module, x: Tensor = X, **options: Any) -> fx.GraphModule:
-    attributor = fxlrp.compile(model, **options)
-    attributor.compile(x, target=1)
-    return attributor.program.module
-
-
-def count(graph: fx.Graph, *ops: Any) -> int:
-    return len([node for node in graph.nodes if node.target in ops])
-
-
 def test_every_convolution_by_a_weight_is_packed() -> None:
-    program = module(network(), read=("0",))
+    program = module(network(), X, read=("0",))
     given = X, torch.ones(2, 1, dtype=torch.int64)
     with torch.no_grad():
         expected = program(*given)
@@ -94,7 +82,7 @@ def test_every_convolution_by_a_weight_is_packed() -> None:
 
 def test_filters_are_packed_once_for_each_size() -> None:
     shared = nn.Conv2d(3, 3, 3, padding=1)
-    program = module(nn.Sequential(shared, nn.Tanh(), shared).eval().append(nn.Flatten()))
+    program = module(nn.Sequential(shared, nn.Tanh(), shared).eval().append(nn.Flatten()), X)
     assert pack_convolutions(program.graph) == 4
     assert count(program.graph, PACK, PACK_ADJOINT) == 2
 
@@ -108,14 +96,12 @@ class Correlation(nn.Module):
 
 def test_other_convolutions_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pack_convolutions(module(network().double(), X.double()).graph) == 0
-    assert pack_convolutions(module(network(), dynamic_shapes=({0: torch.export.Dim("batch")},)).graph) == 0
+    assert pack_convolutions(module(network(), X, dynamic_shapes=({0: torch.export.Dim("batch")},)).graph) == 0
     assert pack_convolutions(module(nn.Sequential(nn.Conv1d(9, 2, 3), nn.Flatten()).eval(), X[:, 0]).graph) == 0
-    assert pack_convolutions(module(nn.Sequential(nn.ConvTranspose2d(3, 2, 3), nn.Flatten()).eval()).graph) == 0
-    attributor = fxlrp.compile(Correlation().eval())
-    attributor.compile(X, X[:, :, :4, :4].contiguous(), target=1)
-    assert pack_convolutions(attributor.program.module.graph) == 0
+    assert pack_convolutions(module(nn.Sequential(nn.ConvTranspose2d(3, 2, 3), nn.Flatten()).eval(), X).graph) == 0
+    assert pack_convolutions(module(Correlation().eval(), X, X[:, :, :4, :4].contiguous()).graph) == 0
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert pack_convolutions(module(network()).graph) == 0
+    assert pack_convolutions(module(network(), X).graph) == 0
 
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
@@ -142,7 +128,7 @@ def test_inductor_compiles_packed_convolutions() -> None:
 def test_segments_are_compiled_for_each_order_of_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(inductor, "compile_graph", lambda module, values: compiled.append(values) or module)
-    program = module(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten()).eval())
+    program = module(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten()).eval(), X)
     relu = next(node for node in program.graph.nodes if node.target is aten.relu.default)
     kind = Kind(segment([relu]), dynamic=False)
     images = X, X.contiguous(memory_format=torch.channels_last), X + 1

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from emitted import DTYPES, count, module
+from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import inductor
 from fxlrp.packed import PACK, PRODUCT, pack_weights
 
 aten = torch.ops.aten
-DTYPES = [torch.float32, torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [torch.float32]
 X = torch.linspace(-1, 2, 20).view(5, 4)
 
 
@@ -24,18 +22,8 @@ def layers() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), shared, nn.Tanh(), shared).eval()
 
 
-def module(model: nn.Module, x: Tensor = X, **options: Any) -> fx.GraphModule:
-    attributor = fxlrp.compile(model, **options)
-    attributor.compile(x, target=1)
-    return attributor.program.module
-
-
-def count(graph: fx.Graph, *ops: Any) -> int:
-    return len([node for node in graph.nodes if node.target in ops])
-
-
 def test_every_product_with_a_weight_is_packed_and_each_weight_once() -> None:
-    program = module(layers())
+    program = module(layers(), X)
     products = count(program.graph, aten.mm.default, aten.addmm.default)
     given = X, torch.ones(5, 1, dtype=torch.int64)
     with torch.no_grad():
@@ -69,7 +57,7 @@ def test_other_types_and_single_rows_are_left_alone() -> None:
     assert pack_weights(module(layers().double(), X.double()).graph) == 0
     assert pack_weights(module(layers(), X[:1]).graph) == 0
     dynamic = ({0: torch.export.Dim("batch")},)
-    assert pack_weights(module(layers(), dynamic_shapes=dynamic).graph) == 0
+    assert pack_weights(module(layers(), X, dynamic_shapes=dynamic).graph) == 0
 
 
 class Pair(nn.Module):
@@ -84,12 +72,12 @@ class Pair(nn.Module):
 
 
 def test_products_of_inputs_or_of_weights_are_left_alone() -> None:
-    assert pack_weights(module(Pair().eval()).graph) == 0
+    assert pack_weights(module(Pair().eval(), X).graph) == 0
 
 
 def test_without_the_library_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert pack_weights(module(layers()).graph) == 0
+    assert pack_weights(module(layers(), X).graph) == 0
 
 
 def test_inductor_packs_a_copy_and_follows_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
