@@ -12,6 +12,7 @@ from fxlrp.errors import (
     RuleError,
     SignatureError,
     TargetError,
+    VerificationError,
 )
 from fxlrp.ledger import Ledger
 from fxlrp.loading import Artifact, load
@@ -38,6 +39,7 @@ __all__ = [
     "SignatureError",
     "Site",
     "TargetError",
+    "VerificationError",
     "batch",
     "compile",
     "contrast",

@@ -38,6 +38,13 @@ def lazy_modules() -> Any:
     return torch.fx._lazy_graph_module._use_lazy_graph_module(True)
 
 
+def generate(module: torch.fx.GraphModule) -> None:
+    """Generate the code of a graph module now: what is lazy would do it in whichever threads run it first."""
+    module.recompile()
+    if isinstance(module, torch.fx._lazy_graph_module._LazyGraphModule):
+        module.real_recompile()
+
+
 def compile_graph(*args: Any, **kwargs: Any) -> Any:
     """`torch._inductor.compile`; its import takes a second or two."""
     import torch._inductor

@@ -17,6 +17,7 @@ from fxlrp.outputs import Objective, Output
 from fxlrp.registry import Rule
 from fxlrp.rules import PRESETS
 from fxlrp.rulesets import RuleSet
+from fxlrp.settings import Settings
 
 
 def compile(
@@ -33,6 +34,7 @@ def compile(
     memory: str = "normal",
     precision: str | None = None,
     strict: bool = True,
+    verify: str = "first",
 ) -> Attributor:
     """Compile a model into a relevance program.
 
@@ -61,6 +63,8 @@ def compile(
             if they are of float32, which is fast on processors with such units; the sums are of float32. What it
             costs is `Attributor.precision_error`.
         strict: Raise for an op without a rule; otherwise use the plain adjoint and warn.
+        verify: ``"first"``: the first call of every program (and its first for sizes of 0 and 1, if sizes may change)
+            runs the model too and compares the outputs; ``"always"`` does so at every call, ``"never"`` trusts.
 
     Returns:
         An `Attributor`: call it as the model, with ``target=``.
@@ -69,7 +73,7 @@ def compile(
         CaptureError: If the model cannot be exported, or is in training mode.
         MissingRules: If an op has no rule, naming all of them.
         RuleError: If there is no preset of that name.
-        SignatureError: If ``output``, ``read``, ``backend``, ``memory`` or ``precision`` name nothing.
+        SignatureError: If ``output``, ``read``, ``backend``, ``memory``, ``precision`` or ``verify`` name nothing.
 
     Example:
         >>> import torch, fxlrp
@@ -80,18 +84,10 @@ def compile(
     """
     load_extensions()
     names = (read,) if isinstance(read, str) else tuple(read)
-    attributor = Attributor(
-        model,
-        rules=rule_set(rules),
-        read=names,
-        output=output,
-        objective=objective,
-        dynamic_shapes=dynamic_shapes,
-        backend_name=backend,
-        memory=memory,
-        precision=precision,
-        strict=strict,
+    settings = Settings(
+        rule_set(rules), names, output, objective, dynamic_shapes, backend, memory, precision, strict, verify
     )
+    attributor = Attributor(model, settings)
     if args is not None or kwargs is not None:
         attributor.compile(*(args or ()), **(kwargs or {}))
     return attributor

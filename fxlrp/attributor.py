@@ -9,17 +9,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from fxlrp.cache import MAKING
 from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.ledger import Book, Ledger
 from fxlrp.many import Many
-from fxlrp.outputs import Objective, Output
 from fxlrp.precision import errors
 from fxlrp.program import Program
 from fxlrp.programs import Programs
 from fxlrp.results import Result, pack
-from fxlrp.rulesets import RuleSet
+from fxlrp.settings import Settings
 from fxlrp.signatures import Entry, check_finite, plain_mode
 from fxlrp.sizes import Fixed
 from fxlrp.targets import FORMS, Form, Target, example_targets
@@ -32,34 +32,15 @@ class Attributor:
     Programs are made at the first call of each input signature and kept; see `fxlrp.compile`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module | ExportedProgram,
-        *,
-        rules: RuleSet,
-        read: Sequence[str] = (),
-        output: Output = None,
-        objective: Objective = None,
-        dynamic_shapes: Any = None,
-        backend_name: str = "eager",
-        memory: str = "normal",
-        precision: str | None = None,
-        strict: bool = True,
-    ) -> None:
+    def __init__(self, model: nn.Module | ExportedProgram, settings: Settings) -> None:
         self.model = model
-        self.rules = rules
-        self._programs = Programs(
-            model,
-            rules=rules,
-            read=read,
-            output=output,
-            objective=objective,
-            dynamic_shapes=dynamic_shapes,
-            backend_name=backend_name,
-            memory=memory,
-            precision=precision,
-            strict=strict,
-        )
+        self.rules = settings.rules
+        self._settings = settings
+        self._programs = Programs(model, settings)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the model and the settings; their programs are made anew."""
+        return type(self), (self.model, self._settings)
 
     def __repr__(self) -> str:
         return f"Attributor({type(self.model).__name__}, rules={self.rules.name!r}, {len(self._programs)} signatures)"
@@ -95,6 +76,7 @@ class Attributor:
             SignatureError: If an input is not finite or does not fit the model, or a name of ``inject`` or ``keep``
                 is of no node that passes relevance on.
             TargetError: If the target does not select one number of each sample.
+            VerificationError: If the program's output is not the model's own (``verify=`` of `fxlrp.compile`).
         """
         with plain_mode():
             if targets is not None:
@@ -103,8 +85,10 @@ class Attributor:
                 return self._many(args, kwargs, targets, chunk, keep)
             entry, form, tensors, numbers = self._prepared(args, kwargs, target, inject, keep)
             program, runner = self._programs.program(entry, form)
-            flat = list(runner(*tensors, *numbers))
-        return pack(entry, program, flat)
+            values = [*tensors, *numbers]
+            result = pack(entry, program, list(runner(*values)))
+            self._programs.verify(entry, form, form, (args, kwargs), result.output, values)
+        return result
 
     def _many(self, args: Any, kwargs: Any, targets: Any, chunk: int, keep: Mapping[str, Tensor] | None) -> Result:
         entry, leaves, sizes = self._programs.entry(args, kwargs)
@@ -112,9 +96,11 @@ class Attributor:
         form, numbers, masks = several(entry, sizes, targets, chunk, keep)
         program, _ = self._programs.program(entry, form)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if form not in entry.many:
-            entry.many[form] = Many(program, len(tensors), len(numbers), self._programs.backend)
-        return pack(entry, program, entry.many[form](tensors, numbers, masks, chunk))
+        many = entry.many(form, lambda: Many(program, len(tensors), len(numbers), self._programs.backend))
+        result = pack(entry, program, many(tensors, numbers, masks, chunk))
+        values = [*tensors, *(t[0] for t in numbers), *masks]
+        self._programs.verify(entry, ("many", form), form, (args, kwargs), result.output, values)
+        return result
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
         """Capture and compile for these inputs without running."""
@@ -135,17 +121,20 @@ class Attributor:
         """
         with plain_mode():
             entry, form, tensors, numbers = self._prepared(args, kwargs, target)
-            if (form, zero_bias) not in entry.books:
-                plan = self._programs.without_biases(args, kwargs) if zero_bias else entry.plan
-                entry.books[form, zero_bias] = Book(plan, form)
-            book = entry.books[form, zero_bias]
+
+            def make() -> Book:
+                return Book(self._programs.without_biases(args, kwargs) if zero_bias else entry.plan, form)
+
+            book = entry.books((form, zero_bias), make)
             return book.close(book.module(*tensors, *numbers))
 
     def precision_error(self, *args: Any, target: Target = None, **kwargs: Any) -> dict[str, float]:
         """Relative error in norm of each relevance, set against the same relevance pass in float64."""
         with plain_mode():
             entry, form, tensors, numbers = self._prepared(args, kwargs, target)
-            return errors(entry.plan, form, *self._programs.program(entry, form), [*tensors, *numbers])
+            program, runner = self._programs.program(entry, form)
+            with MAKING:
+                return errors(entry.plan, form, program, runner, [*tensors, *numbers])
 
     def graph(
         self,
@@ -224,12 +213,24 @@ class Attributor:
             entry, leaves, sizes = self._programs.entry(args, kwargs)
             check_finite(entry, leaves)
             program, _ = self._programs.program(entry, form)
-            exported = export(entry.plan, program, self.rules, type(self.model).__name__)
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
-            with write(exported, path, format) as new:
-                check_same(new, tensors, program.module(*tensors))
+            expected = program.module(*tensors)
+            output = pack(entry, program, list(expected)).output
+            self._programs.verify(entry, ("saved", form), form, (args, kwargs), output, tensors)
+            with MAKING:
+                exported = export(entry.plan, program, self.rules, type(self.model).__name__)
+                with write(exported, path, format) as new:
+                    check_same(new, tensors, expected)
         return path
+
+    def refresh(self) -> None:
+        """Forget what was captured and computed of the model; the next call captures it as it is then.
+
+        Needed after a change that cannot be seen: inside objects that modules hold, such as a configuration or a
+        list, or of single entries of a tensor by ways that torch does not count (``tensor.data``, numpy).
+        """
+        self._programs.refresh()
 
     @property
     def program(self) -> Program:

@@ -7,24 +7,25 @@ from typing import Any
 
 import torch
 
+from fxlrp._torch import generate
 from fxlrp.cudagraphs import cudagraphs
 from fxlrp.errors import SignatureError
 from fxlrp.filters import pack_convolutions
 from fxlrp.inductor import inductor
-from fxlrp.prepared import copied, split
+from fxlrp.prepared import Store, copied, split
 from fxlrp.program import Program
 from fxlrp.reuse import reuse
 
 Runner = Callable[..., Any]
 
 
-def eager(program: Program) -> Runner:
+def eager(program: Program, store: Store | None = None) -> Runner:
     """The generated Python code, op by op."""
     own = copied(program.module)
     pack_convolutions(own.graph)
-    module, constants = split(own)
+    module, constants = split(own, store)
     reuse(module.graph)
-    module.recompile()
+    generate(module)
 
     def run(*tensors: Any) -> Any:
         try:
@@ -40,10 +41,12 @@ def eager(program: Program) -> Runner:
     return run
 
 
-BACKENDS: dict[str, Callable[[Program], Runner]] = {"eager": eager, "inductor": inductor, "cudagraphs": cudagraphs}
+Backend = Callable[[Program, Store | None], Runner]
+"""Makes a program run; programs of one model that are given one store share what depends on its tensors alone."""
+BACKENDS: dict[str, Backend] = {"eager": eager, "inductor": inductor, "cudagraphs": cudagraphs}
 
 
-def backend(name: str) -> Callable[[Program], Runner]:
+def backend(name: str) -> Backend:
     """The backend of that name.
 
     Raises:

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from fxlrp import passes, targets
 from fxlrp._torch import tree_flatten, tree_map_only
+from fxlrp.agreement import check_output
 from fxlrp.api import load_extensions, rule_set
 from fxlrp.backends import backend
 from fxlrp.capture import capture
@@ -92,9 +93,12 @@ def bench(
             made = plan(captured, table, (), strict)
             program = lower(made, form)
             passes.run(program.module, PRECISION[precision])
-            run = make(program)
+            run = make(program, None)
         with clocked(once, f"first call, {backend_name}"):
-            run(*tensors, *numbers)
+            results = run(*tensors, *numbers)
+        with clocked(once, "verification of its output"):
+            found = captured.output(results[: program.outputs])
+            check_output(loaded.model, (args, kwargs), found, lambda: "fxlrp.compile(...) says where at its first call")
         calls: dict[str, Callable[[], Any]] = {"forward": lambda: model(*args, **kwargs)}
         model = loaded.model.module() if isinstance(loaded.model, ExportedProgram) else loaded.model
         if gradient(model, args, kwargs, output, form, numbers):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fxlrp.prepared import split
+from fxlrp._torch import generate
+from fxlrp.prepared import Store, split
 from fxlrp.program import Program
 
 DEVICE = "cuda"
@@ -32,6 +34,16 @@ class Recording:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Any, ...]
     replay: Callable[[], None]
+
+    def results(self, tensors: Sequence[Tensor]) -> list[Any]:
+        """The results for other inputs, in memory of their own and complete, whichever stream reads them next."""
+        for kept, given in zip(self.inputs, tensors, strict=True):
+            kept.copy_(given)
+        self.replay()
+        found = [y.clone() if isinstance(y, Tensor) else y for y in self.outputs]
+        if any(y.is_cuda for y in self.inputs):
+            torch.cuda.current_stream().synchronize()  # another thread may write the memory from another stream
+        return found
 
 
 Recorder = Callable[[Callable[..., Sequence[Any]], tuple[Tensor, ...]], Recording]
@@ -55,26 +67,33 @@ class Recordings:
     """A program that is recorded at the first call of each size of its inputs, and replayed at the others.
 
     What cannot be recorded runs eagerly, with one warning.
+
+    Args:
+        function: The program.
+        recorder: What records a call.
+        read: Tensors besides the inputs that the program reads; where their memory is another one, it is recorded anew.
     """
 
-    def __init__(self, function: Callable[..., Sequence[Any]], recorder: Recorder = record) -> None:
+    def __init__(
+        self, function: Callable[..., Sequence[Any]], recorder: Recorder = record, read: Iterable[Tensor] = ()
+    ) -> None:
         self.function, self.recorder = function, recorder
+        self.read = tuple(read)
         self.kept: OrderedDict[Hashable, Recording] = OrderedDict()
         self.failed = False
+        self.lock = threading.RLock()
 
     def __call__(self, *tensors: Tensor) -> Sequence[Any]:
         """The results for these inputs, in memory of their own."""
-        recording = None if self.failed else self.find(tensors)
-        if recording is None:
-            return self.function(*tensors)
-        for kept, given in zip(recording.inputs, tensors, strict=True):
-            kept.copy_(given)
-        recording.replay()
-        return [y.clone() if isinstance(y, Tensor) else y for y in recording.outputs]
+        with self.lock:  # a recording has one memory for its inputs, and one for its results
+            recording = None if self.failed else self.find(tensors)
+            if recording is not None:
+                return recording.results(tensors)
+        return self.function(*tensors)
 
     def find(self, tensors: tuple[Tensor, ...]) -> Recording | None:
         """The recording for inputs of these sizes, made if there is none; None if there can be none."""
-        key = tuple((x.shape, x.dtype, x.device) for x in tensors)
+        key = (*((x.shape, x.dtype, x.device) for x in tensors), *(t.data_ptr() for t in self.read))
         if key not in self.kept:
             made = self.made(tensors)
             if made is None:
@@ -109,24 +128,28 @@ class Recordings:
         )
 
 
-def cudagraphs(program: Program) -> Callable[..., Any]:
+def cudagraphs(program: Program, store: Store | None = None) -> Callable[..., Any]:
     """Recorded at the first call of each size; what depends on weights alone is not computed at each call."""
-    module, constants = split(program.module)
-    fixed = last = constants()
-
-    def run(*tensors: Tensor) -> Sequence[Any]:
-        return list(module(*tensors, *fixed))
-
-    recordings = Recordings(run)
+    module, constants = split(program.module, store)
+    generate(module)
+    own = (*module.parameters(), *module.buffers())
+    memory = {t.untyped_storage().data_ptr() for t in (*program.module.parameters(), *program.module.buffers())}
+    fixed = list(constants())
+    last = list(fixed)
+    lock = threading.RLock()
+    recordings = Recordings(lambda *tensors: list(module(*tensors, *fixed)), read=own)
 
     def call(*tensors: Tensor) -> Sequence[Any]:
-        nonlocal last
-        now = constants()
-        if now is not last:  # weights have changed, and recordings read the memory of the first values
-            for old, new in zip(fixed, now, strict=True):
-                if old.data_ptr() != new.data_ptr():  # otherwise a view of a weight, and up to date
-                    old.copy_(new)
-            last = now
-        return recordings(*tensors)
+        with lock:
+            for i, new in enumerate(constants()):
+                if new is last[i]:
+                    continue
+                last[i] = new
+                if fixed[i].untyped_storage().data_ptr() not in memory:  # recordings read the memory of the first value
+                    fixed[i].copy_(new)
+                elif fixed[i].data_ptr() != new.data_ptr():  # a view of the model's own memory, which has moved
+                    fixed[i] = new
+                    recordings.kept.clear()
+            return recordings(*tensors)
 
     return call

@@ -29,5 +29,9 @@ class ArtifactError(FxlrpError):
     """A saved model is missing, damaged, or not what it says it is."""
 
 
+class VerificationError(FxlrpError):
+    """The program does not compute what the model does."""
+
+
 class RequestError(FxlrpError):
     """What a client sent to `fxlrp serve` cannot be read."""

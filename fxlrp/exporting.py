@@ -20,6 +20,7 @@ from fxlrp._torch import tree_map, tree_map_only
 from fxlrp.errors import CaptureError
 from fxlrp.layouts import check_inputs, check_model
 from fxlrp.sizes import AUTO, Fixed, automatic, closed, specialised, with_batch_of_two
+from fxlrp.standin import stand_in
 
 REMEDIES = {
     "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
@@ -36,6 +37,7 @@ def open_export(
         return model, []
     check_module(model)
     check_inputs(args, dict(kwargs))
+    model = stand_in(model)
     # one tensor given twice would be one input of the graph, and a view would be guarded by the tensor behind it
     args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
     if dynamic_shapes != AUTO:
@@ -111,18 +113,24 @@ def known_outputs(model: nn.Module) -> nn.Module:
     """
     forward = model.forward
 
-    def part(x: Any) -> Any:
-        if dataclasses.is_dataclass(x) and not isinstance(x, type):
-            return {f.name: tree_map(part, getattr(x, f.name)) for f in dataclasses.fields(x)}
-        return x if isinstance(x, (Tensor, int, float, str)) else None
-
     @functools.wraps(forward)
     def known(*args: Any, **kwargs: Any) -> Any:
-        return tree_map(part, forward(*args, **kwargs))
+        return known_parts(forward(*args, **kwargs))
 
     shared = copy.copy(model)
     shared.forward = known
     return shared
+
+
+def known_parts(output: Any) -> Any:
+    """An output with None for what a graph cannot return, and dictionaries for dataclasses unknown to torch."""
+
+    def part(x: Any) -> Any:
+        if dataclasses.is_dataclass(x) and not isinstance(x, type):
+            return {f.name: known_parts(getattr(x, f.name)) for f in dataclasses.fields(x)}
+        return x if isinstance(x, (Tensor, int, float, str)) else None
+
+    return tree_map(part, output)
 
 
 def explanation(model: nn.Module | ExportedProgram, error: Exception) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.packed import Packed, packable, substitute
+from fxlrp.prepared import HINTS
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 LAST = torch.channels_last
@@ -24,6 +25,7 @@ torch.library.define("fxlrp::pack_adjoint", f"(Tensor weight, int[] size, {LAYOU
 torch.library.define("fxlrp::convolution", f"(Tensor x, Tensor packed, Tensor? bias, {LAYOUT}) -> Tensor")
 torch.library.define("fxlrp::convolution_adjoint", f"(Tensor c, Tensor x, Tensor packed, {LAYOUT}) -> Tensor")
 PACK, PACK_ADJOINT = torch.ops.fxlrp.pack_filters.default, torch.ops.fxlrp.pack_adjoint.default
+HINTS.update({PACK: 1, PACK_ADJOINT: 1})  # sizes of images
 CONVOLUTION, ADJOINT = torch.ops.fxlrp.convolution.default, torch.ops.fxlrp.convolution_adjoint.default
 
 Sizes = Sequence[int]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import SymInt, Tensor, fx, nn
 
-from fxlrp._torch import compile_graph
+from fxlrp._torch import compile_graph, generate
+from fxlrp.cache import Cache
 from fxlrp.filters import pack_convolutions
 from fxlrp.packed import pack_weights
-from fxlrp.prepared import copied, split
+from fxlrp.prepared import Store, copied, split
 from fxlrp.program import Program
 from fxlrp.segments import Segment, outline, segments
+
+LAYOUTS = 16
+"""Compiled forms of one kind of segment that are kept, one for each choice of strides."""
 
 
 class Kind(nn.Module):
@@ -27,19 +31,22 @@ class Kind(nn.Module):
     def __init__(self, part: Segment, dynamic: bool) -> None:
         super().__init__()
         self.part, self.dynamic = part, dynamic
-        self.compiled: dict[Hashable, Callable[..., Any]] = {}
+        self.compiled: Cache[Hashable, Callable[..., Any]] = Cache(LAYOUTS)
 
     def forward(self, *values: Any) -> Any:
         """The outputs of the segment for its inputs."""
         key = None if self.dynamic else tuple(x.stride() for x in values if x.layout is torch.strided)
-        if key not in self.compiled:
-            module = outline(self.part)
-            vectorise(module)
-            if self.dynamic:
-                self.compiled[key] = torch.compile(module, fullgraph=True, dynamic=True)
-            else:
-                self.compiled[key] = compile_graph(module, list(values))
-        return self.compiled[key](*values)
+        return self.compiled(key, lambda: self.made(values))(*values)
+
+    def made(self, values: Sequence[Any]) -> Callable[..., Any]:
+        """The segment compiled for values of such strides."""
+        module = outline(self.part)
+        vectorise(module)
+        if not self.dynamic:
+            return compile_graph(module, list(values))  # type: ignore[no-any-return]
+        compiled = torch.compile(module, fullgraph=True, dynamic=True)
+        compiled(*values)  # compiles now, while no other thread does
+        return compiled
 
 
 TAIL = (-1.26545292, 0.998732965, 0.385779274, 0.0387195122, -0.0108340792, -0.0575148836, -0.723754111, 1.1773763,
@@ -98,13 +105,14 @@ def is_dynamic(node: fx.Node) -> bool:
     return any(isinstance(size, SymInt) for size in sizes)
 
 
-def inductor(program: Program) -> Callable[..., Any]:
+def inductor(program: Program, store: Store | None = None) -> Callable[..., Any]:
     """Compiled at the first call, with weights packed for the CPU."""
     own = copied(program.module)
     pack_weights(own.graph)
     pack_convolutions(own.graph)
-    module, constants = split(own)
+    module, constants = split(own, store)
     stitched = stitch(module)
+    generate(stitched)
 
     def run(*tensors: Tensor) -> Any:
         return stitched(*(x.contiguous() for x in tensors), *constants())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from fxlrp._torch import (
     tree_flatten,
 )
 from fxlrp.backends import Runner
+from fxlrp.cache import Cache
 from fxlrp.emit import own_constants, trace
 from fxlrp.passes.manager import is_impure
 from fxlrp.passes.recompute import RECOMPUTED, following
@@ -73,7 +73,7 @@ class Many:
         self.attributes = [n for n in taken if n.op == "get_attr"]
         self.saved = [n for n in taken if not (n in self.late or n in fixed or n in self.given)]
         self.first = backend(self.forward([*results[: program.outputs], *self.saved]))
-        self.second: OrderedDict[Any, Runner] = OrderedDict()
+        self.second: Cache[Any, Runner] = Cache(CACHE)
 
     def __call__(
         self, tensors: Sequence[Tensor], numbers: Sequence[Tensor], masks: Sequence[Tensor], chunk: int
@@ -101,12 +101,7 @@ class Many:
     def runner(self, values: dict[fx.Node, Any]) -> Runner:
         """The second half for values of these sizes; made at the first call with such."""
         key = tuple(x.shape if isinstance(x, Tensor) else x for x in values.values())
-        if key not in self.second:
-            self.second[key] = self.backend(self.reverse(values))
-            if len(self.second) > CACHE:
-                self.second.popitem(last=False)
-        self.second.move_to_end(key)
-        return self.second[key]
+        return self.second(key, lambda: self.backend(self.reverse(values)))
 
     def forward(self, results: Sequence[fx.Node]) -> Program:
         """The first half, from inputs and masks to some results."""

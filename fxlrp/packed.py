@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.prepared import constant
+from fxlrp.prepared import HINTS, constant
 
 aten = torch.ops.aten
 
@@ -22,6 +22,7 @@ torch.library.define("fxlrp::pack", "(Tensor weight, int rows) -> Tensor")
 torch.library.define("fxlrp::packed_product", "(Tensor x, Tensor packed, Tensor? bias=None) -> Tensor")
 PACK = torch.ops.fxlrp.pack.default
 PRODUCT = torch.ops.fxlrp.packed_product.default
+HINTS[PACK] = 1  # rows: oneDNN reads any packing right, and reorders one that suits it less
 
 
 @torch.library.impl("fxlrp::pack", "cpu")

@@ -2,44 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import threading
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, fx
 
-from fxlrp._torch import OpOverload
+from fxlrp._torch import OpOverload, tree_flatten
+from fxlrp.freshness import Watch
 
 aten = torch.ops.aten
 
 
-class Constants:
-    """The values of a module without inputs, computed again at the first call after one of its tensors has changed.
+class Value:
+    """What an expression of the model's tensors is worth, and in which state of the tensors."""
 
-    Changes are seen by the tensor's memory and by its version, which every in-place op counts; what is written
-    through ``tensor.data`` is not counted by torch.
+    def __init__(self) -> None:
+        self.state = 0
+        self.content: Any = None
+
+
+class Store:
+    """What the programs of one model compute of its tensors alone: each expression once, for as long as one needs it.
+
+    Attributes:
+        lock: Held while values are looked up or computed.
     """
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        self.module = module
-        names = dict.fromkeys(str(n.target) for n in module.graph.find_nodes(op="get_attr"))
-        self.tensors = [t for name in names if isinstance(t := getattr(module, name), Tensor)]
-        self.last: tuple[Hashable, tuple[Any, ...]] | None = None
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._watch = Watch(())
+        self._state = 1
+        self._names: dict[Hashable, int] = {}
+        self._values: WeakValueDictionary[int, Value] = WeakValueDictionary()
+
+    def state(self) -> int:
+        """A number that is another one after a tensor has changed."""
+        with self.lock:
+            if self._watch.tensors and self._watch.changed():
+                self._state += 1
+            return self._state
+
+    def values(self, module: fx.GraphModule, fixed: Iterable[fx.Node], kept: Iterable[fx.Node]) -> list[Value]:
+        """The values of some nodes, still to be computed unless another program has them.
+
+        Args:
+            module: The program.
+            fixed: Its nodes that are the same at every call, in order.
+            kept: Those of them that are wanted.
+        """
+        with self.lock:
+            names: dict[fx.Node, int] = {}
+            tensors = []
+            for node in fixed:
+                if node.op == "get_attr":
+                    tensor = getattr(module, str(node.target))
+                    tensors += [tensor] if isinstance(tensor, Tensor) else []
+                    key: Hashable = id(tensor) if isinstance(tensor, Tensor) else repr(tensor)
+                else:
+                    key = expression(node, names)
+                names[node] = self._names.setdefault(key, len(self._names))
+            self.state()  # a change that nobody has asked for yet
+            self._watch = Watch((*self._watch.tensors, *tensors))
+            return [self._values.setdefault(names[node], Value()) for node in kept]
+
+
+HINTS: dict[Any, int] = {}
+"""Argument of an op that makes its result faster to use for some, and not another one for any."""
+
+
+def expression(node: fx.Node, names: Mapping[fx.Node, int]) -> Hashable:
+    """Equal for calls that compute the same of the same operands, which are given by number."""
+
+    def numbered(leaf: Any) -> Hashable:
+        return ("node", names[leaf]) if isinstance(leaf, fx.Node) else (type(leaf), repr(leaf))
+
+    args = tuple(arg for i, arg in enumerate(node.args) if HINTS.get(node.target) != i)
+    leaves, spec = tree_flatten((args, node.kwargs))
+    return node.target, spec, tuple(map(numbered, leaves))
+
+
+class Constants:
+    """What a program computes of the model's tensors alone, computed again at the first call after one has changed.
+
+    Args:
+        module: The program.
+        fixed: Its nodes that are the same at every call.
+        kept: Those of them that the rest of it takes.
+        store: Where programs of the same model share their values.
+    """
+
+    def __init__(self, module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node], store: Store) -> None:
+        self.module, self.fixed, self.kept, self.store = module, fixed, kept, store
+        self.values = store.values(module, fixed, kept)
 
     def __call__(self) -> tuple[Any, ...]:
         """The values, one for each placeholder that `split` put in their place."""
-        state = None if any(t.is_inference() for t in self.tensors) else tuple(map(version, self.tensors))
-        if state is None:  # tensors made in inference mode do not count changes
-            return tuple(self.module())
-        last = self.last
-        if last is None or last[0] != state:
-            self.last = last = state, tuple(self.module())
-        return last[1]
-
-
-def version(tensor: Tensor) -> Hashable:
-    """Changes whenever the tensor does."""
-    return tensor.data_ptr(), tensor._version, tensor.device
+        with self.store.lock:
+            state = self.store.state()
+            stale = [i for i, value in enumerate(self.values) if value.state != state]
+            if stale:
+                module = independent(self.module, self.fixed, [self.kept[i] for i in stale])
+                for i, content in zip(stale, module(), strict=True):
+                    self.values[i].state, self.values[i].content = state, content
+            return tuple(value.content for value in self.values)
 
 
 def copied(module: fx.GraphModule) -> fx.GraphModule:
@@ -49,15 +117,19 @@ def copied(module: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(module, graph)
 
 
-def split(module: fx.GraphModule) -> tuple[fx.GraphModule, Constants]:
+def split(module: fx.GraphModule, store: Store | None = None) -> tuple[fx.GraphModule, Constants]:
     """Divide a program into what depends on its inputs and what does not.
+
+    Args:
+        module: The program.
+        store: Where the programs of its model share what they compute of the model's tensors alone.
 
     Returns:
         A module that takes the inputs of the program and then the constants, and these constants.
     """
     fixed = constant(module.graph)
     kept = [n for n in fixed if n.op == "call_function" and any(user not in fixed for user in n.users)]
-    return dependent(module, fixed, kept), Constants(independent(module, fixed, kept))
+    return dependent(module, fixed, kept), Constants(module, fixed, kept, store or Store())
 
 
 def constant(graph: fx.Graph) -> dict[fx.Node, None]:

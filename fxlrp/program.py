@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
-from fxlrp._torch import OpOverload, TreeSpec
+from fxlrp._torch import OpOverload, TreeSpec, tree_unflatten
 from fxlrp.sizes import Fixed
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ class Captured:
     def outputs(self) -> tuple[Any, ...]:
         """Nodes (or plain values) of the model's own outputs, flattened."""
         return tuple(self.graph.output_node().args[0][:-1])  # type: ignore[index, arg-type]
+
+    def output(self, values: Sequence[Any]) -> Any:
+        """The model's output, as the user knows it, from the values of its nodes."""
+        given = iter(values)
+        return tree_unflatten([next(given) if isinstance(n, fx.Node) else n for n in self.outputs], self.out_spec)
 
     @property
     def explained(self) -> fx.Node:

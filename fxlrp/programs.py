@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,63 +13,52 @@ from torch.export import ExportedProgram
 
 from fxlrp import passes
 from fxlrp._torch import TreeSpec, lazy_modules, tree_flatten
-from fxlrp.backends import Runner, backend
+from fxlrp.agreement import check_output, find_difference
+from fxlrp.backends import BACKENDS, Runner
+from fxlrp.cache import MAKING, Cache
 from fxlrp.capture import capture
 from fxlrp.errors import SignatureError
-from fxlrp.outputs import Objective, Output
+from fxlrp.freshness import Structure
 from fxlrp.passes.constants import remove_biases
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
 from fxlrp.pipeline import Plan, lower, plan
+from fxlrp.prepared import Store
 from fxlrp.program import Captured, Program
-from fxlrp.rulesets import RuleSet
+from fxlrp.settings import Settings
 from fxlrp.signatures import Entry, bind, signature
 from fxlrp.targets import Form
 
 CACHE = 16
 """Signatures kept per model, least recently used out first."""
 
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 class Programs:
     """Captures and compiles a model for the inputs and targets that it is called with, once for each kind.
 
-    Attributes:
-        backend: Makes a program ready to run.
+    Threads may share it: whatever is made is made by one of them.
     """
 
-    def __init__(
-        self,
-        model: nn.Module | ExportedProgram,
-        *,
-        rules: RuleSet,
-        read: Sequence[str],
-        output: Output,
-        objective: Objective,
-        dynamic_shapes: Any,
-        backend_name: str,
-        memory: str,
-        precision: str | None,
-        strict: bool,
-    ) -> None:
-        if precision not in PRECISION:
-            raise SignatureError(f"precision={precision!r} is none of {', '.join(map(repr, PRECISION))}")
-        if memory not in MEMORY:
-            raise SignatureError(f"memory={memory!r} is none of {', '.join(map(repr, MEMORY))}")
-        self.backend: Callable[[Program], Runner] = backend(backend_name)
-        self._model = model
-        self._rules = rules
-        self._read = tuple(read)
-        self._output, self._objective = output, objective
-        self._dynamic_shapes = dynamic_shapes
-        self._saving = *PRECISION[precision], *MEMORY[memory]
-        self._strict = strict
-        self._entries: OrderedDict[int, Entry] = OrderedDict()
-        self._captures = 0
+    def __init__(self, model: nn.Module | ExportedProgram, settings: Settings) -> None:
+        self._model, self._settings = model, settings
+        self._saving = *PRECISION[settings.precision], *MEMORY[settings.memory]
+        self._numbers = itertools.count()
+        self._entries: Cache[int, Entry] = Cache(CACHE)
         self._last: tuple[Entry, Program] | None = None
+        self.refresh()
 
     def __len__(self) -> int:
         """How many signatures are kept."""
         return len(self._entries)
+
+    def refresh(self) -> None:
+        """Forget every program: the next call captures the model as it is then."""
+        with MAKING:
+            self._entries.clear()
+            self._structure: Structure | None = None
+            self._store = Store()
 
     @property
     def last(self) -> tuple[Entry, Program]:
@@ -83,44 +73,86 @@ class Programs:
             )
         return self._last
 
+    def backend(self, program: Program) -> Runner:
+        """Make a program run, sharing with the others of this model what depends on its tensors alone."""
+        return BACKENDS[self._settings.backend](program, self._store)
+
     def entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, list[Any], dict[Any, int]]:
         """The captured signature that the inputs fit, made if there is none; their leaves, and the value of each size.
 
         Raises:
             CaptureError, MissingRules, SignatureError: As `fxlrp.compile`.
         """
+        structure = self._structure
+        if structure is not None and structure.changed():
+            self.refresh()
         args, kwargs = bind(self._model, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
-        for key in reversed(self._entries):
-            entry = self._entries[key]
-            if entry.spec == spec and (sizes := entry.sizes(leaves)) is not None:
-                self._entries.move_to_end(key)
-                return entry, leaves, sizes
-        entry = self._made(args, kwargs, leaves, spec)
-        found = entry.sizes(leaves)
+        found = self._found(leaves, spec)
         if found is None:
-            raise SignatureError(
-                f"these inputs do not fit the program that was exported\n{signature(entry.plan.captured)}"
-            )
-        return entry, leaves, found
+            with MAKING:  # another thread may have made it while this one waited
+                found = self._found(leaves, spec) or self._made(args, kwargs, leaves, spec)
+        entry, sizes = found
+        return entry, leaves, sizes
 
     def program(self, entry: Entry, form: Form) -> tuple[Program, Runner]:
         """The program of a signature for a form of target, made if there is none."""
-        if form not in entry.programs:
+
+        def make() -> tuple[Program, Runner]:
             program = lower(entry.plan, form)
             passes.run(program.module, self._saving)
-            entry.programs[form] = program, self.backend(program)
-        self._last = entry, entry.programs[form][0]
-        return entry.programs[form]
+            return program, self.backend(program)
+
+        found = entry.programs(form, make)
+        self._last = entry, found[0]
+        return found
+
+    def verify(
+        self, entry: Entry, kind: Hashable, form: Form, inputs: Inputs, output: Any, values: Sequence[Any]
+    ) -> None:
+        """Compare what a program returned in place of the model with the model's own output, if that is asked for.
+
+        Args:
+            entry: The signature.
+            kind: What is checked once: a program, for sizes of 0, of 1 and of more.
+            form: Form of the target.
+            inputs: Arguments of the model.
+            output: The output to compare.
+            values: What the program was called with.
+
+        Raises:
+            VerificationError: If they differ.
+        """
+        sizes = tuple(min(n, 2) for x in values if isinstance(x, Tensor) for n in x.shape)
+        when = self._settings.verify
+        if when == "never" or (when == "first" and entry.verified.find((kind, sizes))):
+            return
+        with MAKING:  # while another thread exports, torch tells models that they are being exported
+            explain = partial(find_difference, self._model, inputs, entry.plan, form, self.backend, values)
+            check_output(self._model, inputs, output, explain)
+            if self._structure is not None:
+                self._structure.ran()
+        entry.verified.put((kind, sizes), True)
 
     def without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
         """The plan of the model with zeros in place of its additive parameters."""
-        captured = self._captured(*bind(self._model, args, kwargs))
-        passes.run(captured.module, passes.CANONICAL)
-        remove_biases(captured)
-        return plan(captured, self._rules, (), self._strict)
+        with MAKING:
+            captured = self._captured(*bind(self._model, args, kwargs))
+            passes.run(captured.module, passes.CANONICAL)
+            remove_biases(captured)
+            return plan(captured, self._settings.rules, (), self._settings.strict)
 
-    def _made(self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec) -> Entry:
+    def _found(self, leaves: list[Any], spec: TreeSpec) -> tuple[Entry, dict[Any, int]] | None:
+        for key, entry in self._entries.items():
+            if entry.spec == spec and (sizes := entry.sizes(leaves)) is not None:
+                self._entries.find(key)
+                return entry, sizes
+        return None
+
+    def _made(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec
+    ) -> tuple[Entry, dict[Any, int]]:
+        structure = self._structure or Structure(self._model)
         captured = self._captured(args, kwargs)
         if captured.in_spec != spec:
             raise SignatureError(
@@ -128,12 +160,15 @@ class Programs:
                 f"what was by keyword\n{signature(captured)}"
             )
         kept = tuple(torch.empty(0, device=leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        entry = Entry(plan(captured, self._rules, self._read, self._strict), spec, kept)
-        self._captures += 1
-        self._entries[self._captures] = entry
-        if len(self._entries) > CACHE:
-            self._entries.popitem(last=False)
-        return entry
+        entry = Entry(plan(captured, self._settings.rules, self._settings.read, self._settings.strict), spec, kept)
+        self._structure = structure
+        self._entries.put(next(self._numbers), entry)
+        sizes = entry.sizes(leaves)
+        if sizes is None:
+            raise SignatureError(
+                f"these inputs do not fit the program that was exported\n{signature(entry.plan.captured)}"
+            )
+        return entry, sizes
 
     def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
         with lazy_modules():  # torch makes a dozen on the way, and none of them runs
@@ -141,7 +176,7 @@ class Programs:
                 self._model,
                 args,
                 kwargs,
-                output=self._output,
-                objective=self._objective,
-                dynamic_shapes=self._dynamic_shapes,
+                output=self._settings.output,
+                objective=self._settings.objective,
+                dynamic_shapes=self._settings.dynamic_shapes,
             )

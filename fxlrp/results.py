@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor
 
-from fxlrp._torch import tree_unflatten
 from fxlrp.program import Program
 from fxlrp.signatures import Entry
 
@@ -30,11 +29,8 @@ class Result:
 
 def pack(entry: Entry, program: Program, flat: list[Any]) -> Result:
     """Put a program's flat results into the shape that the user knows."""
-    captured = entry.plan.captured
     own, rest = flat[: program.outputs], flat[program.outputs :]
-    values = iter(own)
-    outputs = [next(values) if isinstance(n, fx.Node) else n for n in captured.outputs]
     relevances = dict(zip(program.relevances, rest, strict=False))
     read = dict(zip(program.reads, rest[len(relevances) :], strict=True))
     single = next(iter(relevances.values())) if len(relevances) == 1 else relevances
-    return Result(single, tree_unflatten(outputs, captured.out_spec), read)
+    return Result(single, entry.plan.captured.output(own), read)

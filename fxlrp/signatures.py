@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import TreeSpec
 from fxlrp.backends import Runner
+from fxlrp.cache import Cache
 from fxlrp.errors import SignatureError
 from fxlrp.layouts import check_inputs
 from fxlrp.ledger import Book
@@ -21,6 +22,9 @@ from fxlrp.many import Many
 from fxlrp.pipeline import Plan
 from fxlrp.program import Captured, Program
 from fxlrp.targets import Form
+
+FORMS = 16
+"""Programs kept per signature, one for each form of target, least recently used out first."""
 
 
 @dataclass
@@ -30,9 +34,10 @@ class Entry:
     plan: Plan
     spec: TreeSpec
     leaves: tuple[Any, ...]
-    programs: dict[Form, tuple[Program, Runner]] = field(default_factory=dict)
-    many: dict[Form, Many] = field(default_factory=dict)
-    books: dict[tuple[Form, bool], Book] = field(default_factory=dict)
+    programs: Cache[Form, tuple[Program, Runner]] = field(default_factory=lambda: Cache(FORMS))
+    many: Cache[Form, Many] = field(default_factory=lambda: Cache(FORMS))
+    books: Cache[tuple[Form, bool], Book] = field(default_factory=lambda: Cache(FORMS))
+    verified: Cache[Hashable, bool] = field(default_factory=lambda: Cache(64 * FORMS))
 
     def sizes(self, leaves: Sequence[Any]) -> dict[Any, int] | None:
         """Value of each symbolic size for new inputs, or None if they are of another signature."""

@@ -271,7 +271,7 @@ def test_cpu_falls_back_with_one_warning() -> None:
 @pytest.mark.usefixtures("anywhere")
 def test_recordings_follow_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of batch norm are folded once, into memory that recordings read."""
-    monkeypatch.setattr(Recordings.__init__, "__defaults__", (recorder := Recorder(),))
+    monkeypatch.setattr(Recordings.__init__, "__defaults__", (recorder := Recorder(), ()))
     own = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).double().eval()
     attributor = fxlrp.compile(own, backend="cudagraphs")
     for _ in range(3):

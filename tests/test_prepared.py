@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 import fxlrp
 from fxlrp._torch import make_fx
-from fxlrp.prepared import Constants, constant, split
+from fxlrp.prepared import Constants, Store, constant, split
 
 aten = torch.ops.aten
 
@@ -98,7 +98,9 @@ def test_tensors_of_inference_mode_are_read_at_every_call() -> None:
     graph.output([graph.call_function(torch.mul, (graph.get_attr("w"), 2))])
     with torch.inference_mode():
         w = torch.ones(2)
-        constants = Constants(fx.GraphModule({"w": w}, graph))
+        module = fx.GraphModule({"w": w}, graph)
+        product = next(iter(graph.find_nodes(op="call_function", target=torch.mul)))
+        constants = Constants(module, dict.fromkeys(n for n in graph.nodes if n.op != "output"), [product], Store())
         assert constants()[0].tolist() == [2.0, 2.0]
         w.add_(1)
         assert constants()[0].tolist() == [4.0, 4.0]

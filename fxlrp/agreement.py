@@ -1,0 +1,163 @@
+"""Whether a program computes what its model does, and if not, where the two part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from fxlrp import passes
+from fxlrp._torch import tree_flatten, tree_leaves, tree_map_only
+from fxlrp.backends import Runner
+from fxlrp.emit import emit
+from fxlrp.errors import VerificationError
+from fxlrp.exporting import known_parts
+from fxlrp.pipeline import Plan
+from fxlrp.program import Program
+from fxlrp.propagate import Env
+from fxlrp.provenance import modules
+from fxlrp.standin import stand_in
+from fxlrp.targets import Form
+
+Model = nn.Module | ExportedProgram
+Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
+
+SENSITIVITY = 64
+"""How much further than the model itself, given inputs that differ by rounding, a program may be from the model."""
+
+
+def check_output(model: Model, inputs: Inputs, output: Any, explain: Callable[[], str]) -> None:
+    """Compare the output of a program with the model's own on the same inputs.
+
+    Sums are taken in another order, so that half of the digits have to agree. An ill-conditioned model may lose more:
+    then it is run again on inputs that differ by rounding, which shows how much.
+
+    Args:
+        model: The model.
+        inputs: Its arguments.
+        output: What the program returned in place of the model.
+        explain: Says where the two part, if they do.
+
+    Raises:
+        VerificationError: If they differ beyond rounding, or the model's outputs differ from call to call.
+    """
+    own = run(model, inputs, output)
+    worst, allowed = difference(own, output), tolerance(own)
+    if worst <= allowed:
+        return
+    name = type(model).__name__
+    if (unsteady := difference(own, run(model, inputs, output))) > allowed:
+        raise VerificationError(
+            f"{name} returns another output for the same inputs at a second call, {unsteady:.2g} of its largest entry "
+            "away, so that no program can compute it. Find what is random in it, or what it remembers between calls."
+        )
+    shaken = run(model, tree_map_only(Tensor, shake, inputs), output)
+    if worst > SENSITIVITY * difference(own, shaken):
+        sizes = ", ".join(str(tuple(x.shape)) for x in tree_leaves(inputs) if isinstance(x, Tensor))
+        raise VerificationError(
+            f"the program does not compute what {name} does: its output is {worst:.2g} of the largest entry away, "
+            f"and rounding explains {allowed:.1g}\n  for inputs of sizes {sizes}\n  {explain()}\n"
+            "Its relevance would be wrong too. Please report the model: this is a defect of fxlrp, or of a kernel that "
+            "it calls; another backend= may not have it. verify='never' goes on all the same."
+        )
+
+
+def run(model: Model, inputs: Inputs, like: Any) -> Any:
+    """The model's own output, of the same structure as ``like``."""
+    args, kwargs = inputs
+    call = model.module() if isinstance(model, ExportedProgram) else model
+    own = call(*args, **kwargs)
+    return own if tree_flatten(own)[1] == tree_flatten(like)[1] else known_parts(own)
+
+
+def shake(x: Tensor) -> Tensor:
+    """The tensor, every other entry changed by rounding."""
+    if not x.is_floating_point():
+        return x
+    signs = 1 - 2 * (torch.arange(x.numel(), device=x.device) % 2).view(x.shape)
+    return x * (1 + 2 * torch.finfo(x.dtype).eps * signs).to(x.dtype)
+
+
+def floats(output: Any) -> list[Tensor]:
+    """The tensors of an output that rounding changes; integers may jump with it, and are not compared."""
+    return [x for x in tree_leaves(output) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+
+
+def tolerance(output: Any) -> float:
+    """Half of the digits of the coarsest dtype."""
+    return max((torch.finfo(x.dtype).eps ** 0.5 for x in floats(output)), default=0.0)
+
+
+def difference(one: Any, other: Any) -> float:
+    """The largest difference of two outputs, relative to the largest entry of the tensor that it is in."""
+    pairs = list(zip(floats(one), floats(other), strict=True))
+    return max((apart(a, b) for a, b in pairs), default=0.0)
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """``max |a - b| / max |a|`` over entries that are finite in both; infinite if they are so in one only."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return float("inf")
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    alike = all(torch.equal(of(a), of(b)) for of in (torch.isnan, torch.isposinf, torch.isneginf))
+    if not alike:
+        return float("inf")
+    a, b = (x.double().where(x.isfinite(), 0.0) for x in (a, b))
+    largest = float((a - b).abs().max()) if a.numel() else 0.0
+    return largest / float(a.abs().max()) if largest and a.any() else largest
+
+
+def find_difference(
+    model: Model, inputs: Inputs, plan: Plan, form: Form, backend: Callable[[Program], Runner], values: Sequence[Any]
+) -> str:
+    """Name the first module whose output differs.
+
+    Args:
+        model: The model.
+        inputs: Its arguments.
+        plan: What its program was made of.
+        form: For which form of target.
+        backend: What makes the program run.
+        values: What the program was called with.
+    """
+    if not isinstance(model, nn.Module):
+        return "an exported program has no modules by which to say where"
+    nodes = {node.meta["reads"][-1]: node for node in plan.captured.graph.nodes if node.meta.get("reads")}
+
+    def outputs(env: Env, found: Env) -> list[Any]:
+        return [env[node] for node in nodes.values()]
+
+    starts = [plan.captured.explained] * len(form.starts)
+    module = emit(plan.captured, {}, form, outputs, starts)
+    passes.run(module, passes.CLEANUP)
+    made = backend(Program(module, len(nodes), (), ()))(*values[: len(module.graph.find_nodes(op="placeholder"))])
+    own = watched(model, inputs)
+    for (path, node), value in zip(nodes.items(), made, strict=True):
+        same = [x for x in floats(own.get(path)) if x.shape == value.shape]
+        away = min((apart(x, value) for x in same), default=0.0)
+        if away > tolerance(value):
+            kind = modules(node).get(path, "").rpartition(".")[2]
+            return f"the first module whose output differs is '{path}' ({kind}), by {away:.2g} of its largest entry"
+    return "the output of every module agrees: what differs is computed outside of them"
+
+
+def watched(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """What every module of a model returns, by path; behind that of a second call is ``@1``."""
+    double, calls, found = stand_in(model), Counter[str](), dict[str, Any]()
+
+    def note(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            found[f"{path}@{calls[path]}" if calls[path] else path] = output
+            calls[path] += 1
+
+        return hook
+
+    for path, module in double.named_modules():
+        module.register_forward_hook(note(path))
+    double(*inputs[0], **inputs[1])
+    return found

@@ -1,0 +1,164 @@
+"""Whether a model is still what was captured of it, and its tensors what was computed from them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+SAMPLES = 64
+"""Entries of a large tensor that a probe reads."""
+WHOLE = 512
+"""A tensor of at most so many entries is read whole."""
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+"""Attributes that are compared by value; any others are by identity."""
+TABLES = (
+    "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+)  # fmt: skip
+
+
+class Structure:
+    """What a program takes for granted of a model besides the values of its tensors.
+
+    That is, of every module: its class and the function that runs it, its attributes, parameters, buffers, submodules
+    and hooks by identity (plain values by value), and dtype, shape and device of every tensor. What happens inside
+    other objects, such as an entry of a configuration, is not seen.
+    """
+
+    def __init__(self, model: nn.Module | ExportedProgram) -> None:
+        self.model = model
+        self._written: set[tuple[int, str]] = set()
+        self._look()
+
+    def _look(self) -> None:
+        self.modules = list(self.model.modules()) if isinstance(self.model, nn.Module) else []
+        self.attributes = [dict(module.__dict__) for module in self.modules]
+        self.tensors = list(tensors_of(self.model))
+        self.forms = [form(tensor) for tensor in self.tensors]
+        self.parts = [list(parts(module)) for module in self.modules]  # holds on to them, so that identities last
+        self.identities = self._identities()
+
+    def _identities(self) -> list[tuple[int, ...]]:
+        found = [tuple(map(id, itertools.chain(module.__dict__.values(), parts(module)))) for module in self.modules]
+        return found or [tuple(map(id, tensors_of(self.model)))]
+
+    def changed(self) -> bool:
+        """Whether the model is another one now."""
+        now = self._identities()
+        if now != self.identities:
+            if self._differs():
+                return True
+            self.identities = now
+        return any(form(tensor) != known for tensor, known in zip(self.tensors, self.forms, strict=True))
+
+    def _differs(self) -> bool:
+        """The same, attribute by attribute: equal numbers may be different objects."""
+        if not self.modules:
+            return True
+        for module, known, held in zip(self.modules, self.attributes, self.parts, strict=True):
+            if list(map(id, parts(module))) != list(map(id, held)) or self.changes(module, known):
+                return True
+        return False
+
+    def changes(self, module: nn.Module, known: dict[str, Any]) -> list[str]:
+        """Attributes of a module that are not what they were, those left aside that its forward pass writes."""
+        now = module.__dict__
+        return [
+            name
+            for name in now.keys() | known.keys()
+            if (id(module), name) not in self._written
+            and not (name in now and name in known and same(now[name], known[name]))
+        ]
+
+    def ran(self) -> None:
+        """Leave aside what a run of the model has just written: an attribute that it sets anew at every call."""
+        for module, known in zip(self.modules, self.attributes, strict=True):
+            self._written.update((id(module), name) for name in self.changes(module, known))
+        self._look()
+
+
+def parts(module: nn.Module) -> Iterator[Any]:
+    """The function that runs a module, its parameters, buffers, submodules and hooks."""
+    own = module.__dict__
+    yield type(module)
+    yield type(module).forward
+    for table in TABLES:
+        yield from own.get(table, {}).values()
+
+
+def tensors_of(model: nn.Module | ExportedProgram) -> Iterable[Tensor]:
+    """Parameters and buffers."""
+    if isinstance(model, ExportedProgram):
+        return [t for t in (*model.state_dict.values(), *model.constants.values()) if isinstance(t, Tensor)]
+    return [*model.parameters(), *model.buffers()]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two attributes are the same object, or equal plain values."""
+    return one is other or (type(one) is type(other) and isinstance(one, PLAIN) and one == other)
+
+
+def form(tensor: Tensor) -> tuple[Any, ...]:
+    """What a program knows of a tensor."""
+    return tensor.dtype, tensor.device, tensor.shape
+
+
+class Watch:
+    """Whether tensors have changed since it was last asked.
+
+    Every in-place op of torch counts a version of its tensor; fused optimisers, batch norm in training mode, views of
+    numpy and ``tensor.data`` do not. These are found by a probe: all entries of a tensor of at most `WHOLE`, and
+    `SAMPLES` entries at even distances of any other, bit by bit. A write between the samples is not seen.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.tensors = tuple({id(t): t for t in tensors}.values())
+        self.counted = not any(t.is_inference() for t in self.tensors)  # those of inference mode count nothing
+        self.versions: list[tuple[Any, ...]] = []
+        self.views: list[list[Tensor]] = []
+        self.seen: list[Tensor] = []
+        self.changed()
+
+    def changed(self) -> bool:
+        """Look at the tensors."""
+        versions = [(t.data_ptr(), t._version) if self.counted else (t.data_ptr(),) for t in self.tensors]
+        if versions != self.versions:
+            self.versions = versions
+            self.views = samples(self.tensors)
+            self.seen = list(map(bits, self.views))
+            return True
+        seen = list(map(bits, self.views))
+        equal = all(torch.equal(one, other) for one, other in zip(seen, self.seen, strict=True))
+        self.seen = seen
+        return not (equal and self.counted)
+
+
+def samples(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Some entries of each tensor, as views of its memory, those of one dtype and device together."""
+    found: dict[Any, list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        if tensor.numel() and tensor.layout is torch.strided:
+            found[tensor.dtype, tensor.device].append(sample(tensor.detach()))
+    return list(found.values())
+
+
+def sample(tensor: Tensor) -> Tensor:
+    """Some entries of a tensor, at even distances."""
+    if tensor.numel() <= WHOLE:
+        return tensor
+    flat = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
+    if flat.is_contiguous():  # in an odd distance, so that rows of a power of two are met in different columns
+        return flat.view(-1)[:: len(flat.view(-1)) // SAMPLES | 1]
+    each = int(SAMPLES ** (1 / tensor.ndim))
+    return tensor[tuple(slice(None, None, -(-n // each)) for n in tensor.shape)]
+
+
+def bits(views: Sequence[Tensor]) -> Tensor:
+    """What some views hold, bit by bit, so that NaN equals itself."""
+    return torch.cat([view.reshape(-1) for view in views]).view(torch.uint8)
