@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,12 @@ class Attributor:
         self._settings = settings
         self._programs = Programs(model, settings)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attributor:
+        """A copy of the model, with programs of its own."""
+        return type(self)(copy.deepcopy(self.model, memo), self._settings)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles hold the model and the settings; their programs are made anew."""
+        """Pickles hold the model and the settings; their programs are made anew."""
         return type(self), (self.model, self._settings)
 
     def __repr__(self) -> str:

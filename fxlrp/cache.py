@@ -57,10 +57,10 @@ class Cache(Generic[Key, Value]):
             while len(self._kept) > self.size:
                 self._kept.popitem(last=False)
 
-    def items(self) -> list[tuple[Key, Value]]:
-        """Keys and values, the most recently used first."""
+    def values(self) -> list[Value]:
+        """The values, the most recently used first."""
         with self._lock:
-            return list(reversed(self._kept.items()))
+            return list(reversed(self._kept.values()))
 
     def clear(self) -> None:
         """Drop everything."""

@@ -10,7 +10,7 @@ import torch
 from torch import SymInt, Tensor, fx, nn
 
 from fxlrp._torch import compile_graph, generate
-from fxlrp.cache import Cache
+from fxlrp.cache import MAKING, Cache
 from fxlrp.filters import pack_convolutions
 from fxlrp.packed import pack_weights
 from fxlrp.prepared import Store, copied, split
@@ -42,11 +42,9 @@ class Kind(nn.Module):
         """The segment compiled for values of such strides."""
         module = outline(self.part)
         vectorise(module)
-        if not self.dynamic:
-            return compile_graph(module, list(values))  # type: ignore[no-any-return]
-        compiled = torch.compile(module, fullgraph=True, dynamic=True)
-        compiled(*values)  # compiles now, while no other thread does
-        return compiled
+        if self.dynamic:
+            return torch.compile(module, fullgraph=True, dynamic=True)
+        return compile_graph(module, list(values))  # type: ignore[no-any-return]
 
 
 TAIL = (-1.26545292, 0.998732965, 0.385779274, 0.0387195122, -0.0108340792, -0.0575148836, -0.723754111, 1.1773763,
@@ -115,6 +113,7 @@ def inductor(program: Program, store: Store | None = None) -> Callable[..., Any]
     generate(stitched)
 
     def run(*tensors: Tensor) -> Any:
-        return stitched(*(x.contiguous() for x in tensors), *constants())
+        with MAKING:  # torch 2.13 crashes where threads run compiled graphs at the same time
+            return stitched(*(x.contiguous() for x in tensors), *constants())
 
     return run

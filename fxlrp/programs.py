@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
@@ -44,7 +43,7 @@ class Programs:
     def __init__(self, model: nn.Module | ExportedProgram, settings: Settings) -> None:
         self._model, self._settings = model, settings
         self._saving = *PRECISION[settings.precision], *MEMORY[settings.memory]
-        self._numbers = itertools.count()
+        self._captures = 0
         self._entries: Cache[int, Entry] = Cache(CACHE)
         self._last: tuple[Entry, Program] | None = None
         self.refresh()
@@ -143,9 +142,9 @@ class Programs:
             return plan(captured, self._settings.rules, (), self._settings.strict)
 
     def _found(self, leaves: list[Any], spec: TreeSpec) -> tuple[Entry, dict[Any, int]] | None:
-        for key, entry in self._entries.items():
+        for entry in self._entries.values():
             if entry.spec == spec and (sizes := entry.sizes(leaves)) is not None:
-                self._entries.find(key)
+                self._entries.find(entry.number)
                 return entry, sizes
         return None
 
@@ -160,9 +159,11 @@ class Programs:
                 f"what was by keyword\n{signature(captured)}"
             )
         kept = tuple(torch.empty(0, device=leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        entry = Entry(plan(captured, self._settings.rules, self._settings.read, self._settings.strict), spec, kept)
+        made = plan(captured, self._settings.rules, self._settings.read, self._settings.strict)
+        self._captures += 1
+        entry = Entry(made, spec, kept, self._captures)
         self._structure = structure
-        self._entries.put(next(self._numbers), entry)
+        self._entries.put(entry.number, entry)
         sizes = entry.sizes(leaves)
         if sizes is None:
             raise SignatureError(

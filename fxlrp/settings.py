@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import pickle
+from dataclasses import dataclass, fields
 from typing import Any
 
 from fxlrp.backends import backend
-from fxlrp.errors import SignatureError
+from fxlrp.errors import RuleError, SignatureError
 from fxlrp.outputs import Objective, Output
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
+from fxlrp.rules import PRESETS
 from fxlrp.rulesets import RuleSet
 
 VERIFY = ("first", "always", "never")
@@ -34,8 +36,46 @@ class Settings:
     strict: bool = True
     verify: str = "first"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
+        """Nothing in it changes."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a preset by its name, as rules are functions.
+
+        Raises:
+            RuleError: If the rules are no preset, and pickle cannot save them.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if PRESETS.get(self.rules.name) == self.rules:
+            values["rules"] = self.rules.name
+        else:
+            check_pickles(self.rules)
+        return restored, (values,)
+
     def __post_init__(self) -> None:
         backend(self.backend)
         for name, allowed in (("memory", MEMORY), ("precision", PRECISION), ("verify", VERIFY)):
             if (given := getattr(self, name)) not in allowed:
                 raise SignatureError(f"{name}={given!r} is none of {', '.join(map(repr, allowed))}")
+
+
+def check_pickles(rules: RuleSet) -> None:
+    """Refuse rules that are made by calls, of which pickle saves none.
+
+    Raises:
+        RuleError: Saying what to do.
+    """
+    try:
+        pickle.dumps(rules)
+    except (AttributeError, TypeError, RuntimeError, pickle.PicklingError) as error:
+        raise RuleError(
+            f"the rule set {rules.name!r} cannot be pickled: {error}\nA preset is pickled by its name. With rules "
+            "of your own, pickle the model and compile it again, or define each rule's function in a module."
+        ) from error
+
+
+def restored(values: dict[str, Any]) -> Settings:
+    """Settings that were pickled."""
+    rules = values["rules"]
+    return Settings(**{**values, "rules": PRESETS[rules] if isinstance(rules, str) else rules})

@@ -34,6 +34,7 @@ class Entry:
     plan: Plan
     spec: TreeSpec
     leaves: tuple[Any, ...]
+    number: int
     programs: Cache[Form, tuple[Program, Runner]] = field(default_factory=lambda: Cache(FORMS))
     many: Cache[Form, Many] = field(default_factory=lambda: Cache(FORMS))
     books: Cache[tuple[Form, bool], Book] = field(default_factory=lambda: Cache(FORMS))
