@@ -74,6 +74,26 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A norm in evaluation mode that was merged into a linear op, as ``x * scale + shift`` along dimension 1.
+
+    Attributes:
+        scale: One number per channel.
+        shift: One number per channel.
+        outputs: Module calls whose output the merged op no longer shows: of the linear op in front of the norm, whose
+            value is ``x``, or of the norm in front of the linear op.
+        inside: Module calls that the norm runs in.
+        name: Path of its module, or name of its node.
+    """
+
+    scale: fx.Node
+    shift: fx.Node
+    outputs: tuple[str, ...]
+    inside: frozenset[str]
+    name: str
+
+
+@dataclass(frozen=True)
 class Program:
     """Forward and relevance pass as one flat ATen graph.
 
