@@ -97,7 +97,8 @@ def lower(made: Plan, form: Form) -> Program:
     starts = [places.passing(made.captured, name, made.twins, "inject") for name in form.starts]
     kept = [places.passing(made.captured, name, made.twins, "keep") for name in form.kept]
     twins = {**made.twins, **made.readers}
-    end = tail(made.captured.graph, twins, made.captured.explained, {*kept, *made.readers}) if form.weights else None
+    whole = {*(point.node for point in kept), *made.readers}
+    end = tail(made.captured.graph, twins, made.captured.explained, whole) if form.weights else None
     module = emit(made.captured, twins, form, results, starts, kept, end)
     passes.run(module, passes.CLEANUP)
     return Program(module, len(outputs), names, tuple(made.reads))
