@@ -93,11 +93,10 @@ def detached(nodes: list[fx.Node]) -> list[Any]:
     return [v.detach() if isinstance(v, Tensor) else v for v in values]
 
 
-def read(x: Tensor, carried: Any, trailing: int = 0) -> Tensor:
-    """Relevance of a value, summed over its trailing dimensions; zero if nothing arrived."""
+def read(x: Tensor, carried: Any) -> Tensor:
+    """Relevance of a value; zero if nothing arrived."""
     x = numerics.widen(x)
-    r = torch.zeros_like(x.real) if carried is None else numerics.relevance(carried, x)
-    return r.sum(tuple(range(-trailing, 0))) if trailing else r
+    return torch.zeros_like(x.real) if carried is None else numerics.relevance(carried, x)
 
 
 def name_inputs(module: fx.GraphModule, names: list[str]) -> None:

@@ -65,12 +65,14 @@ class Source:
     Attributes:
         node: Where the relevance is read.
         name: Key in the result.
-        trailing: How many trailing dimensions are summed (the features of a token).
+        dims: Of a lookup, the dimensions that its indices are laid out in; the others are summed.
+        steps: The nodes from an input to the lookup, each with the node before it; numbers are brought back along them.
     """
 
     node: fx.Node
     name: str
-    trailing: int = 0
+    dims: tuple[int, ...] | None = None
+    steps: tuple[tuple[fx.Node, fx.Node], ...] = ()
 
 
 @dataclass(frozen=True)
