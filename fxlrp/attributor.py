@@ -71,7 +71,8 @@ class Attributor:
                 dimension for them. The model runs once.
             chunk: The most of ``targets`` whose relevance is computed at a time.
             inject: Coefficients by the name of a module output or graph node: relevance starts there, with
-                ``R = x * c``, in place of the target.
+                ``R = x * c``, in place of the target. At an op that a batch norm was merged into, they are of the op's
+                own output.
             keep: Masks by such names, shaped as the node or expanding to it: what arrives there is multiplied by the
                 mask and goes on, as conditional relevance (Achtibat et al. 2023). ``read`` shows what arrived.
             kwargs: Keyword arguments of the model.

@@ -12,6 +12,7 @@ from torch import Tensor
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.numerics import opmath
 from fxlrp.places import passing
+from fxlrp.points import Point
 from fxlrp.signatures import Entry
 from fxlrp.targets import Form, Target, lower
 
@@ -72,10 +73,11 @@ def several(
 def fitted(entry: Entry, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor], option: str) -> tuple[Tensor, ...]:
     """The tensors, expanded to the nodes that they are for."""
     found = []
-    nodes = [passing(entry.plan.captured, name, entry.plan.twins, option) for name in tensors]
-    if len(set(nodes)) < len(nodes):
+    points = [passing(entry.plan.captured, name, entry.plan.twins, option) for name in tensors]
+    if len(set(points)) < len(points):
         raise SignatureError(f"{option}: two names are of one node, {', '.join(tensors)}")
-    for node, (name, given) in zip(nodes, tensors.items(), strict=True):
+    for point, (name, given) in zip(points, tensors.items(), strict=True):
+        node = point.node
         shape, dtype = entry.shape(sizes, node), opmath(node.meta["val"].dtype)
         tensor = torch.as_tensor(given)
         if not tensor.isfinite().all():
@@ -86,4 +88,18 @@ def fitted(entry: Entry, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor]
             raise SignatureError(
                 f"{option}={name!r} has shape {tuple(tensor.shape)}, which does not expand to the node's, {shape}"
             ) from None
+        if option == "inject" and (channels := lost(point, found[-1], entry.plan.captured.constants)):
+            raise SignatureError(
+                f"inject={name!r}: relevance would start in channels {', '.join(map(str, channels))}, which the norm "
+                f"{point.norms[0].name} behind it multiplies by 0; in the merged op there are no weights to pass it on"
+            )
     return tuple(found)
+
+
+def lost(point: Point, c: Tensor, constants: Mapping[Any, Any]) -> list[int]:
+    """Channels that something starts in and that norms behind the point multiply by 0."""
+    if not point.norms:
+        return []
+    with torch.no_grad():
+        started = (point.silent(constants) & (c != 0)).transpose(0, 1).flatten(1).any(1)
+    return [int(i) for i in started.nonzero()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import fx
 
 from fxlrp.pipeline import Plan
+from fxlrp.program import Norm
 from fxlrp.provenance import source_line
 
 PROMISES = ("add", "sub", "sum", "mean", "cat", "stack", "unbind", "split")
@@ -53,6 +54,8 @@ class Coverage:
         covered: How many of them a rule serves.
         promises_eliminated: Live ops that need no promise in coefficient form.
         rewrites: Rewrites of each canonical pass.
+        merged: Batch norms that became part of a linear op's weights, by the path of their module.
+        apart: Why the others are ops of their own, ``x * s + t``.
     """
 
     rules: str
@@ -62,6 +65,8 @@ class Coverage:
     covered: int
     promises_eliminated: int
     rewrites: dict[str, int]
+    merged: tuple[str, ...] = ()
+    apart: dict[str, str] = field(default_factory=dict)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Rows as dictionaries, ready for ``pandas.DataFrame``."""
@@ -71,12 +76,20 @@ class Coverage:
         """The whole report as JSON."""
         return json.dumps(asdict(self), indent=2)
 
+    @property
+    def norms(self) -> str:
+        """Line on what became of batch norms; empty if there are none."""
+        if not self.merged and not self.apart:
+            return ""
+        lines = [f"\nbatch norms: {len(self.merged)} merged, {len(self.apart)} ops of their own"]
+        return "\n".join([*lines, *(f"  {name}: {why}" for name, why in self.apart.items())])
+
     def table(self) -> Table:
         """The report as a rich table."""
         share = 100 * self.covered / max(self.live, 1)
         caption = (
             f"{self.covered} of {self.live} live ops covered ({share:.2f} %), {self.nodes} ops in the graph, "
-            f"{self.promises_eliminated} promises eliminated"
+            f"{self.promises_eliminated} promises eliminated{self.norms}"
         )
         table = Table(
             title=f"Rule coverage: {self.rules}",
@@ -123,4 +136,11 @@ def coverage(plan: Plan, rules: str) -> Coverage:
         covered=len(plan.twins) - len(plan.missing),
         promises_eliminated=promises,
         rewrites=dict(plan.rewrites),
+        merged=tuple(dict.fromkeys(norm.name for key in ("merged", "fronted") for norm in collected(plan, key))),
+        apart=dict(node.meta["apart"] for node in plan.captured.graph.nodes if "apart" in node.meta),
     )
+
+
+def collected(plan: Plan, key: str) -> list[Norm]:
+    """What the nodes say of the norms that were merged into them."""
+    return [norm for node in plan.captured.graph.nodes for norm in node.meta.get(key, ())]

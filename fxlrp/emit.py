@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxlrp import numerics, replay, rows, targets
 from fxlrp._torch import OpOverload, enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
+from fxlrp.points import Point, passed
 from fxlrp.program import Captured
 from fxlrp.propagate import Env, Twin, backward, forward
 from fxlrp.rows import Tail
@@ -24,8 +24,8 @@ def emit(
     twins: Mapping[fx.Node, Twin],
     form: targets.Form,
     results: Results,
-    starts: Sequence[fx.Node] = (),
-    kept: Sequence[fx.Node] = (),
+    starts: Sequence[Point] = (),
+    kept: Sequence[Point] = (),
     tail: Tail | None = None,
 ) -> fx.GraphModule:
     """Trace the forward and the reverse walk into one graph.
@@ -53,33 +53,23 @@ def emit(
     def program(*values: Any) -> list[Any]:
         env = forward(graph, dict(zip(placeholders, values, strict=False)) | fixed)
         chosen, masks = values[len(placeholders) : len(values) - len(kept)], values[len(values) - len(kept) :]
-        ruled = masked(twins, dict(zip(kept, masks, strict=True)))
+        begun = dict(zip(starts, chosen, strict=True)) if starts else {}
+        ruled, seed, inside = passed(twins, begun, dict(zip(kept, masks, strict=True)), env)
         if tail is not None:
-            return results(env, rows.walk(graph, env, ruled, tail, form, chosen))
-        if starts:
-            seed = dict(zip(starts, chosen, strict=True))
-        else:
+            return results(env, rows.walk(graph, env, ruled, tail, form, chosen) | inside)
+        if not starts:
             seed = {end: targets.seed(form, numerics.widen(env[end]), chosen)}
-        return results(env, backward(graph, env, ruled, seed))
+        return results(env, backward(graph, env, ruled, seed) | inside)
 
     mode = captured.explained.meta["val"].fake_mode
     with mode, enable_python_dispatcher(), preserve_node_meta(), lazy_modules(), torch.no_grad():
         chosen = () if starts else targets.examples(form, captured.explained.meta["val"])
-        target = *chosen, *(torch.empty_like(numerics.widen(n.meta["val"])) for n in (*starts, *kept))
+        target = *chosen, *(torch.empty_like(numerics.widen(p.node.meta["val"])) for p in (*starts, *kept))
         values = *detached(placeholders), *target
         module = trace(program, values)
     name_inputs(module, [node.name for node in given] + [f"target_{i}" for i in range(len(target))])
     own_constants(module, [(captured.names[n], captured.constants[n]) for n in constants])
     return module
-
-
-def masked(twins: Mapping[fx.Node, Twin], masks: Mapping[fx.Node, Tensor]) -> Mapping[fx.Node, Twin]:
-    """Twins that multiply what arrives by a mask before they pass it on."""
-
-    def by(twin: Twin, mask: Tensor) -> Twin:
-        return replace(twin, rule=replace(twin.rule, apply=lambda site, c: twin.rule(site, c * mask)))
-
-    return {**twins, **{node: by(twins[node], mask) for node, mask in masks.items()}}
 
 
 def trace(program: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
@@ -103,11 +93,10 @@ def detached(nodes: list[fx.Node]) -> list[Any]:
     return [v.detach() if isinstance(v, Tensor) else v for v in values]
 
 
-def read(x: Tensor, carried: Any, trailing: int = 0) -> Tensor:
-    """Relevance of a value, summed over its trailing dimensions; zero if nothing arrived."""
+def read(x: Tensor, carried: Any) -> Tensor:
+    """Relevance of a value; zero if nothing arrived."""
     x = numerics.widen(x)
-    r = torch.zeros_like(x.real) if carried is None else numerics.relevance(carried, x)
-    return r.sum(tuple(range(-trailing, 0))) if trailing else r
+    return torch.zeros_like(x.real) if carried is None else numerics.relevance(carried, x)
 
 
 def name_inputs(module: fx.GraphModule, names: list[str]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from fxlrp import numerics, passes
 from fxlrp.emit import emit, read
+from fxlrp.inputs import relevance
 from fxlrp.passes.analyses import leaves
 from fxlrp.passes.constants import additive, origins
 from fxlrp.pipeline import Plan
@@ -200,7 +201,7 @@ class Book:
             passed = self.passed.get(node, (zero, zero))
             rows.append(torch.stack([number(v, zero) for v in (r.sum(), *passed, r.abs().sum())]))
         end = self.plan.captured.explained
-        sources = [read(env[s.node], found.get(s.node), s.trailing) for s in self.plan.sources]
+        sources = [relevance(s, env, found) for s in self.plan.sources]
         return [torch.stack(rows), number(read(env[end], found[end]).sum(), zero), *sources]
 
     def close(self, flat: Sequence[Tensor]) -> Ledger:
@@ -210,7 +211,7 @@ class Book:
         first: dict[str, float] = {}
         for source, r in zip(self.plan.sources, sources, strict=True):
             inputs[source.name] += float(r.real.sum())
-            if source.trailing and r.ndim > 1 and r.shape[1] > 1 and r.any():
+            if source.dims is not None and r.ndim > 1 and r.shape[1] > 1 and r.any():
                 first[source.name] = float(r[:, 0].abs().sum() / r.abs().sum())
         constants = origins(self.plan.captured)
         numbers = zip(self.plan.twins.items(), rows.tolist(), strict=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import fx
 
-from fxlrp import passes, places
-from fxlrp.emit import emit, read
+from fxlrp import inputs, passes, places
+from fxlrp.emit import emit
 from fxlrp.errors import MissingRules, SignatureError
-from fxlrp.passes import analyses, parameters
+from fxlrp.passes import analyses, lookups, parameters
 from fxlrp.passes.factors import factors
 from fxlrp.passes.tails import tail
 from fxlrp.places import Place
@@ -58,7 +58,7 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     """
     rewrites = passes.run(captured.module, passes.CANONICAL)
     graph, end = captured.graph, captured.explained  # after the passes: they may replace the explained node
-    sources = analyses.sources(captured)
+    sources = lookups.sources(captured)
     starts = {source.node for source in sources}
     dependent = analyses.dependents(graph, starts)
     assigned = rules.assign(n for n in graph.nodes if n in dependent and n.op == "call_function")
@@ -90,14 +90,15 @@ def lower(made: Plan, form: Form) -> Program:
     def results(env: Env, found: Env) -> list[Any]:
         relevances: dict[str, Any] = dict.fromkeys(names, 0.0)
         for s in made.sources:
-            relevances[s.name] = relevances[s.name] + read(env[s.node], found.get(s.node), s.trailing)
+            relevances[s.name] = relevances[s.name] + inputs.relevance(s, env, found)
         reads = [place.read(env, found) for place in made.reads.values()]
         return [*(env[n] for n in outputs), *relevances.values(), *reads]
 
     starts = [places.passing(made.captured, name, made.twins, "inject") for name in form.starts]
     kept = [places.passing(made.captured, name, made.twins, "keep") for name in form.kept]
     twins = {**made.twins, **made.readers}
-    end = tail(made.captured.graph, twins, made.captured.explained, {*kept, *made.readers}) if form.weights else None
+    whole = {*(point.node for point in kept), *made.readers}
+    end = tail(made.captured.graph, twins, made.captured.explained, whole) if form.weights else None
     module = emit(made.captured, twins, form, results, starts, kept, end)
     passes.run(module, passes.CLEANUP)
     return Program(module, len(outputs), names, tuple(made.reads))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fxlrp import numerics
+from fxlrp.entrances import entered, hidden, module_input
 from fxlrp.errors import SignatureError
 from fxlrp.passes.manager import shape
+from fxlrp.points import Point, points
 from fxlrp.program import Captured, floating
 from fxlrp.propagate import Env
-from fxlrp.provenance import modules
 
 aten = torch.ops.aten
 
@@ -32,36 +34,43 @@ MOVES = (
 
 @dataclass(frozen=True)
 class Place:
-    """A node and how its relevance is shown.
+    """A point in the graph and how its relevance is shown.
 
     Attributes:
-        node: Where relevance is read.
+        point: Where relevance is read.
         views: Applied to what is read, in order.
         coefficient: Read the coefficient ``c = R / x`` in place of relevance.
     """
 
-    node: fx.Node
+    point: Point
     views: tuple[Callable[[Tensor], Tensor], ...] = ()
     coefficient: bool = False
 
-    def read(self, env: Env, found: Env) -> Tensor:
+    @property
+    def node(self) -> fx.Node:
+        """The node whose value is that of the point, or is computed from it."""
+        return self.point.node
+
+    def read(self, env: Env, found: Mapping[Any, Any]) -> Tensor:
         """What arrived here; zeros if nothing did."""
-        x = numerics.widen(env[self.node])
-        carried = found.get(self.node)
+        carried = found.get(self.point if self.point.norms else self.node)
         if carried is None:
+            x = numerics.widen(env[self.node])
             shown = torch.zeros_like(x if self.coefficient else x.real)
         else:
-            shown = (numerics.coefficient if self.coefficient else numerics.relevance)(carried, x)
+            shown = (self.point.coefficient if self.coefficient else self.point.relevance)(carried, env)
         for view in self.views:
             shown = view(shown)
         return shown
 
 
-def names(captured: Captured) -> dict[str, fx.Node]:
+def names(captured: Captured) -> dict[str, Point]:
     """Every name that a place can have: nodes, module outputs, parameters and buffers."""
     nodes = [node for node in captured.graph.nodes if node not in captured.names]
-    found = {name: node for node in nodes for name in (node.name, *node.meta.get("reads", []))}
-    return found | owned(captured)
+    found = {name: Point(node) for node in nodes for name in (node.name, *node.meta.get("reads", []))}
+    inside = [point for node in nodes for point in points(node)[1:]]
+    found |= {name: point for point in inside for name in point.norms[0].outputs}
+    return found | {name: Point(node) for name, node in owned(captured).items()}
 
 
 def owned(captured: Captured) -> dict[str, fx.Node]:
@@ -88,20 +97,21 @@ def find(
         SignatureError: If a pattern fits nothing, or only what relevance does not reach, or a view does not fit.
     """
     known = names(captured)
-    values = {name: node in live for name, node in known.items() if node not in captured.constants}
+    values = {name: point.node in live for name, point in known.items() if point.node not in captured.constants}
     parameters = {name: node in constants for name, node in owned(captured).items()}
-    calls = dict.fromkeys((call for node in captured.graph.nodes for call in modules(node) if call), True)
+    calls = dict.fromkeys((call for node in captured.graph.nodes for call in entered(node) if call), True)
     found: dict[str, Place] = {}
     for pattern in patterns:
         path, *views = pattern.split(":")
         inside = views[:1] == ["input"]
-        for name in fitting(path, [calls] if inside else [values, parameters], pattern):
-            node = module_input(captured.graph, name, live) if inside else known[name]
-            found[":".join([name, *views])] = viewed(node, views[inside:], pattern)
+        note = hidden(captured.graph, path)
+        for name in fitting(path, [calls] if inside else [values, parameters], pattern, note):
+            point = module_input(captured.graph, name, live) if inside else known[name]
+            found[":".join([name, *views])] = viewed(point, views[inside:], pattern)
     return found
 
 
-def fitting(path: str, tables: Sequence[Mapping[str, bool]], pattern: str) -> list[str]:
+def fitting(path: str, tables: Sequence[Mapping[str, bool]], pattern: str, note: str) -> list[str]:
     """Names that fit a pattern and are reached, of the first table that has any."""
     for known in tables:
         if found := [name for name, reached in known.items() if reached and fnmatch.fnmatchcase(name, path)]:
@@ -110,31 +120,16 @@ def fitting(path: str, tables: Sequence[Mapping[str, bool]], pattern: str) -> li
     close = ", ".join(get_close_matches(path, [name for name, reached in every if reached], 5, 0.3))
     fits = any(fnmatch.fnmatchcase(name, path) for name, _ in every)
     why = "fits only what relevance does not reach" if fits else "fits no module, no graph node and no parameter"
-    raise SignatureError(f"read={pattern!r} {why}. Close to it: {close or 'nothing'}")
+    raise SignatureError(f"read={pattern!r} {why}. Close to it: {close or 'nothing'}{note}")
 
 
-def module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> fx.Node:
-    """The one value with relevance that a module takes from outside.
-
-    Raises:
-        SignatureError: If there is none, or several, naming them.
-    """
-    inside = {node for node in graph.nodes if path in modules(node)}
-    taken = {n: None for node in graph.nodes if node in inside for n in node.all_input_nodes if n not in inside}
-    found: list[fx.Node] = [n for n in taken if n in live]
-    if len(found) != 1:
-        listed = ", ".join(n.name for n in found) or "none"
-        raise SignatureError(f"read='{path}:input': relevance leaves {path} by {len(found)} inputs; read one: {listed}")
-    return found[0]
-
-
-def viewed(node: fx.Node, views: list[str], pattern: str) -> Place:
+def viewed(point: Point, views: list[str], pattern: str) -> Place:
     """The place behind the views of a name.
 
     Raises:
         SignatureError: If a view is unknown or does not fit the value.
     """
-    place = Place(node)
+    place = Place(point)
     for view in views:
         name, _, numbers = view.partition("=")
         if name not in VIEWS:
@@ -158,7 +153,8 @@ def heads(place: Place, numbers: list[int]) -> Place:
     if len(numbers) != 1 or numbers[0] < 1 or size % numbers[0]:
         raise ValueError(f"heads=N divides the last dimension of {node.name}, of shape {shape(node)}")
     (count,) = numbers
-    return Place(node, (*place.views, lambda r: r.reshape(*r.shape[:-1], count, -1).sum(-1)), place.coefficient)
+    place = place if node is place.node else replace(place, point=Point(node))
+    return replace(place, views=(*place.views, lambda r: r.reshape(*r.shape[:-1], count, -1).sum(-1)))
 
 
 def before_projection(node: fx.Node) -> fx.Node:
@@ -176,16 +172,14 @@ def chosen(dim: int) -> Callable[[Place, list[int]], Place]:
         sizes = shape(place.node)
         if not numbers or len(sizes) < 2 or any(not 0 <= n < sizes[dim] for n in numbers):
             raise ValueError(f"give indices in dimension {dim} of {place.node.name}, of shape {sizes}")
-        return Place(
-            place.node, (*place.views, lambda r: r[(slice(None),) * (dim % r.ndim) + (numbers,)]), place.coefficient
-        )
+        return replace(place, views=(*place.views, lambda r: r[(slice(None),) * (dim % r.ndim) + (numbers,)]))
 
     return view
 
 
 def coefficient(place: Place, numbers: list[int]) -> Place:
     """``c`` in place of ``R = x * c``."""
-    return Place(place.node, place.views, coefficient=True)
+    return replace(place, coefficient=True)
 
 
 VIEWS: dict[str, Callable[[Place, list[int]], Place]] = {
@@ -197,17 +191,17 @@ VIEWS: dict[str, Callable[[Place, list[int]], Place]] = {
 """What can stand behind a colon."""
 
 
-def passing(captured: Captured, name: str, twins: Collection[fx.Node], option: str) -> fx.Node:
-    """The node of that name, which passes relevance on.
+def passing(captured: Captured, name: str, twins: Collection[fx.Node], option: str) -> Point:
+    """The point of that name, which passes relevance on.
 
     Raises:
         SignatureError: If there is none.
     """
-    known = {n: node for n, node in names(captured).items() if node in twins}
+    known = {n: point for n, point in names(captured).items() if point.node in twins}
     if name not in known:
         close = ", ".join(get_close_matches(name, known, 5, 0.3))
         raise SignatureError(
             f"{option}={name!r} is no module output and no graph node that passes relevance on. "
-            f"Close to it: {close or 'nothing'}"
+            f"Close to it: {close or 'nothing'}{hidden(captured.graph, name)}"
         )
     return known[name]

@@ -70,12 +70,34 @@ class Source:
     Attributes:
         node: Where the relevance is read.
         name: Key in the result.
-        trailing: How many trailing dimensions are summed (the features of a token).
+        dims: Of a lookup, the dimensions that its indices are laid out in; the others are summed.
+        steps: The nodes from an input to the lookup, each with the node before it; numbers are brought back along them.
     """
 
     node: fx.Node
     name: str
-    trailing: int = 0
+    dims: tuple[int, ...] | None = None
+    steps: tuple[tuple[fx.Node, fx.Node], ...] = ()
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm in evaluation mode that was merged into a linear op, as ``x * scale + shift`` along dimension 1.
+
+    Attributes:
+        scale: One number per channel.
+        shift: One number per channel.
+        outputs: Module calls whose output the merged op no longer shows: of the linear op in front of the norm, whose
+            value is ``x``, or of the norm in front of the linear op.
+        inside: Module calls that the norm runs in.
+        name: Path of its module, or name of its node.
+    """
+
+    scale: fx.Node
+    shift: fx.Node
+    outputs: tuple[str, ...]
+    inside: frozenset[str]
+    name: str
 
 
 @dataclass(frozen=True)

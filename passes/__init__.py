@@ -3,6 +3,7 @@
 from fxlrp.passes import (
     affine,
     arithmetic,
+    bags,
     batch_norm,
     identities,
     masks,
@@ -22,6 +23,7 @@ CANONICAL: tuple[tuple[str, Pass], ...] = (
     ("give as_strided its memory", strides.own),
     ("drop identities", identities.drop),
     ("open multi-output ops", single_output.open_outputs),
+    ("open bags of rows", bags.open_bags),
     ("write products as linear", affine.merge),
     ("recognise softmax", softmax.recognise),
     ("fold batch norm", batch_norm.fold),

@@ -6,53 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from fxlrp._torch import tree_flatten
 from fxlrp.passes.factors import ELEMENTWISE, SHAPES, is_division_by_number
-from fxlrp.passes.manager import same, shape
-from fxlrp.program import Captured, Source, floating
-from fxlrp.provenance import module_path
+from fxlrp.program import floating
 from fxlrp.registry import Facts, Rule
 
 aten = torch.ops.aten
-
-
-def sources(captured: Captured) -> list[Source]:
-    """Where relevance is read: floating inputs, and lookups whose indices come from an integer input.
-
-    The relevance of a token is the sum over the features that its lookup returned. Lookups indexed by an
-    input itself are reported under its name; others (positions computed from the ids) under their module's.
-    """
-    found = [Source(node, node.name) for node in captured.inputs if floating(node)]
-    origin = {node: node.name for node in captured.inputs if is_integer(node)}
-    for node in captured.graph.nodes:
-        if node.op != "call_function":
-            continue
-        inputs = {n for n in node.all_input_nodes if n in origin}
-        if inputs and floating(node) and is_lookup(node, captured):
-            (index,) = inputs
-            trailing = len(shape(node)) - len(shape(index))
-            found.append(Source(node, origin[index] or module_path(node) or node.name, trailing))
-        elif inputs and isinstance(node.meta["val"], Tensor) and not floating(node):
-            moved = node.target in (aten._to_copy.default, aten.reshape.default, aten.detach.default)
-            kept = [n for n in inputs if moved and same(shape(n), shape(node))]
-            origin[node] = origin[kept[0]] if kept else ""
-    return found
-
-
-def is_integer(node: fx.Node) -> bool:
-    """Whether a node holds integers."""
-    dtype = getattr(node.meta.get("val"), "dtype", None)
-    return dtype is not None and not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
-
-
-def is_lookup(node: fx.Node, captured: Captured) -> bool:
-    """An embedding, or rows of a parameter picked by index."""
-    if node.target is aten.embedding.default:
-        return True
-    picks = (aten.index.Tensor, aten.index_select.default)
-    return node.target in picks and node.args[0] in captured.parameters
 
 
 def dependents(graph: fx.Graph, starts: Iterable[fx.Node]) -> set[fx.Node]:

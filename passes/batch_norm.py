@@ -8,35 +8,112 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.passes.manager import insert, reaches, shape, substitute
+from fxlrp.passes.manager import OWN, insert, named, reaches, shape, substitute
+from fxlrp.program import Norm
+from fxlrp.provenance import module_path, modules
 
 aten = torch.ops.aten
 
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
-CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
-LINEAR = (aten.linear.default, *CONVOLUTIONS, *TRANSPOSED)
+LINEAR = (
+    aten.linear.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+    aten.convolution.default,
+    *TRANSPOSED,
+)
 
 
 def fold(graph: fx.Graph) -> int:
     """``bn(linear(x))`` and ``linear(bn(x))`` become one linear op with weights computed in the graph.
 
-    Without such a neighbour ``bn(x)`` becomes ``x s + t``. A linear op before the norm must feed nothing else. A
-    convolution behind the norm must not pad: its zeros would have to be shifted too.
+    Without such a neighbour ``bn(x)`` becomes ``x s + t``, and says why in ``meta["apart"]``. A linear op before the
+    norm must feed nothing else. A convolution behind the norm must not pad: its zeros would have to be shifted too. The
+    norm is along dimension 1, which must be that of the channels: it is not where an image has no batch dimension, nor
+    behind a linear layer on sequences.
+
+    What reads, starts or masks relevance at the linear op before the norm means that op's own output, and finds the
+    norm in ``meta["merged"]`` of the merged op. A norm before the linear op is in its ``meta["fronted"]``.
     """
     hits = 0
     dependent = reaches(graph)
     for node in list(graph.nodes):
         if node.target is operator.getitem and node.args[1] == 0 and node.args[0].target is BATCH_NORM:
             norm = node.args[0]
-            before(node, norm, dependent) or behind(node, norm, dependent) or alone(node, norm)
+            if not (apart := unlike_before(norm, dependent)):
+                before(node, norm, dependent)
+            elif not (also := unlike_behind(node, norm, dependent)):
+                behind(node, norm, dependent)
+            else:
+                alone(node, norm, f"{apart}; {also}")
             hits += 1
     return hits
 
 
+def unlike_before(norm: fx.Node, dependent: set[fx.Node]) -> str:
+    """Why a norm cannot be merged into what it norms; empty if it can."""
+    linear = norm.args[0]
+    if dependent.intersection(norm.all_input_nodes[1:]):
+        return "its statistics or weights depend on an input"
+    if not is_linear(linear, dependent):
+        return "no linear op with constant weights is before it"
+    assert isinstance(linear, fx.Node)
+    if len(linear.users) != 1:
+        return f"{linear.name} before it feeds other ops too"
+    return "" if has_channels(linear) else f"{linear.name} before it has its channels in another dimension"
+
+
+def unlike_behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> str:
+    """Why a norm cannot be merged into the ops that take its output; empty if it can."""
+    users = list(norm_out.users)
+    if dependent.intersection(norm.all_input_nodes[1:]):
+        return "its statistics or weights depend on an input"
+    if not users or not all(is_linear(u, dependent) and named(u)["input"] is norm_out for u in users):
+        return "not only linear ops with constant weights take its output"
+    for user in users:
+        if is_transposed(user) or pads(user):
+            return f"{user.name} behind it {'is transposed' if is_transposed(user) else 'pads'}"
+        if not has_channels(user):
+            return f"{user.name} behind it has its channels in another dimension"
+    return ""
+
+
+def is_linear(node: object, dependent: set[fx.Node]) -> bool:
+    """A linear op with constant weight and bias."""
+    if not isinstance(node, fx.Node) or node.target not in LINEAR:
+        return False
+    args = named(node)
+    return args["weight"] not in dependent and args["bias"] not in dependent
+
+
+def has_channels(linear: fx.Node) -> bool:
+    """Whether dimension 1 of input and output is that of the channels: they have as many dimensions as the weight."""
+    return len(shape(linear)) == len(shape(named(linear)["weight"]))
+
+
+def is_transposed(linear: fx.Node) -> bool:
+    """Whether a convolution is transposed, so that its weight has its inputs first."""
+    return linear.target in TRANSPOSED or bool(named(linear).get("transposed", False))
+
+
+def pads(linear: fx.Node) -> bool:
+    """Whether a convolution adds zeros around its input."""
+    args = named(linear)
+    padding: Any = args.get("padding", 0)
+    if padding == "same":
+        return any(n != 1 for n in shape(args["weight"])[2:])
+    return padding != "valid" and any([padding] if isinstance(padding, int) else padding)
+
+
 def scale_and_shift(at: fx.Node, norm: fx.Node) -> tuple[fx.Node, fx.Node]:
-    """The affine map that the norm is: ``s = w / sqrt(var + eps)``, ``t = b - mean * s``."""
-    _, weight, bias, mean, var, _, eps = norm.args
+    """The affine map that the norm is: ``s = w / sqrt(var + eps)``, ``t = b - mean * s``, in float32 or better."""
+    *tensors, _, eps = norm.args[1:]
+    weight, bias, mean, var = (None if x is None else wide(at, x) for x in tensors)
     s = insert(at, aten.rsqrt.default, insert(at, aten.add.Scalar, var, eps))
     if weight is not None:
         s = insert(at, aten.mul.Tensor, s, weight)
@@ -44,83 +121,94 @@ def scale_and_shift(at: fx.Node, norm: fx.Node) -> tuple[fx.Node, fx.Node]:
     return s, t if bias is None else insert(at, aten.add.Tensor, t, bias)
 
 
-def along(at: fx.Node, vector: fx.Node, dim: int, ndim: int) -> fx.Node:
-    """View a vector so that it multiplies along one dimension."""
-    return insert(at, aten.reshape.default, vector, [-1 if i == dim else 1 for i in range(ndim)])
+def wide(at: fx.Node, x: Any) -> fx.Node:
+    """A tensor in float32 or better, as torch computes norms in."""
+    return cast(at, x, torch.promote_types(x.meta["val"].dtype, torch.float32))
 
 
-def linear_args(node: fx.Node) -> list[Any]:
-    """Arguments of a linear op, at least ``x, weight, bias``."""
-    return [*node.args, None] if len(node.args) < 3 else list(node.args)
+def cast(at: fx.Node, x: fx.Node, dtype: torch.dtype) -> fx.Node:
+    """A tensor in a dtype."""
+    return x if x.meta["val"].dtype is dtype else insert(at, aten._to_copy.default, x, dtype=dtype)
 
 
-def is_linear(node: object, dependent: set[fx.Node]) -> bool:
-    """A linear op with constant weight and bias."""
-    return isinstance(node, fx.Node) and node.target in LINEAR and not dependent & set(node.all_input_nodes[1:])
+def along(at: fx.Node, vector: fx.Node, ndim: int) -> fx.Node:
+    """View a vector of channels so that it multiplies along dimension 1."""
+    return insert(at, aten.reshape.default, vector, [-1 if i == 1 else 1 for i in range(ndim)])
 
 
-def before(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> bool:
+def factor(at: fx.Node, vector: fx.Node, linear: fx.Node, dim: int) -> fx.Node:
+    """View a vector of channels so that it multiplies a weight along one of its first two dimensions.
+
+    Dimension 0 of a weight has all channels on its side of the op; dimension 1 has those of one group, of which the
+    group is told by the place in dimension 0.
+    """
+    args = named(linear)
+    rows, columns, *kernel = shape(args["weight"])
+    groups = args.get("groups", 1)
+    if dim == 1 and groups != 1:
+        apart = insert(at, aten.reshape.default, vector, [groups, 1, columns])
+        vector = insert(at, aten.expand.default, apart, [groups, rows // groups, columns])
+    sizes = [-1, 1] if dim == 0 else [1 if groups == 1 else rows, columns]
+    return insert(at, aten.reshape.default, vector, [*sizes, *(1 for _ in kernel)])
+
+
+def before(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> None:
     """``bn(linear(x)) -> linear'(x)`` with ``W' = s W`` and ``b' = s b + t``."""
-    linear = norm.args[0]
-    if not is_linear(linear, dependent) or len(linear.users) != 1:  # type: ignore[union-attr]
-        return False
-    assert isinstance(linear, fx.Node)
-    x, w, b, *rest = linear_args(linear)
-    transposed = linear.target in TRANSPOSED
-    groups = rest[3] if transposed and len(rest) > 3 else 1
-    if groups != 1 or (linear.target is aten.linear.default and len(shape(linear)) != 2):
-        return False
+    linear: Any = norm.args[0]
+    args = named(linear)
     s, t = scale_and_shift(norm_out, norm)
-    weight = insert(norm_out, aten.mul.Tensor, w, along(norm_out, s, int(transposed), len(shape(w))))
-    bias = t if b is None else insert(norm_out, aten.add.Tensor, insert(norm_out, aten.mul.Tensor, b, s), t)
-    new = insert(norm_out, linear.target, x, weight, bias, *rest)
-    substitute(norm_out, carry(new, linear))
-    new.meta["reads"] = [*linear.meta.pop("reads", []), *new.meta.get("reads", [])]
+    scaled = factor(norm_out, s, linear, int(is_transposed(linear)))
+    weight = insert(norm_out, aten.mul.Tensor, wide(norm_out, args["weight"]), scaled)
+    bias = t
+    if args["bias"] is not None:
+        bias = insert(norm_out, aten.add.Tensor, insert(norm_out, aten.mul.Tensor, wide(norm_out, args["bias"]), s), t)
+    new = again(norm_out, linear, args["input"], weight, bias)
+    merged = Norm(s, t, tuple(linear.meta.pop("reads", [])), *origin(norm))
+    substitute(norm_out, new)
+    new.meta["merged"] = (*linear.meta.get("merged", ()), merged)
     dependent.add(new)
-    return True
 
 
-def behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> bool:
+def behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> None:
     """``linear(bn(x)) -> linear'(x)`` with ``W' = W s`` and ``b' = b + W t``."""
-    users = list(norm_out.users)
-    if not users or not all(is_linear(u, dependent) and u.args[0] is norm_out and foldable(u) for u in users):
-        return False
-    for user in users:
-        _, w, b, *rest = linear_args(user)
+    reads = tuple(norm_out.meta.get("reads", ()))
+    for user in list(norm_out.users):
+        args = named(user)
         s, t = scale_and_shift(user, norm)
-        weight = insert(user, aten.mul.Tensor, w, along(user, s, 1, len(shape(w))))
-        moved = insert(user, aten.mul.Tensor, w, along(user, t, 1, len(shape(w))))
+        w = wide(user, args["weight"])
+        weight = insert(user, aten.mul.Tensor, w, factor(user, s, user, 1))
+        moved = insert(user, aten.mul.Tensor, w, factor(user, t, user, 1))
         bias = insert(user, aten.sum.dim_IntList, moved, list(range(1, len(shape(w)))))
-        if b is not None:
-            bias = insert(user, aten.add.Tensor, bias, b)
-        new = insert(user, user.target, norm.args[0], weight, bias, *rest)
-        substitute(user, carry(new, user))
+        if args["bias"] is not None:
+            bias = insert(user, aten.add.Tensor, bias, args["bias"])
+        new = again(user, user, norm.args[0], weight, bias)
+        new.meta["fronted"] = (*user.meta.get("fronted", ()), Norm(s, t, reads, *origin(norm)))
+        substitute(user, new)
         dependent.add(new)
-    return True
 
 
-def alone(norm_out: fx.Node, norm: fx.Node) -> bool:
+def alone(norm_out: fx.Node, norm: fx.Node, why: str) -> None:
     """``bn(x) -> x s + t``."""
     x, ndim = norm.args[0], len(shape(norm_out))
     s, t = scale_and_shift(norm_out, norm)
-    scaled = insert(norm_out, aten.mul.Tensor, x, along(norm_out, s, 1, ndim))
-    substitute(norm_out, insert(norm_out, aten.add.Tensor, scaled, along(norm_out, t, 1, ndim)))
-    return True
+    scaled = insert(norm_out, aten.mul.Tensor, x, along(norm_out, s, ndim))
+    shifted = insert(norm_out, aten.add.Tensor, scaled, along(norm_out, t, ndim))
+    new = cast(norm_out, shifted, norm_out.meta["val"].dtype)
+    substitute(norm_out, new)
+    new.meta["apart"] = (origin(norm)[1], why)
 
 
-def foldable(linear: fx.Node) -> bool:
-    """No padding, one group."""
-    if linear.target is aten.linear.default:
-        return len(shape(linear)) == 2
-    if linear.target in TRANSPOSED:
-        return False
-    rest = linear_args(linear)[3:]
-    padding = rest[1] if len(rest) > 1 else [0]
-    groups = rest[3] if len(rest) > 3 else 1
-    return groups == 1 and not isinstance(padding, str) and not any(padding)
-
-
-def carry(new: fx.Node, linear: fx.Node) -> fx.Node:
-    """The folded op comes from the linear op, not from the norm."""
-    new.meta |= {k: v for k, v in linear.meta.items() if k not in ("val", "tensor_meta", "reads")}
+def again(at: fx.Node, linear: fx.Node, x: Any, weight: fx.Node, bias: fx.Node) -> fx.Node:
+    """The linear op with other weights, in their old dtype; it comes from where the op comes from, not the norm."""
+    dtype = named(linear)["weight"].meta["val"].dtype
+    kwargs = {name: arg for name, arg in linear.kwargs.items() if name not in ("input", "weight", "bias")}
+    new = insert(at, linear.target, x, cast(at, weight, dtype), cast(at, bias, dtype), *linear.args[3:], **kwargs)
+    new.meta |= {k: v for k, v in linear.meta.items() if k not in OWN}
+    for kept in ("merged", "fronted"):
+        new.meta |= {kept: linear.meta[kept]} if kept in linear.meta else {}
     return new
+
+
+def origin(norm: fx.Node) -> tuple[frozenset[str], str]:
+    """The module calls that a norm runs in, and its name."""
+    return frozenset(modules(norm)), module_path(norm) or norm.name

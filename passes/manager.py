@@ -15,6 +15,9 @@ log = logging.getLogger("fxlrp")
 Pass = Callable[[fx.Graph], int]
 Rewrite = Callable[[fx.Node], "fx.Node | None"]
 
+OWN = ("val", "tensor_meta", "reads", "merged", "fronted", "apart")
+"""What the meta of a node says of its value, which is not that of the nodes that are inserted for it."""
+
 
 def run(
     module: fx.GraphModule,
@@ -78,11 +81,18 @@ def insert(before: fx.Node, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
     values, named = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
     with before.graph.inserting_before(before):
         new = before.graph.call_function(op, args, kwargs)
-    new.meta = {k: v for k, v in before.meta.items() if k not in ("val", "tensor_meta", "reads")}
+    new.meta = {k: v for k, v in before.meta.items() if k not in OWN}
     fake = next(v for v in tree_flatten((values, named))[0] if isinstance(v, FakeTensor))
     with fake.fake_mode:
         new.meta["val"] = op(*values, **named)
     return new
+
+
+def named(node: fx.Node) -> dict[str, Any]:
+    """Arguments by name, defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
+    return {a.name: given.get(a.name, a.default_value) for a in schema}
 
 
 def reaches(graph: fx.Graph) -> set[fx.Node]:

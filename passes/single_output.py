@@ -11,19 +11,12 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.passes.batch_norm import BATCH_NORM
-from fxlrp.passes.manager import insert, shape, substitute
+from fxlrp.passes.manager import insert, named, shape, substitute
 from fxlrp.program import OneOutput, floating
 
 aten = torch.ops.aten
 
 Opener = Callable[[fx.Node, int, dict[str, Any]], "fx.Node | None"]
-
-
-def named(node: fx.Node) -> dict[str, Any]:
-    """Arguments by name, defaults filled in."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
-    return {a.name: given.get(a.name, a.default_value) for a in schema}
 
 
 def piece(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:

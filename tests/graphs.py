@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fxlrp import numerics
 from fxlrp.capture import capture
-from fxlrp.emit import read
 from fxlrp.errors import SignatureError
+from fxlrp.inputs import relevance
 from fxlrp.ledger import Book, Ledger
 from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.program import Captured
@@ -251,7 +251,7 @@ class Pack:
         found = backward(self.captured.graph, env, made.twins, {self.captured.explained: self.seed})
         parts: dict[str, Tensor] = {}
         for s in made.sources:
-            r = read(env[s.node], found.get(s.node), s.trailing)
+            r = relevance(s, env, found)
             parts[s.name] = parts[s.name] + r if s.name in parts else r
         return parts
 

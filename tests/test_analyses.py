@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 import fxlrp
 from fxlrp import passes
 from fxlrp.capture import capture
-from fxlrp.passes import analyses
+from fxlrp.passes import analyses, lookups
 from fxlrp.passes.factors import factors
 from fxlrp.pipeline import Plan, plan
 from fxlrp.program import Captured, floating
@@ -81,7 +81,7 @@ def operands_of(made: Plan, name: str) -> list[list[str]]:
         (lambda m, ids: m.table(ids.long().reshape(2, 3)), (IDS.int(),), [("inputs_0", 1)]),
         (lambda m, ids: m.table(ids.cumsum(1).clamp(max=9)), (IDS,), [("table", 1)]),
         (lambda m, ids: m.table(torch.arange(3)) + ids[..., None], (IDS,), []),
-        (lambda m, x, ids: m.table(ids[:, 0]) + x[:2], (X, IDS), [("inputs_0", 0), ("table", 1)]),
+        (lambda m, x, ids: m.table(ids[:, 0]) + x[:2], (X, IDS), [("inputs_0", 0), ("inputs_1", 1)]),
         (lambda m, x, mask: x.masked_fill(mask, 0.0), (X, X > 0), [("inputs_0", 0)]),
     ],
     ids=[
@@ -93,13 +93,14 @@ def operands_of(made: Plan, name: str) -> list[list[str]]:
         "cast tokens",
         "positions",
         "constant positions",
-        "mixed",
+        "a part of the tokens",
         "mask",
     ],
 )
 def test_sources(function: Function, inputs: tuple[Tensor, ...], wanted: list[tuple[str, int]]) -> None:
-    found = analyses.sources(canonical(function, *inputs))
-    assert [(source.name, source.trailing) for source in found] == wanted
+    found = lookups.sources(canonical(function, *inputs))
+    summed = [len(s.node.meta["val"].shape) - len(s.dims) if s.dims is not None else 0 for s in found]
+    assert [(source.name, number) for source, number in zip(found, summed, strict=True)] == wanted
 
 
 # liveness

@@ -371,9 +371,11 @@ def test_reads_of_graph_nodes_and_inputs() -> None:
 
 
 def test_reads_survive_rewrites() -> None:
-    """The output of a convolution whose norm is folded into it is the output of the norm."""
-    result = fxlrp.compile(cnn(), read=("0", "1", "8", "9"))(IMAGE, target=1)
-    close(result.read["0"], result.read["1"])
+    """The output of a convolution whose norm is folded into it is its own."""
+    own = cnn()
+    result = fxlrp.compile(own, read=("0", "1:coefficient", "8", "9"))(IMAGE, target=1)
+    scale = (own[1].weight / (own[1].running_var + own[1].eps).sqrt()).detach().view(1, -1, 1, 1)
+    close(result.read["0"], own[0](IMAGE).detach() * scale * result.read["1:coefficient"])
     assert result.read["8"].shape == (2, 6)
     assert result.read["9"].count_nonzero() == 2
 

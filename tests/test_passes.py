@@ -404,7 +404,7 @@ BATCH_NORM = [
     folded("conv1d-bn", seq(nn.Conv1d(4, 3, 3, dilation=2), bn(3, 1)), LINE),
     folded("conv3d-bn", seq(nn.Conv3d(4, 3, 2), bn(3, 3)), given(2, 4, 3, 3, 3)),
     folded("transposed conv-bn", seq(nn.ConvTranspose2d(4, 3, 3, stride=2), bn(3)), PLAIN),
-    folded("grouped transposed conv-bn", seq(nn.ConvTranspose2d(4, 6, 3, groups=2), bn(6)), PLAIN, alone=1),
+    folded("grouped transposed conv-bn", seq(nn.ConvTranspose2d(4, 6, 3, groups=2), bn(6)), PLAIN),
     folded("linear-bn", seq(nn.Linear(4, 3), bn(3, 1)), ROW),
     folded("linear-bn without bias", seq(nn.Linear(4, 3, bias=False), bn(3, 1)), ROW),
     folded("linear-bn of a sequence", seq(nn.Linear(6, 3), bn(4, 1)), LINE, alone=1),
@@ -412,7 +412,10 @@ BATCH_NORM = [
     folded("bn-conv without bias", seq(bn(), nn.Conv2d(4, 3, 3, bias=False)), PLAIN),
     folded("bn-conv with padding", seq(bn(), nn.Conv2d(4, 3, 3, padding=1)), PLAIN, alone=1),
     folded("bn-conv with padding by name", seq(bn(), nn.Conv2d(4, 3, 3, padding="same")), PLAIN, alone=1),
-    folded("bn-grouped conv", seq(bn(), nn.Conv2d(4, 4, 3, groups=2)), PLAIN, alone=1),
+    folded("bn-grouped conv", seq(bn(), nn.Conv2d(4, 4, 3, groups=2)), PLAIN),
+    folded("conv-bn-bn", seq(nn.Conv2d(4, 3, 3), bn(3), bn(3)), PLAIN, norms=2),
+    folded("bn-conv-bn", seq(bn(), nn.Conv2d(4, 3, 3), bn(3)), PLAIN, norms=2),
+    folded("conv with padding by name-bn", seq(nn.Conv2d(4, 3, 3, padding="same"), bn(3)), PLAIN),
     folded("bn-transposed conv", seq(bn(), nn.ConvTranspose2d(4, 3, 3)), PLAIN, alone=1),
     folded("bn-linear", seq(bn(4, 1), nn.Linear(4, 3)), ROW),
     folded("bn-linear without bias", seq(bn(4, 1), nn.Linear(4, 3, bias=False)), ROW),
@@ -544,7 +547,9 @@ def test_module_outputs_move_with_a_rewrite() -> None:
     captured = capture(seq(nn.Conv2d(4, 3, 3), bn(3), nn.Dropout(), nn.ReLU()).double().eval(), (PLAIN,), {})
     passes.run(captured.module, passes.CANONICAL)
     reads = {str(n.target): sorted(n.meta["reads"]) for n in captured.graph.nodes if n.meta.get("reads")}
-    assert reads == {"aten.conv2d.default": ["0", "1", "2"], "aten.relu.default": ["3"]}
+    assert reads == {"aten.conv2d.default": ["1", "2"], "aten.relu.default": ["3"]}
+    merged = [norm for n in captured.graph.nodes for norm in n.meta.get("merged", ())]
+    assert [(norm.name, norm.outputs) for norm in merged] == [("1", ("0",))]
 
 
 def test_folded_weights_are_constants_of_the_graph() -> None:

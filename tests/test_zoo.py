@@ -18,7 +18,7 @@ from zoo import ZOO, Sample, targets
 import fxlrp
 import fxlrp.programs
 from fxlrp.capture import capture
-from fxlrp.emit import read
+from fxlrp.inputs import relevance
 from fxlrp.outputs import pick
 from fxlrp.propagate import backward, forward
 
@@ -197,7 +197,7 @@ def test_program_is_the_walk(name: str, rules: str, tmp_path: Path) -> None:
         found = backward(captured.graph, env, twins, {captured.explained: start})
     walked: dict[str, Any] = {}
     for s in entry.plan.sources:
-        walked[s.name] = walked.get(s.name, 0) + read(env[s.node], found[s.node], s.trailing)
+        walked[s.name] = walked.get(s.name, 0) + relevance(s, env, found)
     assert_close(traced, walked, 1e-10)
 
     program = attributor.program

@@ -1,0 +1,62 @@
+"""What a module takes from outside, where norms were merged into ops of other modules."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection
+
+from torch import fx
+
+from fxlrp.errors import SignatureError
+from fxlrp.points import Point, points
+from fxlrp.provenance import modules
+
+
+def module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> Point:
+    """The one value with relevance that a module takes from outside.
+
+    Raises:
+        SignatureError: If there is none, or several, naming them.
+    """
+    inside = {node for node in graph.nodes if path in modules(node)}
+    taken: dict[Point, None] = {}
+    for node in graph.nodes:
+        given = [n for n in node.all_input_nodes if n not in inside] if node in inside or fronted(node, path) else []
+        taken |= {entering(n, path): None for n in given}
+        if node not in inside and entering(node, path).norms:
+            taken[entering(node, path)] = None
+        hidden = [norm.name for norm in node.meta.get("fronted", ()) if path not in norm.inside]
+        if node in inside and hidden and any(n in live for n in given):
+            raise SignatureError(
+                f"read='{path}:input': the norm {hidden[-1]} was merged into {node.name}, which takes its input"
+            )
+    found = [point for point in taken if point.node in live]
+    if len(found) != 1:
+        listed = ", ".join(point.node.name for point in found) or "none"
+        raise SignatureError(f"read='{path}:input': relevance leaves {path} by {len(found)} inputs; read one: {listed}")
+    return found[0]
+
+
+def entering(node: fx.Node, path: str) -> Point:
+    """What a module takes of a node that is computed outside: if norms of the module were merged, what they norm."""
+    return next(point for point in reversed(points(node)) if not point.norms or path in point.norms[0].inside)
+
+
+def entered(node: fx.Node) -> list[str]:
+    """The module calls that a node runs in, or that a norm ran in which was merged into it."""
+    norms = (*node.meta.get("merged", ()), *node.meta.get("fronted", ()))
+    return [*modules(node), *(call for norm in norms for call in sorted(norm.inside))]
+
+
+def fronted(node: fx.Node, path: str) -> bool:
+    """Whether a norm of the module was merged into a linear op behind it."""
+    return any(path in norm.inside for norm in node.meta.get("fronted", ()))
+
+
+def hidden(graph: fx.Graph, path: str) -> str:
+    """Note that a name is that of a norm which was merged into the op behind it; empty if it is not."""
+    for node in graph.nodes:
+        for norm in node.meta.get("fronted", ()):
+            if any(fnmatch.fnmatchcase(name, path) for name in norm.outputs):
+                return f". The norm {norm.name} was merged into {node.name} behind it, which takes its input"
+    return ""

@@ -1,0 +1,46 @@
+"""Relevance of the inputs: of numbers as it arrives, of tokens gathered from what they looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp import numerics
+from fxlrp._torch import tree_flatten
+from fxlrp.emit import read
+from fxlrp.passes.lookups import MOVES
+from fxlrp.passes.manager import same
+from fxlrp.program import Source
+from fxlrp.propagate import Env
+from fxlrp.registry import Site
+
+
+def relevance(source: Source, env: Env, found: Mapping[Any, Any]) -> Tensor:
+    """Relevance of a source, in the shape of its input if it was followed there."""
+    r = read(env[source.node], found.get(source.node))
+    if source.dims is None:
+        return r
+    if rest := [dim for dim in range(r.ndim) if dim not in source.dims]:
+        r = r.sum(rest)
+    for node, operand in reversed(source.steps):
+        moved = node.target in MOVES and node is not source.node
+        r = put_back(node, operand, r, env) if moved else fitted(r, env[operand])
+    return r
+
+
+def fitted(r: Tensor, x: Tensor) -> Tensor:
+    """Numbers of a result summed over where an operand was broadcast."""
+    return r if same(tuple(r.shape), tuple(x.shape)) else r.sum_to_size(x.shape)
+
+
+def put_back(node: fx.Node, operand: fx.Node, r: Tensor, env: Env) -> Tensor:
+    """Numbers of what was moved in the places that it came from: the adjoint of the move."""
+    given, spec = tree_flatten((node.args, node.kwargs))
+    slot = next(i for i, leaf in enumerate(given) if leaf is operand)
+    leaves = [env[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in given]
+    leaves[slot] = torch.zeros_like(leaves[slot], dtype=r.dtype)
+    numbers = [numerics.widen(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return Site(node.target, tuple(numbers), spec, (slot,), r).adjoint(r)[0]

@@ -1,0 +1,115 @@
+"""Where relevance is read, started or masked: at the value of a node, or in front of norms merged into its op."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp import numerics
+from fxlrp.program import Norm
+from fxlrp.propagate import Env, Twin
+from fxlrp.registry import Parts, Site
+
+
+@dataclass(frozen=True)
+class Point:
+    """The value of a node, or what a linear op gave before norms that were merged into it.
+
+    The node's value is ``scale * value + shift``, so that a node's coefficient ``c`` is ``scale * c`` at the point and
+    the relevance there is ``(node's value - shift) * c``, in which nothing is divided. What the norms' constants absorb
+    stays between the two. So a point shows what the merged op's rule is given, and what starts there with the
+    coefficient that is read there goes on as if it had come through the norms.
+
+    Attributes:
+        node: The node.
+        norms: The norms between the point and the node's value, innermost first.
+    """
+
+    node: fx.Node
+    norms: tuple[Norm, ...] = ()
+
+    def affine(self, env: Mapping[fx.Node, Any]) -> tuple[Tensor, Tensor]:
+        """Scale and shift, in the shape of the node's channels in dimension 1."""
+        scale, shift = torch.ones(()), torch.zeros(())
+        for norm in reversed(self.norms):
+            s, t = (numerics.widen(env[node]) for node in (norm.scale, norm.shift))
+            scale, shift = scale.to(s) * s, shift.to(t) + scale.to(t) * t
+        sizes = [-1 if dim == 1 else 1 for dim in range(self.node.meta["val"].ndim)]
+        return scale.reshape(sizes), shift.reshape(sizes)
+
+    def coefficient(self, carried: Any, env: Env) -> Tensor:
+        """Coefficient of the value, from what arrived."""
+        if not self.norms:
+            return numerics.coefficient(carried, numerics.widen(env[self.node]))
+        return self.affine(env)[0] * carried  # type: ignore[no-any-return]
+
+    def relevance(self, carried: Any, env: Env) -> Tensor:
+        """Relevance of the value, from what arrived."""
+        x = numerics.widen(env[self.node])
+        return numerics.relevance(carried, x - self.affine(env)[1] if self.norms else x)
+
+    def start(self, c: Tensor, env: Env) -> Tensor:
+        """The node's coefficient that is ``c`` at the point; 0 in channels that the norms multiply by 0."""
+        scale = self.affine(env)[0]
+        return torch.where(scale == 0, 0.0, c / torch.where(scale == 0, 1.0, scale))
+
+    def silent(self, constants: Mapping[fx.Node, Any]) -> Tensor:
+        """Which channels the norms multiply by 0, for weights as they are now."""
+        env = {node: computed(node, constants) for norm in self.norms for node in (norm.scale, norm.shift)}
+        return self.affine(env)[0] == 0
+
+
+def computed(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:
+    """The value of a node that depends on constants alone."""
+    if node in constants:
+        return constants[node]
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: computed(n, constants))
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def points(node: fx.Node) -> list[Point]:
+    """The value of a node, then those inside it, in the order in which relevance passes them."""
+    norms: tuple[Norm, ...] = node.meta.get("merged", ())
+    return [Point(node, norms[place:]) for place in range(len(norms), -1, -1)]
+
+
+def passed(
+    twins: Mapping[fx.Node, Twin], starts: Mapping[Point, Tensor], masks: Mapping[Point, Tensor], env: Env
+) -> tuple[Mapping[fx.Node, Twin], dict[fx.Node, Tensor], dict[Any, Any]]:
+    """Twins that take what starts inside their ops and multiply what arrives by masks before they pass it on.
+
+    Args:
+        twins: Twins by node.
+        starts: Coefficients to start from.
+        masks: What the coefficient is multiplied by.
+        env: Value of every node.
+
+    Returns:
+        The twins; the coefficients that nodes start from; what arrives inside of nodes, found by the walk.
+    """
+    arrived: dict[Any, Any] = {}
+
+    def through(node: fx.Node, twin: Twin) -> Twin:
+        def apply(site: Site, c: Tensor) -> Parts:
+            for point in points(node):
+                if point.norms and point in starts:
+                    c = c + point.start(starts[point], env)
+                if point.norms:
+                    arrived[point] = c
+                c = c * masks[point] if point in masks else c
+            return twin.rule(site, c)
+
+        return replace(twin, rule=replace(twin.rule, apply=apply))
+
+    changed = {*(point.node for point in masks), *(node for node in twins if "merged" in node.meta)}
+    seed = {p.node: c if not p.norms else torch.zeros_like(c) for p, c in sorted(starts.items(), key=inside_first)}
+    return {**twins, **{node: through(node, twins[node]) for node in changed}}, seed, arrived
+
+
+def inside_first(item: tuple[Point, Tensor]) -> int:
+    """Order of starts by which one at the value of a node replaces the zeros for one inside it."""
+    return -len(item[0].norms)
