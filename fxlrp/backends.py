@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fxlrp.cudagraphs import cudagraphs
+from fxlrp.dense import densify
 from fxlrp.errors import SignatureError
 from fxlrp.filters import pack_convolutions
 from fxlrp.inductor import inductor
@@ -24,6 +25,7 @@ def eager(program: Program) -> Runner:
     pack_convolutions(own.graph)
     module, constants = split(own)
     reuse(module.graph)
+    densify(module.graph)
     module.recompile()
 
     def run(*tensors: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.dense import densify
 from fxlrp.prepared import split
 from fxlrp.program import Program
 
@@ -112,6 +113,8 @@ class Recordings:
 def cudagraphs(program: Program) -> Callable[..., Any]:
     """Recorded at the first call of each size; what depends on weights alone is not computed at each call."""
     module, constants = split(program.module)
+    densify(module.graph)
+    module.recompile()
     fixed = last = constants()
 
     def run(*tensors: Tensor) -> Sequence[Any]:

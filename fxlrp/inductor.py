@@ -10,6 +10,7 @@ import torch
 from torch import SymInt, Tensor, fx, nn
 
 from fxlrp._torch import compile_graph
+from fxlrp.dense import densify
 from fxlrp.filters import pack_convolutions
 from fxlrp.packed import pack_weights
 from fxlrp.prepared import copied, split
@@ -104,6 +105,7 @@ def inductor(program: Program) -> Callable[..., Any]:
     pack_weights(own.graph)
     pack_convolutions(own.graph)
     module, constants = split(own)
+    densify(module.graph)
     stitched = stitch(module)
 
     def run(*tensors: Tensor) -> Any:
