@@ -24,6 +24,8 @@ def ordinary(x: Tensor, y: Tensor, filters: Tensor, stride: Sizes, padding: Size
     """
     if any(len(t.shape) != 4 or not all(isinstance(n, int) for n in t.shape) for t in (x, y, filters)):
         return False
+    if any(len(sizes) != 2 for sizes in (stride, padding, dilation)):  # torch repeats a single one
+        return False
     if not all(t.shape[0] > 0 and min(t.shape[1:]) > 1 for t in (x, y)):
         return False
     sides = zip(x.shape[2:], filters.shape[2:], stride, padding, dilation, strict=True)

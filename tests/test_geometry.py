@@ -66,6 +66,9 @@ def test_only_images_of_known_size() -> None:
     weight = torch.zeros(4, 4, 3)
     signal = torch.zeros(2, 4, 9)
     assert not ordinary(signal, signal[..., :7], weight, [1], [0], [1])
+    image, filters = torch.zeros(2, 4, 9, 9), torch.zeros(4, 4, 3, 3)
+    assert ordinary(image, image[..., :7, :7], filters, [1, 1], [0, 0], [1, 1])
+    assert not ordinary(image, image[..., :7, :7], filters, [1, 1], [0], [1, 1])  # as a padding of "valid" is written
     assert not several(1, torch.zeros(3, 4))
     assert not several(2, torch.zeros(1, 4))
     assert not several(2, torch.zeros(4, 0))
