@@ -9,6 +9,7 @@ import torch
 
 from fxlrp._torch import generate
 from fxlrp.cudagraphs import cudagraphs
+from fxlrp.dense import densify
 from fxlrp.errors import SignatureError
 from fxlrp.filters import pack_convolutions
 from fxlrp.inductor import inductor
@@ -25,6 +26,7 @@ def eager(program: Program, store: Store | None = None) -> Runner:
     pack_convolutions(own.graph)
     module, constants = split(own, store)
     reuse(module.graph)
+    densify(module.graph)
     generate(module)
 
     def run(*tensors: Any) -> Any:

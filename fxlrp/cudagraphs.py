@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fxlrp._torch import generate
+from fxlrp.dense import densify
 from fxlrp.prepared import Store, split
 from fxlrp.program import Program
 
@@ -131,6 +132,7 @@ class Recordings:
 def cudagraphs(program: Program, store: Store | None = None) -> Callable[..., Any]:
     """Recorded at the first call of each size; what depends on weights alone is not computed at each call."""
     module, constants = split(program.module, store)
+    densify(module.graph)
     generate(module)
     own = (*module.parameters(), *module.buffers())
     memory = {t.untyped_storage().data_ptr() for t in (*program.module.parameters(), *program.module.buffers())}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.geometry import Sizes, ordinary
 from fxlrp.packed import Packed, packable, substitute
 from fxlrp.prepared import HINTS
 
@@ -27,8 +28,6 @@ torch.library.define("fxlrp::convolution_adjoint", f"(Tensor c, Tensor x, Tensor
 PACK, PACK_ADJOINT = torch.ops.fxlrp.pack_filters.default, torch.ops.fxlrp.pack_adjoint.default
 HINTS.update({PACK: 1, PACK_ADJOINT: 1})  # sizes of images
 CONVOLUTION, ADJOINT = torch.ops.fxlrp.convolution.default, torch.ops.fxlrp.convolution_adjoint.default
-
-Sizes = Sequence[int]
 
 
 @torch.library.impl("fxlrp::pack_filters", "cpu")
@@ -98,22 +97,19 @@ def pack_convolutions(graph: fx.Graph) -> int:
     return hits
 
 
-def filters(packed: Packed, pack: OpOverload, weight: fx.Node, image: fx.Node, rest: Sequence[Any]) -> Any:
-    """The filters as the convolution of an image needs them, and its layout; None where they do not suit."""
-    if weight not in packed.fixed or not suit(weight, image, rest):
+def filters(packed: Packed, pack: OpOverload, weight: fx.Node, x: fx.Node, y: fx.Node, rest: Sequence[Any]) -> Any:
+    """The filters as the convolution of ``x`` to ``y``, or its adjoint, needs them, and its layout.
+
+    None if they are no weights, or the convolution is not one for packed kernels.
+    """
+    stride, padding, dilation, transposed, _, groups = rest
+    before, after, own = (node.meta["val"] for node in (x, y, weight))
+    suitable = not transposed and ordinary(before, after, own, stride, padding, dilation)
+    if weight not in packed.fixed or not suitable or not packable([before, after, own]):
         return None
-    stride, padding, dilation, _, _, groups = rest
     layout = stride, padding, dilation, groups
-    return packed(pack, weight, list(image.meta["val"].shape), *layout), *layout
-
-
-def suit(weight: fx.Node, image: fx.Node, rest: Sequence[Any]) -> bool:
-    """Whether these are a convolution of images on the CPU, of the same size at every call."""
-    stride, padding, dilation, transposed, _, _ = rest
-    values = weight.meta["val"], image.meta["val"]
-    plain = packable(values) and all(v.ndim == 4 for v in values)
-    static = all(isinstance(n, int) for v in values for n in v.shape)
-    return plain and static and not transposed and all(len(sizes) == 2 for sizes in (stride, padding, dilation))
+    size = (before if pack is PACK else after).shape
+    return packed(pack, weight, list(size), *layout), *layout
 
 
 def convolutions(graph: fx.Graph, packed: Packed) -> int:
@@ -121,7 +117,7 @@ def convolutions(graph: fx.Graph, packed: Packed) -> int:
     hits = 0
     for node in graph.find_nodes(op="call_function", target=aten.convolution.default):
         x, weight, bias, *rest = node.args
-        if found := filters(packed, PACK, weight, x, rest):
+        if found := filters(packed, PACK, weight, x, node, rest):
             own, *layout = found
             substitute(node, CONVOLUTION, (x, own, bias, *layout))
             hits += 1
@@ -133,7 +129,7 @@ def adjoints(graph: fx.Graph, packed: Packed) -> int:
     hits = 0
     for node in graph.find_nodes(op="call_function", target=aten.convolution_backward.default):
         c, x, weight, _, *rest, mask = node.args
-        if list(mask) == [True, False, False] and (found := filters(packed, PACK_ADJOINT, weight, c, rest)):
+        if list(mask) == [True, False, False] and (found := filters(packed, PACK_ADJOINT, weight, x, c, rest)):
             own, *layout = found
             for part in list(node.users):
                 substitute(part, ADJOINT, (c, x, own, *layout))
@@ -143,11 +139,12 @@ def adjoints(graph: fx.Graph, packed: Packed) -> int:
 
 
 def return_contiguous(graph: fx.Graph) -> None:
-    """Return images with channels first, as the model would."""
+    """Return values in the order of memory that the model would."""
     end = graph.output_node()
     for node in end.all_input_nodes:
         x = node.meta["val"]
-        if isinstance(x, Tensor) and x.ndim == 4 and x.is_contiguous():
+        static = isinstance(x, Tensor) and all(isinstance(n, int) for n in x.shape)
+        if static and x.ndim > 1 and x.is_contiguous():
             with graph.inserting_before(end):
                 copy = graph.call_function(aten.contiguous.default, (node,))
             copy.meta = dict(node.meta)

@@ -11,6 +11,7 @@ from torch import SymInt, Tensor, fx, nn
 
 from fxlrp._torch import compile_graph, generate
 from fxlrp.cache import MAKING, Cache
+from fxlrp.dense import densify
 from fxlrp.filters import pack_convolutions
 from fxlrp.packed import pack_weights
 from fxlrp.prepared import Store, copied, split
@@ -109,6 +110,7 @@ def inductor(program: Program, store: Store | None = None) -> Callable[..., Any]
     pack_weights(own.graph)
     pack_convolutions(own.graph)
     module, constants = split(own, store)
+    densify(module.graph)
     stitched = stitch(module)
     generate(stitched)
 

@@ -136,7 +136,7 @@ class Artifact:
         """
         try:
             with torch.inference_mode(False), torch.no_grad():
-                found = self._run(list(tensors.values()))
+                found = self._run([tensor.contiguous() for tensor in tensors.values()])
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.geometry import several
 from fxlrp.prepared import HINTS, constant
 
 aten = torch.ops.aten
@@ -95,8 +96,8 @@ def suits(node: fx.Node, fixed: Container[fx.Node]) -> bool:
     if len(operands) != len(node.args) or node.kwargs or operands[-1] not in fixed or operands[-2] in fixed:
         return False
     values = [operand.meta["val"] for operand in operands]
-    rows = values[-2].shape[0]
-    return packable(values) and isinstance(rows, int) and rows > 1 and all(v.ndim == 1 for v in values[:-2])
+    *bias, x, weight = values
+    return packable(values) and several(x.shape[0], weight) and all(v.shape == weight.shape[1:] for v in bias)
 
 
 def packable(values: Sequence[Tensor]) -> bool:

@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from fxlrp import archive
 from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tree_unflatten
 from fxlrp.coverage import coverage
+from fxlrp.dense import densify
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.manifest import MEMBER, TARGET, VERSION, Manifest, Range, Spec
 from fxlrp.onnx_files import write_onnx
@@ -74,6 +75,7 @@ def named(plan: Plan, program: Program) -> fx.GraphModule:
     relevances = [f"relevance.{name}" for name in program.relevances]
     reads = [f"read.{name}" for name in program.reads]
     graph.output(dict(zip([*output_names(plan), *relevances, *reads], result, strict=True)))
+    densify(graph)  # the program may have been traced with inputs in another order
     return fx.GraphModule(program.module, graph)
 
 

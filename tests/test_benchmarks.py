@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -236,3 +239,63 @@ def test_the_service_is_measured_beside_its_artefact(monkeypatch: pytest.MonkeyP
     rows = json.loads((tmp_path / "serve.json").read_text())["rows"]
     assert len(rows) == 2 + 2 * 2
     assert all(rate > 0 for row in rows for rate in row["rates"])
+
+
+@pytest.fixture(name="geometries")
+def _geometries(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("geometries")
+
+
+def test_random_geometries_are_right(geometries: ModuleType) -> None:
+    """A sample of the sweep, in this process."""
+    for kind, indices in (("convolutions", range(100, 115)), ("products", range(75, 81))):
+        verdicts = geometries.judge(geometries.Task(7, kind, tuple(indices), ("eager", "packed")))
+        assert len(verdicts) == 8 * len(indices)
+        assert [verdict for verdict in verdicts if not verdict.right] == []
+
+
+def test_a_wrong_number_is_found(geometries: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = geometries.run
+
+    def off(*args: Any) -> list[Tensor]:
+        output, *relevances = compared(*args)
+        relevances[1] = relevances[1] * 1.001
+        return [output, *relevances]
+
+    monkeypatch.setattr(geometries, "run", off)
+    found = geometries.judge(geometries.Task(7, "products", (0, 1, 2), ("eager",)))
+    assert {(v.name, v.what, v.dtype) for v in found if not v.right} == {("products/1", "relevance", "float32")}
+
+
+def test_crashes_hangs_and_errors_are_traced_to_a_case(
+    geometries: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(geometries, "SECONDS", {"eager": 2})
+
+    def judge(task: Any) -> list[Any]:
+        if 3 in task.indices:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if 9 in task.indices:
+            time.sleep(60)
+        if 12 in task.indices:
+            raise ValueError("no convolution")
+        results = [("output", 1.0 if index == 5 else 0.1) for index in task.indices]
+        names = [f"{task.kind}/{index}" for index in task.indices]
+        return [
+            geometries.Verdict(name, "float32", "eager", what, error, 0.5)
+            for name, (what, error) in zip(names, results, strict=True)
+        ]
+
+    path = tmp_path / "account.json"
+    account = geometries.Account(path, 0)
+    tasks = geometries.packs(geometries.Task(0, "products", (), ("eager",)), 16)
+    import_module("forked").sweep(tasks, 2, judge, account.add)
+    found = json.loads(path.read_text())
+    failures = {f["name"]: f.get("reason", f.get("error")) for f in found["failures"]}
+    expected = {3: "SIGSEGV", 5: 1.0, 9: "hangs", 12: "ValueError: no convolution"}
+    assert failures == {f"products/{index}": reason for index, reason in expected.items()}
+    assert found["cases"] == {"products, float32, eager": 13}
+    assert len(found["judged"]) == 16
+    assert geometries.Account(path, 0).judged == set(found["judged"])
+    assert geometries.Account(path, 1).judged == set()

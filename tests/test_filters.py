@@ -16,7 +16,7 @@ from fxlrp.segments import segment
 
 aten = torch.ops.aten
 PLAIN = (aten.convolution.default, aten.convolution_backward.default)
-X = torch.linspace(-1, 2, 2 * 3 * 9 * 8).view(2, 3, 9, 8)
+X = torch.linspace(-1, 2, 2 * 3 * 15 * 14).view(2, 3, 15, 14)
 
 # size of the filters; stride, padding, dilation and groups
 LAYOUTS: dict[str, tuple[tuple[int, int], tuple[list[int], list[int], list[int], int]]] = {
@@ -60,7 +60,7 @@ def network() -> nn.Module:
     torch.manual_seed(0)
     shared = nn.Conv2d(4, 4, 3, padding=1)
     first = nn.Conv2d(3, 4, 3, stride=2, bias=False)
-    return nn.Sequential(first, nn.ReLU(), shared, nn.MaxPool2d(2), shared, nn.Flatten(), nn.Linear(8, 3)).eval()
+    return nn.Sequential(first, nn.ReLU(), shared, nn.MaxPool2d(2), shared, nn.Flatten(), nn.Linear(36, 3)).eval()
 
 
 def test_every_convolution_by_a_weight_is_packed() -> None:
@@ -97,7 +97,7 @@ class Correlation(nn.Module):
 def test_other_convolutions_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pack_convolutions(module(network().double(), X.double()).graph) == 0
     assert pack_convolutions(module(network(), X, dynamic_shapes=({0: torch.export.Dim("batch")},)).graph) == 0
-    assert pack_convolutions(module(nn.Sequential(nn.Conv1d(9, 2, 3), nn.Flatten()).eval(), X[:, 0]).graph) == 0
+    assert pack_convolutions(module(nn.Sequential(nn.Conv1d(15, 2, 3), nn.Flatten()).eval(), X[:, 0]).graph) == 0
     assert pack_convolutions(module(nn.Sequential(nn.ConvTranspose2d(3, 2, 3), nn.Flatten()).eval(), X).graph) == 0
     assert pack_convolutions(module(Correlation().eval(), X, X[:, :, :4, :4].contiguous()).graph) == 0
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

@@ -1,0 +1,94 @@
+"""Operands in the order of memory that a kernel reads.
+
+A program runs on memory in other orders than it was traced with: packed convolutions leave channels last, callers give
+inputs in any order, and passes drop copies. Nearly every kernel reads any order. Those that do not refuse theirs or,
+worse, read entries that are not there; these few get operands in an order that they read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp._torch import OpOverload
+
+aten = torch.ops.aten
+
+Order = Callable[[Tensor], Tensor]
+
+
+def rows(x: Tensor) -> Tensor:
+    """Entry behind entry, as shapes are read."""
+    return x.contiguous()
+
+
+def rows_or_pixels(x: Tensor) -> Tensor:
+    """Such rows, or images pixel by pixel."""
+    if x.ndim == 4 and not x.is_contiguous():
+        _, channels, height, width = x.shape
+        if x.stride() == (channels * height * width, 1, channels * width, channels):
+            return x
+    return x.contiguous()
+
+
+def close_vectors(x: Tensor) -> Tensor:
+    """The entries of each vector side by side, vectors wherever they are."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+ALL = slice(None)
+ORDERS: dict[OpOverload, tuple[Order, slice]] = {
+    aten._embedding_bag.default: (rows, ALL),
+    aten._embedding_bag_forward_only.default: (rows, ALL),
+    aten._pdist_forward.default: (rows, ALL),
+    aten._pdist_backward.default: (rows, ALL),
+    aten.adaptive_max_pool3d_backward.default: (rows, ALL),
+    aten.fractional_max_pool2d_backward.default: (rows, ALL),
+    aten.fractional_max_pool3d_backward.default: (rows, ALL),
+    aten.native_group_norm.default: (rows_or_pixels, ALL),
+    aten.native_group_norm_backward.default: (rows, ALL),
+    aten.nll_loss2d_backward.default: (rows, ALL),
+    aten.view_as_complex.default: (rows, ALL),
+    aten.view.dtype: (rows, ALL),
+    aten._scaled_dot_product_flash_attention_for_cpu.default: (close_vectors, slice(3)),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: (close_vectors, slice(5)),
+    aten._scaled_dot_product_flash_attention.default: (close_vectors, slice(3)),
+    aten._scaled_dot_product_flash_attention_backward.default: (close_vectors, slice(5)),
+    aten._scaled_dot_product_efficient_attention.default: (close_vectors, slice(3)),
+    aten._scaled_dot_product_efficient_attention_backward.default: (close_vectors, slice(4)),
+    aten._scaled_dot_product_cudnn_attention.default: (close_vectors, slice(3)),
+    aten._scaled_dot_product_cudnn_attention_backward.default: (close_vectors, slice(5)),
+}
+"""Ops of torch that do not read every order: the one they read, and of which operands."""
+
+
+def on_dense(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
+    """Call an op on operands in the order that it reads; they are copied only if they are not."""
+    order, which = ORDERS.get(op, (rows, ALL))
+    given = list(args)
+    given[which] = [ordered(x, order) for x in given[which]]
+    return op(*given, **kwargs)
+
+
+def ordered(x: Any, order: Order) -> Any:
+    """An operand in an order of memory, or each of a list."""
+    if isinstance(x, (list, tuple)):
+        return [ordered(one, order) for one in x]
+    return order(x) if isinstance(x, Tensor) and x.layout is torch.strided else x
+
+
+def densify(graph: fx.Graph) -> int:
+    """Let ops have the order that they read, and those that are not torch's own rows; return how many there are."""
+    choosy = [node for node in graph.nodes if node.op == "call_function" and is_choosy(node.target)]
+    for node in choosy:
+        node.args = node.target, *node.args
+        node.target = on_dense
+    return len(choosy)
+
+
+def is_choosy(op: object) -> bool:
+    """Whether an op is known not to read every order, or not known to."""
+    return isinstance(op, OpOverload) and (op in ORDERS or op.namespace not in ("aten", "prims", "fxlrp"))
