@@ -1,5 +1,6 @@
 """Every private torch import, in one place, so that an upstream move is a one-line fix."""
 
+import contextlib
 from typing import Any
 
 import torch.fx._lazy_graph_module
@@ -17,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true as stati
 from torch.fx.traceback import annotate as annotate
 from torch.fx.traceback import preserve_node_meta as preserve_node_meta
 from torch.fx.traceback import set_current_meta as set_current_meta
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import TreeSpec as TreeSpec
 from torch.utils._pytree import keystr as keystr
 from torch.utils._pytree import tree_flatten as tree_flatten
@@ -36,6 +38,14 @@ def print_specializations() -> Any:
 def lazy_modules() -> Any:
     """A context in which torch generates the code of a graph module when it first runs, not whenever it changes."""
     return torch.fx._lazy_graph_module._use_lazy_graph_module(True)
+
+
+def without_modes() -> Any:
+    """A context in which tensors are real and nothing is traced, whatever goes on around it."""
+    context = contextlib.ExitStack()
+    context.enter_context(torch._C.DisableTorchFunction())
+    context.enter_context(_disable_current_modes())
+    return context
 
 
 def compile_graph(*args: Any, **kwargs: Any) -> Any:
