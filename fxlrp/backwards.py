@@ -45,7 +45,8 @@ def drawn(value: Any, scale: float) -> Any:
     generator = torch.Generator().manual_seed(0)
 
     def draw(t: Tensor) -> Tensor:
-        shape = [n.node.hint if isinstance(n, SymInt) else n for n in t.shape]
+        sizes: list[Any] = [*t.shape]
+        shape = [n.node.hint if isinstance(n, SymInt) else n for n in sizes]
         if not t.is_floating_point():
             return torch.zeros(shape, dtype=t.dtype, device=t.device)
         numbers = scale * torch.randn(shape, dtype=t.dtype, generator=generator)
@@ -59,11 +60,12 @@ def tried(cls: type[Function], run: Callable[..., Any], args: Any, kwargs: Any, 
     inputs = {i: x for i, x in enumerate(args) if isinstance(x, Tensor) and x.requires_grad}
     out = run(*args, **kwargs)
     given = drawn(out.detach(), scale).detach()
-    found = dict(zip(inputs, torch.autograd.grad(out, [*inputs.values()], given, allow_unused=True), strict=True))
+    parts = torch.autograd.grad(out, [*inputs.values()], given, allow_unused=True)
+    found: dict[int, Tensor | None] = dict(zip(inputs, parts, strict=True))
     reached = [i for i, part in found.items() if part is not None]
     if not reached:
         return Backward.STOPS
-    if len(reached) == 1 and torch.equal(found[reached[0]], given):
+    if len(reached) == 1 and torch.equal(parts[list(inputs).index(reached[0])], given):
         return reached[0]
     traced = forward(cls, args, kwargs)
     own = torch.autograd.grad(traced, [*inputs.values()], given, materialize_grads=True)
