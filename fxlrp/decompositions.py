@@ -60,7 +60,7 @@ def grouped_mm(
         out_dtype: Dtype of the result; that of ``x`` by default.
     """
     if offs is None or bias is not None or (x.ndim, weight.ndim) != (2, 3):
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]
     experts = weight.shape[0]
     rows = torch.arange(x.shape[0], device=x.device)
     expert = (rows[:, None] >= offs).sum(1)
