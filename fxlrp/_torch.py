@@ -3,8 +3,10 @@
 import contextlib
 from typing import Any
 
+import torch.export._trace
 import torch.fx._lazy_graph_module
 import torch.fx.experimental._config
+import torch.fx.graph_module
 from torch._dispatch.python import enable_python_dispatcher as enable_python_dispatcher
 from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
@@ -28,6 +30,9 @@ from torch.utils._pytree import tree_leaves_with_path as tree_leaves_with_path
 from torch.utils._pytree import tree_map as tree_map
 from torch.utils._pytree import tree_map_only as tree_map_only
 from torch.utils._pytree import tree_unflatten as tree_unflatten
+
+PRINTERS = (torch.export._trace, torch.fx.graph_module)
+"""Modules of torch that print the graph of what fails to standard error."""
 
 
 def print_specializations() -> Any:

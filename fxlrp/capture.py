@@ -19,6 +19,7 @@ from fxlrp.layouts import check_graph
 from fxlrp.outputs import Objective, Output, explain
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import describe, modules
+from fxlrp.quiet import quiet
 from fxlrp.stops import keep_stops
 
 aten = torch.ops.aten
@@ -48,19 +49,9 @@ def capture(
         CaptureError: If the model cannot be exported, or is in training mode.
         SignatureError: If ``output`` names nothing.
     """
-    exported, fixed = open_export(model, args, kwargs, dynamic_shapes)
-    for graph in graphs(exported.graph_module):
-        check_graph(graph)
-        check_masks(graph)
-    keep_stops(exported.graph_module)
-    name_outputs(exported)
-    with warnings.catch_warnings():
-        # torch 2.13 copies tree specs of a class that it deprecated itself
-        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-        try:
-            exported = exported.run_decompositions(dict(decompositions()))
-        except Exception as error:
-            raise CaptureError(explanation(model, error)) from error
+    with quiet():
+        exported, fixed = open_export(model, args, kwargs, dynamic_shapes)
+        exported = decomposed(model, exported)
     spec = exported.graph_signature
     unsupported = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {s.kind for s in spec.output_specs}
     if unsupported:
@@ -100,6 +91,23 @@ def capture(
         ranges=exported.range_constraints,
         fixed=tuple(fixed),
     )
+
+
+def decomposed(model: nn.Module | ExportedProgram, exported: ExportedProgram) -> ExportedProgram:
+    """The program in core ATen, with an op that lasts wherever its author stopped a gradient."""
+    for graph in graphs(exported.graph_module):
+        check_graph(graph)
+        check_masks(graph)
+    keep_stops(exported.graph_module)
+    name_outputs(exported)
+    with warnings.catch_warnings():
+        # torch 2.13 copies tree specs of a class that it deprecated itself
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        try:
+            whole: ExportedProgram = exported.run_decompositions(dict(decompositions()))
+            return whole
+        except Exception as error:
+            raise CaptureError(explanation(model, error)) from error
 
 
 def graphs(module: fx.GraphModule) -> list[fx.Graph]:

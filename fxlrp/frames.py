@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -32,17 +32,22 @@ class Line(NamedTuple):
 
 
 def raised_at(error: BaseException) -> Line | None:
-    """The innermost line of the user's code that an error, or one that it came from, went through."""
-    for part in reversed(list(chain(error))):
-        if line := innermost(traceback.walk_tb(part.__traceback__)):
+    """The innermost line of the user's code that an error, or one that it came from, went through.
+
+    A model of nothing but torch's layers has only theirs.
+    """
+    errors = list(chain(error))
+    for part in reversed(errors):
+        if line := innermost(traceback.walk_tb(part.__traceback__), is_users):
             return line
-    texts = [str(part) for part in chain(error)]
-    return next((lines[-1] for text in texts if (lines := outside(written(text)))), None)
+    if lines := [line for part in errors for line in outside(written(str(part)))]:
+        return lines[-1]
+    return innermost(traceback.walk_tb(error.__traceback__), is_layer)
 
 
 def here() -> Line | None:
     """The innermost line of the user's code that is running."""
-    return innermost(reversed(list(traceback.walk_stack(None))))
+    return innermost(reversed(list(traceback.walk_stack(None))), is_users)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -54,9 +59,9 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def innermost(frames: Iterable[tuple[FrameType, int]]) -> Line | None:
-    """The last frame of a module that is the user's; by its name, as it may lie in any folder."""
-    own = [(f, n) for f, n in frames if is_users(str(f.f_globals.get("__name__", "")), f.f_code.co_filename)]
+def innermost(frames: Iterable[tuple[FrameType, int]], fits: Callable[[FrameType], bool]) -> Line | None:
+    """The line of the last frame that fits; it is told by the name of its module, which may lie in any folder."""
+    own = [(frame, number) for frame, number in frames if fits(frame)]
     if not own:
         return None
     frame, number = own[-1]
@@ -64,9 +69,17 @@ def innermost(frames: Iterable[tuple[FrameType, int]]) -> Line | None:
     return Line(frame.f_code.co_filename, number, summary.line or "")
 
 
-def is_users(module: str, file: str) -> bool:
-    """Whether a frame is neither of a package that runs models nor generated."""
-    return module.partition(".")[0] not in OTHERS and not file.startswith("<eval_with_key>")
+def is_users(frame: FrameType) -> bool:
+    """Whether a frame is neither of a package that runs models nor of code that such a package generates."""
+    name, code = str(frame.f_globals.get("__name__") or ""), frame.f_code
+    made = code.co_filename.startswith("<eval_with_key>") or (not name and code.co_name == "<lambda>")
+    return not made and name.partition(".")[0] not in OTHERS
+
+
+def is_layer(frame: FrameType) -> bool:
+    """Whether a frame is of one of torch's layers."""
+    name = str(frame.f_globals.get("__name__") or "")
+    return name.startswith("torch.nn.modules.") and name.rpartition(".")[2] not in ("module", "container")
 
 
 def written(text: str) -> list[Line]:
