@@ -196,14 +196,15 @@ def hold_views(found: Memory) -> None:
     for node in found.apart:
         if found.root(node) in found.fresh or not floating(node):
             continue
+        shown = node.args[0] if node.target is aten.alias.default else node
         for user in list(node.users):
             if found.source.get(user) is not node and not is_stopped(user, found.stopped):
-                user.replace_input_with(node, hold(node, user))
+                user.replace_input_with(node, hold(shown, user))
 
 
-def hold(node: fx.Node, before: fx.Node) -> fx.Node:
+def hold(node: Any, before: fx.Node) -> fx.Node:
     """The value of a node, held, in front of another."""
-    with node.graph.inserting_before(before):
-        held = node.graph.call_function(HOLD, (node,))
+    with before.graph.inserting_before(before):
+        held = before.graph.call_function(HOLD, (node,))
     held.meta.update(node.meta)
     return held
