@@ -1,9 +1,12 @@
 """Every private torch import, in one place, so that an upstream move is a one-line fix."""
 
+import contextlib
 from typing import Any
 
+import torch.export._trace
 import torch.fx._lazy_graph_module
 import torch.fx.experimental._config
+import torch.fx.graph_module
 from torch._dispatch.python import enable_python_dispatcher as enable_python_dispatcher
 from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
@@ -17,6 +20,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true as stati
 from torch.fx.traceback import annotate as annotate
 from torch.fx.traceback import preserve_node_meta as preserve_node_meta
 from torch.fx.traceback import set_current_meta as set_current_meta
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import TreeSpec as TreeSpec
 from torch.utils._pytree import keystr as keystr
 from torch.utils._pytree import tree_flatten as tree_flatten
@@ -26,6 +30,9 @@ from torch.utils._pytree import tree_leaves_with_path as tree_leaves_with_path
 from torch.utils._pytree import tree_map as tree_map
 from torch.utils._pytree import tree_map_only as tree_map_only
 from torch.utils._pytree import tree_unflatten as tree_unflatten
+
+PRINTERS = (torch.export._trace, torch.fx.graph_module)
+"""Modules of torch that print the graph of what fails to standard error."""
 
 
 def print_specializations() -> Any:
@@ -43,6 +50,14 @@ def generate(module: torch.fx.GraphModule) -> None:
     module.recompile()
     if isinstance(module, torch.fx._lazy_graph_module._LazyGraphModule):
         module.real_recompile()
+
+
+def without_modes() -> Any:
+    """A context in which tensors are real and nothing is traced, whatever goes on around it."""
+    context = contextlib.ExitStack()
+    context.enter_context(torch._C.DisableTorchFunction())
+    context.enter_context(_disable_current_modes())
+    return context
 
 
 def compile_graph(*args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from fxlrp.program import Program
 from fxlrp.propagate import Env
 from fxlrp.provenance import modules
 from fxlrp.standin import stand_in
-from fxlrp.targets import Form
+from fxlrp.targets import SEED
 
 Model = nn.Module | ExportedProgram
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -113,7 +113,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 def find_difference(
-    model: Model, inputs: Inputs, plan: Plan, form: Form, backend: Callable[[Program], Runner], values: Sequence[Any]
+    model: Model, inputs: Inputs, plan: Plan, backend: Callable[[Program], Runner], values: Sequence[Tensor]
 ) -> str:
     """Name the first module whose output differs.
 
@@ -121,9 +121,8 @@ def find_difference(
         model: The model.
         inputs: Its arguments.
         plan: What its program was made of.
-        form: For which form of target.
         backend: What makes the program run.
-        values: What the program was called with.
+        values: The tensors among the flattened inputs.
     """
     if not isinstance(model, nn.Module):
         return "an exported program has no modules by which to say where"
@@ -132,10 +131,11 @@ def find_difference(
     def outputs(env: Env, found: Env) -> list[Any]:
         return [env[node] for node in nodes.values()]
 
-    starts = [plan.captured.explained] * len(form.starts)
-    module = emit(plan.captured, {}, form, outputs, starts)
+    module = emit(plan.captured, {}, SEED, outputs)
     passes.run(module, passes.CLEANUP)
-    made = backend(Program(module, len(nodes), (), ()))(*values[: len(module.graph.find_nodes(op="placeholder"))])
+    module.graph.erase_node(module.graph.find_nodes(op="placeholder")[-1])  # the seed, which nothing reads
+    module.recompile()
+    made = backend(Program(module, len(nodes), (), ()))(*values)
     own = watched(model, inputs)
     for (path, node), value in zip(nodes.items(), made, strict=True):
         same = [x for x in floats(own.get(path)) if x.shape == value.shape]

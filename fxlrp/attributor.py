@@ -91,9 +91,8 @@ class Attributor:
                 return self._many(args, kwargs, targets, chunk, keep)
             entry, form, tensors, numbers = self._prepared(args, kwargs, target, inject, keep)
             program, runner = self._programs.program(entry, form)
-            values = [*tensors, *numbers]
-            result = pack(entry, program, list(runner(*values)))
-            self._programs.verify(entry, form, form, (args, kwargs), result.output, values)
+            result = pack(entry, program, list(runner(*tensors, *numbers)))
+            self._programs.verify(entry, form, (args, kwargs), result.output, tensors)
         return result
 
     def _many(self, args: Any, kwargs: Any, targets: Any, chunk: int, keep: Mapping[str, Tensor] | None) -> Result:
@@ -104,8 +103,7 @@ class Attributor:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         many = entry.many(form, lambda: Many(program, len(tensors), len(numbers), self._programs.backend))
         result = pack(entry, program, many(tensors, numbers, masks, chunk))
-        values = [*tensors, *(t[0] for t in numbers), *masks]
-        self._programs.verify(entry, ("many", form), form, (args, kwargs), result.output, values)
+        self._programs.verify(entry, ("many", form), (args, kwargs), result.output, tensors)
         return result
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
@@ -223,7 +221,7 @@ class Attributor:
             tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
             expected = program.module(*tensors)
             output = pack(entry, program, list(expected)).output
-            self._programs.verify(entry, ("saved", form), form, (args, kwargs), output, tensors)
+            self._programs.verify(entry, ("saved", form), (args, kwargs), output, tensors[: len(tensors) - 1])
             with MAKING:
                 exported = export(entry.plan, program, self.rules, type(self.model).__name__)
                 with write(exported, path, format) as new:

@@ -15,11 +15,12 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 from fxlrp.decompositions import decompositions
 from fxlrp.errors import CaptureError
 from fxlrp.exporting import explanation, open_export
-from fxlrp.hold import HOLD
 from fxlrp.layouts import check_graph
 from fxlrp.outputs import Objective, Output, explain
 from fxlrp.program import Captured, floating
 from fxlrp.provenance import describe, modules
+from fxlrp.quiet import quiet
+from fxlrp.stops import keep_stops
 
 aten = torch.ops.aten
 
@@ -48,17 +49,9 @@ def capture(
         CaptureError: If the model cannot be exported, or is in training mode.
         SignatureError: If ``output`` names nothing.
     """
-    exported, fixed = open_export(model, args, kwargs, dynamic_shapes)
-    check_graph(exported.graph)
-    check_masks(exported.graph)
-    hold_detached(exported.graph_module)
-    with warnings.catch_warnings():
-        # torch 2.13 copies tree specs of a class that it deprecated itself
-        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-        try:
-            exported = exported.run_decompositions(dict(decompositions()))
-        except Exception as error:
-            raise CaptureError(explanation(model, error)) from error
+    with quiet():
+        exported, fixed = open_export(model, args, kwargs, dynamic_shapes)
+        exported = decomposed(model, exported)
     spec = exported.graph_signature
     unsupported = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {s.kind for s in spec.output_specs}
     if unsupported:
@@ -100,6 +93,36 @@ def capture(
     )
 
 
+def decomposed(model: nn.Module | ExportedProgram, exported: ExportedProgram) -> ExportedProgram:
+    """The program in core ATen, with an op that lasts wherever its author stopped a gradient."""
+    for graph in graphs(exported.graph_module):
+        check_graph(graph)
+        check_masks(graph)
+    keep_stops(exported.graph_module)
+    name_outputs(exported)
+    with warnings.catch_warnings():
+        # torch 2.13 copies tree specs of a class that it deprecated itself
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        try:
+            whole: ExportedProgram = exported.run_decompositions(dict(decompositions()))
+            return whole
+        except Exception as error:
+            raise CaptureError(explanation(model, error)) from error
+
+
+def graphs(module: fx.GraphModule) -> list[fx.Graph]:
+    """The graph of a module and those of its regions."""
+    return [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
+
+
+def name_outputs(exported: ExportedProgram) -> None:
+    """Tell the signature of an exported program which nodes its outputs are now."""
+    outputs: Any = exported.graph.output_node().args[0]
+    for spec, node in zip(exported.graph_signature.output_specs, outputs, strict=True):
+        if isinstance(node, fx.Node):
+            spec.arg.name = node.name
+
+
 def check_masks(graph: fx.Graph) -> None:
     """Refuse dropout and other random masks, which decomposition would hide in comparisons with random numbers.
 
@@ -114,32 +137,6 @@ def check_masks(graph: fx.Graph) -> None:
                 f"a random mask is drawn: {describe(node)}\n"
                 "Another call would differ. Call model.eval(), or use the mean."
             )
-
-
-def hold_detached(module: fx.GraphModule) -> None:
-    """Replace ``detach`` and no-grad regions, which decomposition would drop, by an op that lasts.
-
-    The author of the model stopped the gradient there, and relevance stops with it.
-    """
-    for node in module.graph.nodes:
-        if node.target is aten.detach.default:
-            node.target = HOLD
-        elif node.target is torch.ops.higher_order.wrap_with_set_grad_enabled and node.args[0] is False:
-            region = getattr(module, node.args[1].target)
-            hold_outputs(region.graph)
-            region.recompile()
-    module.recompile()
-
-
-def hold_outputs(graph: fx.Graph) -> None:
-    """Hold every floating output of a no-grad region."""
-    end = graph.output_node()
-    for value in end.all_input_nodes:
-        if floating(value):
-            with graph.inserting_before(end):
-                held = graph.call_function(HOLD, (value,))
-            held.meta.update(value.meta)
-            end.replace_input_with(value, held)
 
 
 def drop_effects(graph: fx.Graph, specs: Sequence[OutputSpec]) -> tuple[Any, ...]:

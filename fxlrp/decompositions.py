@@ -25,12 +25,53 @@ KEEP_WHOLE = frozenset(
 """Ops that have a rule of their own; everything else is decomposed to core ATen."""
 
 
-@functools.cache
+FEW = 16
+"""Up to so many experts, every row is multiplied by all of them; beyond, each row gets a copy of its expert."""
+
+
 def decompositions() -> Mapping[Any, Any]:
     """The core ATen table without the ops that stay whole, and with decompositions of our own."""
+    fallback = getattr(torch.ops.transformers, "grouped_mm_fallback", None)  # registered by its package's import
+    return core() | ({fallback.default: grouped_mm} if fallback is not None else {})
+
+
+@functools.cache
+def core() -> dict[Any, Any]:
+    """Those of them that torch's own ops have."""
     table = dict(torch.export.default_decompositions())
     table = {op: f for op, f in table.items() if op.name().partition("::")[2].partition(".")[0] not in KEEP_WHOLE}
-    return table | {aten.index_fill.int_Tensor: index_fill}
+    return table | {aten.index_fill.int_Tensor: index_fill, aten._grouped_mm.default: grouped_mm}
+
+
+def grouped_mm(
+    x: Tensor,
+    weight: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Rows in groups, each group times the matrix of its expert; no size depends on how many rows a group has.
+
+    Args:
+        x: (rows, inputs), sorted by expert.
+        weight: (experts, inputs, outputs).
+        offs: Where the group of each expert ends. Rows beyond the last are 0.
+        bias: Not supported, as by torch.
+        out_dtype: Dtype of the result; that of ``x`` by default.
+    """
+    if offs is None or bias is not None or (x.ndim, weight.ndim) != (2, 3):
+        return NotImplemented  # type: ignore[no-any-return]
+    experts = weight.shape[0]
+    rows = torch.arange(x.shape[0], device=x.device)
+    expert = (rows[:, None] >= offs).sum(1)
+    known = expert.clamp(max=experts - 1)
+    if experts <= FEW:
+        every = torch.matmul(x, weight)
+        y = every.gather(0, known[None, :, None].expand(1, -1, every.shape[2])).squeeze(0)
+    else:
+        y = torch.bmm(x[:, None], weight[known]).squeeze(1)
+    y = torch.where((expert < experts)[:, None], y, 0.0)
+    return y if out_dtype is None else y.to(out_dtype)
 
 
 def index_fill(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:

@@ -6,21 +6,21 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import traceback
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp._torch import tree_map, tree_map_only
+from fxlrp._torch import tree_leaves, tree_map, tree_map_only
 from fxlrp.errors import CaptureError
+from fxlrp.frames import raised_at
 from fxlrp.layouts import check_inputs, check_model
 from fxlrp.sizes import AUTO, Fixed, automatic, closed, specialised, with_batch_of_two
 from fxlrp.standin import stand_in
+from fxlrp.witness import watched
 
 REMEDIES = {
     "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
@@ -34,7 +34,7 @@ def open_export(
 ) -> tuple[ExportedProgram, list[Fixed]]:
     """Export a module, or take an exported program as it is; say which sizes could not be left open automatically."""
     if isinstance(model, ExportedProgram):
-        return model, []
+        return copied(model), []
     check_module(model)
     check_inputs(args, dict(kwargs))
     model = stand_in(model)
@@ -48,6 +48,15 @@ def open_export(
         with contextlib.suppress(CaptureError):  # the model fixes a size that was to be shared
             return watched_export(model, args, kwargs, shared)
     return watched_export(model, args, kwargs, own)
+
+
+def copied(exported: ExportedProgram) -> ExportedProgram:
+    """The same program with a graph and a signature of its own; tensors are shared."""
+    new = copy.copy(exported)
+    memo: dict[int, Any] = {id(t): t for t in tree_leaves((exported.state_dict, exported.constants))}
+    new._graph_module = copy.deepcopy(exported.graph_module, memo)
+    new._graph_signature = copy.deepcopy(exported.graph_signature)
+    return new
 
 
 def check_module(model: object) -> None:
@@ -92,7 +101,7 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
     )
     try:
         # gradients on, so that the model's own no-grad regions show
-        with torch.enable_grad(), warnings.catch_warnings():
+        with torch.enable_grad(), warnings.catch_warnings(), watched():
             # recurrent modules keep a list of their own weights, which export takes for new attributes
             warnings.filterwarnings("ignore", ".*_flat_weights.*were assigned during export", UserWarning)
             try:
@@ -135,10 +144,9 @@ def known_parts(output: Any) -> Any:
 
 def explanation(model: nn.Module | ExportedProgram, error: Exception) -> str:
     """What failed, the user's source line, and what to do."""
-    skipped = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<string>")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(skipped)]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}  {frames[-1].line}" if frames else "unknown source"
+    line = raised_at(error)
+    place = f"  at {line}\n" if line else ""
     what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     known = (remedy for key, remedy in REMEDIES.items() if key in type(error).__name__ or key in str(error))
     remedy = next(known, "First make the model run on these inputs by itself, then under torch.export.export.")
-    return f"{type(model).__name__} could not be captured\n  {what}\n  at {place}\n{remedy}"
+    return f"{type(model).__name__} could not be captured\n  {what}\n{place}{remedy}"

@@ -1,6 +1,8 @@
-"""The op that stands for a ``detach`` while a model is decomposed, which would drop it."""
+"""Ops that stand for stopped gradients while a model is decomposed, which would drop them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +14,28 @@ def hold(x: Tensor) -> Tensor:
     return x.clone()
 
 
+@torch.library.custom_op("fxlrp::straight", mutates_args=())
+def straight(x: Tensor, value: Tensor) -> Tensor:
+    """Another value, through which relevance passes to ``x`` as if it were the value of ``x``."""
+    return value.clone()
+
+
 @hold.register_fake
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+@straight.register_fake
+def _(x: Tensor, value: Tensor) -> Tensor:
+    return torch.empty_like(value)
+
+
+def passed(ctx: Any, c: Tensor) -> tuple[Tensor, None]:
+    """The gradient of ``straight``."""
+    return c, None
+
+
+straight.register_autograd(passed)
+
 HOLD = torch.ops.fxlrp.hold.default
+STRAIGHT = torch.ops.fxlrp.straight.default

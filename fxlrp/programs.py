@@ -106,28 +106,25 @@ class Programs:
         self._last = entry, found[0]
         return found
 
-    def verify(
-        self, entry: Entry, kind: Hashable, form: Form, inputs: Inputs, output: Any, values: Sequence[Any]
-    ) -> None:
+    def verify(self, entry: Entry, kind: Hashable, inputs: Inputs, output: Any, tensors: Sequence[Tensor]) -> None:
         """Compare what a program returned in place of the model with the model's own output, if that is asked for.
 
         Args:
             entry: The signature.
             kind: What is checked once: a program, for sizes of 0, of 1 and of more.
-            form: Form of the target.
             inputs: Arguments of the model.
             output: The output to compare.
-            values: What the program was called with.
+            tensors: The tensors among the flattened inputs.
 
         Raises:
             VerificationError: If they differ.
         """
-        sizes = tuple(min(n, 2) for x in values if isinstance(x, Tensor) for n in x.shape)
+        sizes = tuple(min(n, 2) for x in tensors for n in x.shape)
         when = self._settings.verify
         if when == "never" or (when == "first" and entry.verified.find((kind, sizes))):
             return
         with MAKING:  # while another thread exports, torch tells models that they are being exported
-            explain = partial(find_difference, self._model, inputs, entry.plan, form, self.backend, values)
+            explain = partial(find_difference, self._model, inputs, entry.plan, self.backend, tensors)
             check_output(self._model, inputs, output, explain)
             if self._structure is not None:
                 self._structure.ran()

@@ -1,6 +1,5 @@
 """Where a graph node comes from: module path and source line."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +8,7 @@ from torch import fx
 
 from fxlrp._torch import annotate, set_current_meta
 from fxlrp.errors import FxlrpError
-
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n\s*(?P<code>[^\n]*)')
+from fxlrp.frames import outside, written
 
 
 def modules(node: fx.Node) -> dict[str, str]:
@@ -39,14 +37,11 @@ def role(node: fx.Node) -> str:
 
 def source_line(node: fx.Node) -> str:
     """``file:line  code`` of the user's line that made the node, or ``unknown source``."""
-    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
-    # The innermost frame outside torch is the one that the user can change.
-    outside = [f for f in frames if "/torch/nn/" not in f["file"] and "<eval_with_key>" not in f["file"]]
-    if not frames:
+    lines = outside(written(node.meta.get("stack_trace") or ""))
+    if not lines:
         return "unknown source"
-    frame = (outside or frames)[-1]
-    folder, name = Path(frame["file"]).parts[-2:] if "/" in frame["file"] else ("", frame["file"])
-    return f"{folder}/{name}:{frame['line']}  {frame['code'].strip()}"
+    file, number, code = lines[-1]  # the innermost outside torch is the one that the user can change
+    return f"{'/'.join(Path(file).parts[-2:])}:{number}  {code}".rstrip()
 
 
 def describe(node: fx.Node) -> str:

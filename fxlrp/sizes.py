@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from fxlrp._torch import is_concrete_int, print_specializations, tree_leaves, tree_map, tree_map_only
+from fxlrp.frames import here
 
 AUTO = "auto"
 SYMBOLS = "torch.fx.experimental.symbolic_shapes"
@@ -100,7 +99,7 @@ def specialised() -> Iterator[list[Fixed]]:
         place = re.fullmatch(r"Specializing L\['(\w+)'\](.*)\.size\(\)\[(\d+)\] to (\d+)", record.getMessage())
         if place is not None:
             name, inner, dim, size = place.groups()
-            found.append(Fixed(name + inner, int(dim), int(size), user_line()))
+            found.append(Fixed(name + inner, int(dim), int(size), str(here() or "unknown source")))
         return place is None
 
     logger = logging.getLogger(SYMBOLS)
@@ -110,16 +109,3 @@ def specialised() -> Iterator[list[Fixed]]:
             yield found
     finally:
         logger.removeFilter(listen)
-
-
-def user_line() -> str:
-    """The innermost line on the stack that is neither torch's, fxlrp's nor Python's."""
-    library = str(Path(logging.__file__).parents[1])
-    compilers = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
-    frames = [
-        frame
-        for frame in traceback.extract_stack()
-        if not frame.filename.startswith(compilers)
-        and (not frame.filename.startswith(library) or "site-packages" in frame.filename)
-    ]
-    return f"{frames[-1].filename}:{frames[-1].lineno}  {frames[-1].line}" if frames else "unknown source"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxlrp.hold import HOLD
+from fxlrp.hold import HOLD, STRAIGHT
 from fxlrp.passes.manager import Pass, insert, same, shape, sweep
 
 aten = torch.ops.aten
@@ -110,4 +110,9 @@ def free_views(graph: fx.Graph) -> int:
     return len(views)
 
 
-undetach: Pass = sweep({aten.detach.default: first, aten.alias.default: first})
+def second(node: fx.Node) -> fx.Node:
+    """``op(x, value) -> value``."""
+    return node.args[1]  # type: ignore[return-value]
+
+
+undetach: Pass = sweep({aten.detach.default: first, aten.alias.default: first, STRAIGHT: second})

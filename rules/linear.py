@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable
 
+import torch
+from torch import Tensor, fx
+
+from fxlrp.hold import STRAIGHT
 from fxlrp.numerics import opmath
 from fxlrp.registry import Site, rule
 
@@ -189,3 +192,14 @@ def cast(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c``: a cast moves a value between dtypes and keeps its relevance."""
     (x,) = site.operands
     return (c.to(device=x.device, dtype=opmath(x.dtype)),)
+
+
+def written(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+    """The slot of the value that was written."""
+    return (slot for slot in reached if slot == 1)
+
+
+@rule(STRAIGHT, holds=written)
+def straight(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c``: the author wrote another value in the place of ``x``, and lets the gradient pass it by."""
+    return (c,)

@@ -14,6 +14,7 @@ import torch
 from reference import Call, Reference
 from torch import Tensor
 
+from fxlrp.hold import STRAIGHT
 from fxlrp.program import OneOutput
 from fxlrp.registry import RULES, Rule
 from fxlrp.rules import weighted
@@ -819,9 +820,13 @@ BATCH_NORMS = [
 ]  # fmt: skip
 
 
+WRITTEN = [
+    case(STRAIGHT, ref.straight, with_zeros(normal(2, 3)), normal(2, 3), batch=(0, 1), keeps="values differ"),
+]
+
 CASES = [
     *SUMS, *POOLS, *MOVES, *SELECTIONS, *LINEAR, *PRODUCTS, *POINTWISE, *TAYLOR, *WINNERS, *SOFTMAX, *NORMS,
-    *ATTENTION, *SILENT, *COMPLEX, *MATRICES, *SCATTERED, *BATCH_NORMS,
+    *ATTENTION, *SILENT, *WRITTEN, *COMPLEX, *MATRICES, *SCATTERED, *BATCH_NORMS,
 ]  # fmt: skip
 """A row or more for every op in the default table."""
 

@@ -201,6 +201,11 @@ def affine(call: Call, c: Tensor) -> Parts:
     return tuple(transposed(call, slot, c) / (factors if slot in (0, 1) else 1) for slot in call.live)
 
 
+def straight(call: Call, c: Tensor) -> Parts:
+    """``c_x = c``: what was written in the place of ``x`` plays no part."""
+    return (c.clone(),)
+
+
 def nothing(call: Call, c: Tensor) -> Parts:
     """No relevance."""
     return tuple(torch.zeros_like(x) for x in call.operands)

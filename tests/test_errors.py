@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fxlrp
+from fxlrp.frames import raised_at, written
 from fxlrp.registry import RULES
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
@@ -222,6 +226,110 @@ def test_capture_errors(name: str) -> None:
     for text in texts:
         assert text in str(caught.value)
     assert torch.equal(x, X)
+
+
+def test_a_failed_capture_says_so_once() -> None:
+    """In a process of its own, where torch logs as it does for users: to standard error."""
+    program = """if True:
+        import torch, fxlrp, test_errors
+        x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
+        for name in ("branch on values", "shapes that do not fit", "value as a number"):
+            for shapes in (None, "auto"):
+                model = torch.nn.Sequential(torch.nn.Linear(4, 4), test_errors.CAPTURE[name][0]).double().eval()
+                try:
+                    fxlrp.compile(model, dynamic_shapes=shapes)(x)
+                except fxlrp.CaptureError as error:
+                    print(error)
+        """
+    folder = Path(__file__).parent
+    run = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    assert len(lines) == 6 * 4
+    assert {line for line in lines if lines.index(line) % 4 == 0} == {"Sequential could not be captured"}
+    assert all("test_errors.py:" in line for line in lines[2::4])
+    assert run.stderr == ""
+
+
+TORCH = Path(torch.__file__).parent
+PLACES = {
+    "exec": ("<string>", "__main__"),
+    "no module": ("<string>", ""),
+    "notebook": ("<ipython-input-3-0f1e>", "__main__"),
+    "beneath torch": (f"{TORCH}/mine/model.py", "mine.model"),
+    "beside torch": (f"{TORCH}_models/model.py", "torch_models.model"),
+    "site-packages": (f"{TORCH.parent}/mine/model.py", "mine.model"),
+}
+
+
+def model_at(place: str, line: str) -> nn.Module:
+    """A model whose code lies there; ``line`` is the third of its file."""
+    file, module = PLACES[place]
+    space: dict[str, Any] = {"nn": nn, "torch": torch, "twist": twist, **({"__name__": module} if module else {})}
+    exec(compile(f"class Model(nn.Module):\n  def forward(self, x):\n    {line}\n    return x\n", file, "exec"), space)
+    return nn.Sequential(space["Model"](), nn.Identity()).eval()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_line_is_named_wherever_it_lies(place: str) -> None:
+    file = PLACES[place][0]
+    lines = ("if x.sum() > 0: x = x * 2", "x = nn.Linear(7, 2)(x)", "x = nn.functional.linear(x, torch.ones(2, 7))")
+    for line in lines:
+        with pytest.raises(fxlrp.CaptureError) as caught:
+            fxlrp.compile(model_at(place, line))(X)
+        assert f"  at {file}:3" in str(caught.value)
+    if file == "<string>":  # torch leaves these out of the stacks that it keeps with nodes
+        return
+    shown = "/".join(Path(file).parts[-2:])
+    with pytest.raises(fxlrp.MissingRules) as missing:
+        fxlrp.compile(model_at(place, "x = twist(x)"))(X)
+    assert f"{shown}:3" in str(missing.value)
+    with pytest.raises(fxlrp.CaptureError) as masked:
+        fxlrp.compile(model_at(place, "x = nn.functional.dropout(x, 0.5)"))(X)
+    assert f"{shown}:3" in str(masked.value)
+
+
+def test_a_line_is_found_behind_other_errors() -> None:
+    class Wrapped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.double_it
+
+    def failing() -> None:
+        try:
+            Wrapped()(X)
+        except AttributeError as error:
+            outer = RuntimeError("outer")
+            outer.__cause__ = error
+            raise_from_torch(outer)
+
+    def raise_from_torch(error: Exception) -> None:
+        torch.nn.Module.apply(nn.Identity(), lambda _: (_ for _ in ()).throw(error))
+
+    with pytest.raises(RuntimeError) as caught:
+        failing()
+    line = raised_at(caught.value)
+    assert line is not None
+    assert line.code == "return x.double_it"
+
+
+def test_a_model_of_layers_names_the_layer() -> None:
+    with pytest.raises(fxlrp.CaptureError, match=r"at .*torch/nn/modules/linear.py:\d+  return F.linear"):
+        fxlrp.compile(nn.Sequential(nn.ReLU(), nn.Linear(7, 2)).double().eval())(X)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ('File "a.py", line 3, in f\n    x = y\n', [("a.py", 3, "x = y")]),
+        (
+            '  File "<string>", line 3, in f\n  File "b.py", line 4, in g\n    z\n',
+            [("<string>", 3, ""), ("b.py", 4, "z")],
+        ),
+        ('File "<eval_with_key>.3", line 3, in f\n    x = y\nFile "c.py", line 9\n', [("c.py", 9, "")]),
+    ],
+)
+def test_written_stacks(text: str, expected: list[Any]) -> None:
+    assert written(text) == expected
 
 
 def test_a_failed_capture_leaves_the_buffers_alone() -> None:

@@ -1,0 +1,210 @@
+"""Where the author of a model stopped gradients: written into an exported graph so that decomposition keeps it.
+
+Autograd forgets three things, and so does relevance. What is computed while gradients are off has none. A view taken
+while they are off, or by ``detach``, shares its memory with a tensor that has one, and carries none itself. What is
+then written into such memory changes values, and the gradient passes as if nothing had been written.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp._torch import OpOverload, tree_leaves
+from fxlrp.hold import HOLD, STRAIGHT
+from fxlrp.program import floating
+
+aten = torch.ops.aten
+STOPPED = "fxlrp_stopped"
+"""Key of the annotation of nodes that ran while gradients were off."""
+GRADIENTS, AUTOCAST = (
+    torch.ops.higher_order.wrap_with_set_grad_enabled,
+    torch.ops.higher_order.wrap_with_autocast,
+)
+DETACH = (aten.detach.default, aten.detach_.default)
+
+
+def keep_stops(module: fx.GraphModule, stopped: bool = False) -> None:
+    """Put an op that lasts wherever a gradient ends, in the regions of the graph too.
+
+    Args:
+        module: An exported graph, in which ops may write in place; changed.
+        stopped: Whether gradients are off where nothing else is said.
+    """
+    inline(module)
+    graph = module.graph
+    for node in graph.nodes:
+        if is_region(node):
+            keep_stops(getattr(module, node.args[4].target), is_stopped(node, stopped))
+    found = follow(graph, stopped)
+    for write, place in found.writes:
+        pass_straight(write, place)
+    hold_fresh(found)
+    hold_views(found)
+    for node in graph.nodes:
+        node.meta.pop("custom", None)
+    module.recompile()
+
+
+def is_stopped(node: fx.Node, otherwise: bool) -> bool:
+    """Whether gradients were off when the node ran; the graph's output is read with gradients."""
+    return node.op != "output" and bool((node.meta.get("custom") or {}).get(STOPPED, otherwise))
+
+
+def inline(module: fx.GraphModule) -> None:
+    """Move the regions in which gradients are off, or on again, into the graph; their nodes say so from then on."""
+    for node in list(module.graph.nodes):
+        if node.target is not GRADIENTS:
+            continue
+        region = getattr(module, node.args[1].target)
+        inline(region)
+        results = copied(module, node, region)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+
+
+def copied(module: fx.GraphModule, call: fx.Node, region: fx.GraphModule) -> Any:
+    """Copy a region in front of its call and return its outputs."""
+    env: dict[fx.Node, Any] = dict(zip(region.graph.find_nodes(op="placeholder"), call.args[2:], strict=True))
+    with module.graph.inserting_before(call):
+        for node in region.graph.nodes:
+            if node.op == "output":
+                return fx.map_arg(node.args[0], env.__getitem__)
+            if node.op == "placeholder":
+                continue
+            env[node] = new = module.graph.node_copy(node, env.__getitem__)
+            new.meta["custom"] = {STOPPED: not call.args[0], **(node.meta.get("custom") or {})}
+            if node.op == "get_attr":
+                new.target = f"{call.args[1].target}_{node.target}"  # type: ignore[union-attr]
+                setattr(module, new.target, getattr(region, str(node.target)))
+    raise AssertionError("a graph without an output")
+
+
+@dataclass
+class Memory:
+    """Which nodes share memory, and what of it carries a gradient.
+
+    Attributes:
+        stopped: Whether gradients are off where nothing else is said.
+        source: The node that a node shares its memory with.
+        fresh: Nodes with memory of their own and no gradient.
+        apart: Views that carry no gradient to what they show.
+        writes: Ops that write in place without a gradient, with what they write to.
+    """
+
+    stopped: bool
+    source: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    fresh: dict[fx.Node, None] = field(default_factory=dict)
+    apart: dict[fx.Node, None] = field(default_factory=dict)
+    writes: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
+
+    def root(self, node: fx.Node) -> fx.Node:
+        """The node that made the memory, as far as this graph knows."""
+        while node in self.source:
+            node = self.source[node]
+        return node
+
+
+def follow(graph: fx.Graph, stopped: bool) -> Memory:
+    """Follow memory through a graph; a ``detach`` becomes the view that it is."""
+    found = Memory(stopped)
+    for node in graph.nodes:
+        if node.op != "call_function" or (node.target is operator.getitem and is_region(node.args[0])):
+            continue
+        off = is_stopped(node, stopped)
+        if node.target in DETACH:
+            node.target, off = aten.alias.default, True
+        written, shown = places(node, write=True), places(node, write=False)
+        found.writes += [(node, place) for place in written if off or place in found.apart]
+        same = written or (itself(node) if off else [])
+        if source := same or shown:
+            found.source[node] = source[0]
+            if (off and not same) or source[0] in found.apart:
+                found.apart[node] = None
+        elif off:
+            found.fresh[node] = None
+    return found
+
+
+def is_region(node: Any) -> bool:
+    """A call of a region with other rules of casting, whose outputs are held inside."""
+    return node.target is AUTOCAST
+
+
+def places(node: fx.Node, *, write: bool) -> list[fx.Node]:
+    """The arguments that a node writes to, or those that its result shows without writing to them."""
+    if node.target is operator.getitem:
+        return [] if write else [node.args[0]]  # type: ignore[list-item]
+    schema = getattr(node.target, "_schema", None)
+    found: list[Any] = []
+    for i, argument in enumerate(schema.arguments if schema is not None else ()):
+        if argument.alias_info is not None and argument.alias_info.is_write == write:
+            found += tree_leaves(node.args[i] if i < len(node.args) else node.kwargs.get(argument.name))
+    return [leaf for leaf in found if isinstance(leaf, fx.Node)]
+
+
+def itself(node: fx.Node) -> list[fx.Node]:
+    """The argument that an op returned as it is, such as a cast to the same dtype: it keeps its gradient."""
+    made, given = node.meta.get("val"), next(iter(node.all_input_nodes), None)
+    val = given.meta.get("val") if given is not None else None
+    if not (isinstance(made, Tensor) and isinstance(val, Tensor) and isinstance(node.target, OpOverload)):
+        return []
+    if (made.shape, made.dtype) != (val.shape, val.dtype) or not node.target._can_decompose():
+        return []
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    with val.fake_mode, torch.no_grad():  # type: ignore[attr-defined]
+        return [given] if node.target(*args, **kwargs) is val else []  # type: ignore[list-item]
+
+
+def pass_straight(write: fx.Node, place: fx.Node) -> None:
+    """Let the gradient pass a write as if it had not been made."""
+    graph = write.graph
+
+    def call(op: Any, *args: fx.Node) -> fx.Node:
+        new = graph.call_function(op, args)
+        new.meta = {**write.meta, "val": place.meta["val"], "custom": {STOPPED: True}}
+        return new
+
+    with graph.inserting_before(write):
+        old = call(aten.clone.default, place)
+    with graph.inserting_before(write.next):
+        call(aten.copy_.default, place, call(STRAIGHT, old, call(HOLD, place)))
+
+
+def hold_fresh(found: Memory) -> None:
+    """Hold what was computed without a gradient, where something with gradients uses it or a view of it."""
+    used = set()
+    for node in [*found.fresh, *found.source]:
+        if any(not is_stopped(user, found.stopped) for user in node.users):
+            used.add(found.root(node))
+    for node in (n for n in found.fresh if n in used):
+        parts = [node] if isinstance(node.meta["val"], Tensor) else [*node.users]
+        for part in filter(floating, parts):
+            held = hold(part, part.next)
+            part.replace_all_uses_with(held)
+            held.args = (part,)
+
+
+def hold_views(found: Memory) -> None:
+    """Hold views that carry no gradient wherever something with gradients reads them."""
+    for node in found.apart:
+        if found.root(node) in found.fresh or not floating(node):
+            continue
+        shown = node.args[0] if node.target is aten.alias.default else node
+        for user in list(node.users):
+            if found.source.get(user) is not node and not is_stopped(user, found.stopped):
+                user.replace_input_with(node, hold(shown, user))
+
+
+def hold(node: Any, before: fx.Node) -> fx.Node:
+    """The value of a node, held, in front of another."""
+    with before.graph.inserting_before(before):
+        held = before.graph.call_function(HOLD, (node,))
+    held.meta.update(node.meta)
+    return held
