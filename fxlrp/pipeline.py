@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -96,11 +96,20 @@ def lower(made: Plan, form: Form) -> Program:
 
     starts = [places.passing(made.captured, name, made.twins, "inject") for name in form.starts]
     kept = [places.passing(made.captured, name, made.twins, "keep") for name in form.kept]
-    twins = {**made.twins, **made.readers}
+    twins = injected({**made.twins, **made.readers}, starts)
     end = tail(made.captured.graph, twins, made.captured.explained, {*kept, *made.readers}) if form.weights else None
     module = emit(made.captured, twins, form, results, starts, kept, end)
     passes.run(module, passes.CLEANUP)
     return Program(module, len(outputs), names, tuple(made.reads))
+
+
+def injected(twins: Mapping[fx.Node, Twin], starts: Collection[fx.Node]) -> dict[fx.Node, Twin]:
+    """Twins without the proofs that an injected coefficient breaks: it need not be 0 where the output is negative.
+
+    Masks break none, as they keep zeros, nor does either change the sign of a value.
+    """
+    doubted = {node: replace(twins[node].facts, dead_below=False) for node in starts}
+    return {**twins, **{node: replace(twins[node], facts=facts) for node, facts in doubted.items()}}
 
 
 def report_missing(missing: Sequence[fx.Node], strict: bool) -> None:

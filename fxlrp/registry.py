@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxlrp._torch import OpOverload, OpOverloadPacket, TreeSpec, tree_unflatten
+from fxlrp._torch import OpOverload, TreeSpec, tree_unflatten
 from fxlrp.errors import RuleError
 from fxlrp.numerics import Relevance, adjoint
+from fxlrp.overloads import check_overload
 from fxlrp.replay import replayed
 
 Parts = tuple[Tensor | Relevance, ...]
@@ -97,6 +98,7 @@ class Rule:
         holds: Given a node and the slots that relevance could take, those that are held fixed instead.
         stops: The op passes no relevance at all; liveness ends there.
         limit: The same rule without its stabiliser, by which the ledger tells what the stabiliser keeps.
+        kills_negative: On a ReLU, the operand's coefficient is 0 wherever the operand is negative.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Rule:
     holds: Callable[[fx.Node, tuple[int, ...]], Iterable[int]] | None = None
     stops: bool = False
     limit: Rule | None = None
+    kills_negative: bool = False
 
     @property
     def formula(self) -> str:
@@ -132,10 +135,10 @@ def rule(
         ops: Overloads such as ``torch.ops.aten.add.Tensor``.
         kind: Name of the kind in reports; the defining module's name by default.
         table: Where to register; the default table unless told otherwise.
-        traits: ``holds`` and ``stops`` of `Rule`.
+        traits: Further attributes of `Rule`.
 
     Raises:
-        RuleError: For an overload packet, or an op that has a rule already.
+        RuleError: For what is no overload, or has a rule already.
     """
 
     def register(function: Callable[[Site, Tensor], Parts] | Rule) -> Rule:
@@ -149,12 +152,3 @@ def rule(
         return made
 
     return register
-
-
-def check_overload(op: object) -> None:
-    """Refuse what cannot be a key of the table, with the names that could."""
-    if isinstance(op, OpOverloadPacket):
-        names = ", ".join(f"{op}.{name}" for name in op.overloads())  # type: ignore[no-untyped-call]
-        raise RuleError(f"{op} is a packet of overloads; a rule is for one of them: {names}")
-    if not isinstance(op, OpOverload):
-        raise RuleError(f"a rule is for an op overload such as torch.ops.aten.add.Tensor, not for {op!r}")

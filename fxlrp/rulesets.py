@@ -11,9 +11,10 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
+from fxlrp.overloads import check_overload
 from fxlrp.program import overload
 from fxlrp.provenance import modules
-from fxlrp.registry import RULES, Rule, check_overload
+from fxlrp.registry import RULES, Rule
 
 
 @dataclass(frozen=True)

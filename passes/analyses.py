@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.passes.factors import ELEMENTWISE, SHAPES, is_division_by_number
+from fxlrp.passes.factors import ELEMENTWISE, is_division_by_number
 from fxlrp.passes.manager import same, shape
+from fxlrp.passes.signs import nonnegative
 from fxlrp.program import Captured, Source, floating
 from fxlrp.provenance import module_path
 from fxlrp.registry import Facts, Rule
@@ -122,45 +123,15 @@ def freeze(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], fro
     return held
 
 
-def nonnegative(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose entries are proved to be at least 0."""
-    makes = {
-        aten.relu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.exp.default, aten.abs.default,
-        aten.softmax.int, aten.softplus.default, aten.sqrt.default, aten.rsqrt.default, aten.linalg_vector_norm.default,
-    }  # fmt: skip
-    keeps = SHAPES | {
-        aten.add.Tensor, aten.mul.Tensor, aten.mean.dim, aten.sum.dim_IntList, aten.max_pool2d.default,
-        aten.max_pool1d.default, aten.max_pool3d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default,
-        aten.adaptive_avg_pool1d.default, aten.maximum.default, aten.amax.default,
-    }  # fmt: skip
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        inputs = [n for n in node.all_input_nodes if floating(n)]
-        numbers = [a for a in node.args if isinstance(a, (int, float))] if node.target not in SHAPES else []
-        alpha = node.kwargs.get("alpha", 1)
-        kept = node.target in keeps and inputs and all(n in found for n in inputs) and alpha >= 0
-        clamped = node.target in (aten.clamp.default, aten.hardtanh.default) and (node.args[1:] or (-1,))[0] is not None
-        if (
-            node.target in makes
-            or (kept and all(number >= 0 for number in numbers if node.target in (aten.mul.Tensor, aten.add.Tensor)))
-            or (clamped and bound(node) >= 0)
-        ):
-            found.add(node)
-    return found
-
-
-def bound(node: fx.Node) -> float:
-    """Lower bound of a clamp."""
-    low: Any = node.args[1] if len(node.args) > 1 else -1.0
-    return low if isinstance(low, (int, float)) else -1.0
-
-
 def dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node) -> set[fx.Node]:
-    """Nodes that relevance reaches only through ReLU: the coefficient is 0 where they are negative."""
+    """Nodes that relevance reaches only through ReLU: the coefficient is 0 where they are negative.
+
+    Not where relevance is injected, see `pipeline.lower`.
+    """
     found = set()
     for node in slots:
         users = [u for u in node.users if node in operands(u, slots)]
-        gated = all(u.target is aten.relu.default and rules[u].kind in ("pointwise", "adjoint") for u in users)
+        gated = all(u.target is aten.relu.default and rules[u].kills_negative for u in users)
         if users and gated and node is not end:
             found.add(node)
     return found
