@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from fxlrp import passes, places
+from fxlrp import misfits, passes, places
 from fxlrp.emit import emit, read
 from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.passes import analyses, parameters
@@ -54,6 +54,7 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
 
     Raises:
         MissingRules: If ``strict`` and a live op has no rule.
+        RuleError: If a rule of the user's serves nothing, or cannot serve the op that it is for.
         SignatureError: If a name in ``read`` fits nothing, or no input reaches the output.
     """
     rewrites = passes.run(captured.module, passes.CANONICAL)
@@ -61,7 +62,8 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     sources = analyses.sources(captured)
     starts = {source.node for source in sources}
     dependent = analyses.dependents(graph, starts)
-    assigned = rules.assign(n for n in graph.nodes if n in dependent and n.op == "call_function")
+    path = analyses.between(graph, dependent, end)
+    assigned = rules.assign(path)
     hold = analyses.freeze(factors(graph, dependent), assigned, rules.freeze)
     slots = analyses.live(graph, starts, end, assigned, hold)
     missing = tuple(node for node in slots if slots[node] and node not in assigned)
@@ -73,6 +75,8 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
             f"inputs: {', '.join(n.name for n in captured.inputs)}"
         )
     chosen: dict[fx.Node, Rule] = {node: assigned.get(node, adjoint) for node in slots if slots[node]}
+    misfits.check(rules, path, assigned, slots)
+    misfits.check_served(chosen, slots)
     facts = analyses.facts(graph, slots, chosen, end, rules.invariant)
     twins = {node: Twin(chosen[node], slots[node], facts[node]) for node in chosen}
     constants = parameters.derived(graph, captured.names, dependent)

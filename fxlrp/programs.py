@@ -118,7 +118,7 @@ class Programs:
         captured = self._captured(*bind(self._model, args, kwargs))
         passes.run(captured.module, passes.CANONICAL)
         remove_biases(captured)
-        return plan(captured, self._rules, (), self._strict)
+        return plan(captured, self._rules.optional(), (), self._strict)
 
     def _made(self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec) -> Entry:
         captured = self._captured(args, kwargs)

@@ -99,6 +99,7 @@ class Rule:
         stops: The op passes no relevance at all; liveness ends there.
         limit: The same rule without its stabiliser, by which the ledger tells what the stabiliser keeps.
         kills_negative: On a ReLU, the operand's coefficient is 0 wherever the operand is negative.
+        refuses: Given a node and its live slots, why the rule cannot serve it; empty if it can.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Rule:
     stops: bool = False
     limit: Rule | None = None
     kills_negative: bool = False
+    refuses: Callable[[fx.Node, tuple[int, ...]], str] | None = None
 
     @property
     def formula(self) -> str:

@@ -65,6 +65,15 @@ def dependents(graph: fx.Graph, starts: Iterable[fx.Node]) -> set[fx.Node]:
     return found
 
 
+def between(graph: fx.Graph, dependent: Collection[fx.Node], end: fx.Node) -> list[fx.Node]:
+    """The ops on a path from a source to the explained output, whatever their rules do, in graph order."""
+    needed = {end}
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(n for n in node.all_input_nodes if n in dependent)
+    return [node for node in graph.nodes if node in needed and node in dependent and node.op == "call_function"]
+
+
 Slots = dict[fx.Node, tuple[int, ...]]
 Hold = Callable[[fx.Node, tuple[int, ...]], Iterable[int]]
 

@@ -67,7 +67,7 @@ _ALPHA_BETA = table(alpha_beta(2.0, 1.0))
 _ZENNIT = "zennit's composite of that name, batch norm merged"
 
 PRESETS: dict[str, RuleSet] = {
-    preset.name: preset
+    preset.name: preset.optional()
     for preset in (
         RuleSet(
             "attnlrp",
@@ -130,6 +130,8 @@ PRESETS: dict[str, RuleSet] = {
 def epsilon_gamma_box(low: float, high: float) -> RuleSet:
     """The preset ``epsilon_gamma_box`` for inputs in ``[low, high]``."""
     preset = PRESETS["epsilon_gamma_box"]
-    return preset.where(z_box(low, high), ops=CONVOLUTIONS, position="first").named(
-        f"epsilon_gamma_box({low:g}, {high:g})"
+    return (
+        preset.where(z_box(low, high), ops=CONVOLUTIONS, position="first")
+        .named(f"epsilon_gamma_box({low:g}, {high:g})")
+        .optional()
     )

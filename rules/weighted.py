@@ -11,13 +11,46 @@ its stabiliser through the bias. What depends on weights alone stays apart from 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from fxlrp._torch import tree_flatten
 from fxlrp.errors import RuleError
 from fxlrp.numerics import EPSILON, Relevance, least, share
+from fxlrp.program import overload
 from fxlrp.registry import Parts, Rule, Site
 
+aten = torch.ops.aten
+
+WEIGHTED = (
+    aten.linear.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+    aten.convolution.default,
+    aten.mm.default,
+    aten.matmul.default,
+    aten.bmm.default,
+    aten.mv.default,
+    aten.mul.Tensor,
+)
+"""Ops of which the second argument is the weight, and the third, if there is one, the bias."""
+
 Weights = tuple[Tensor, Tensor | None]
+
+
+def unweighted(node: fx.Node, slots: tuple[int, ...]) -> str:
+    """Why an op has no weight that could be split by sign; empty if it has."""
+    if overload(node) not in WEIGHTED or not isinstance(tree_flatten((node.args, node.kwargs))[0][1], fx.Node):
+        return "needs a weight, and this op has none; epsilon() is for every op of degree 1"
+    if slots != (0,):
+        return "needs a fixed weight behind its operand, and here weight or bias depend on the input; use its default"
+    return ""
 
 
 def weights(site: Site) -> Weights:
@@ -114,7 +147,7 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
         sign = torch.sign(x)
         return (sign * torch.addcmul(other, sign, own),)
 
-    return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None)
+    return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None, refuses=unweighted)
 
 
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rule:
@@ -148,9 +181,8 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
             found = torch.add(lost if beta == 1 else beta * lost, found, alpha=alpha)
         return (found,)
 
-    return Rule(
-        f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply, limit=alpha_beta(alpha, beta, 0.0) if e else None
-    )
+    limit = alpha_beta(alpha, beta, 0.0) if e else None
+    return Rule(f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply, limit=limit, refuses=unweighted)
 
 
 def z_plus(e: float = EPSILON) -> Rule:
@@ -158,7 +190,8 @@ def z_plus(e: float = EPSILON) -> Rule:
 
     Source: Montavon et al. 2017, deep Taylor decomposition.
     """
-    return Rule("z_plus", "weighted", alpha_beta(1.0, 0.0, e).apply, limit=z_plus(0.0) if e else None)
+    made, limit = alpha_beta(1.0, 0.0, e), z_plus(0.0) if e else None
+    return Rule("z_plus", "weighted", made.apply, limit=limit, refuses=unweighted)
 
 
 def flat(e: float = EPSILON) -> Rule:
@@ -173,7 +206,7 @@ def flat(e: float = EPSILON) -> Rule:
         """``R_x = 1^T (R / (1 * 1))``: even shares of the receptive field."""
         return (spread(site, torch.ones_like(weights(site)[0]), c, e),)
 
-    return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None)
+    return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None, refuses=unweighted)
 
 
 def w_square(e: float = EPSILON) -> Rule:
@@ -186,7 +219,7 @@ def w_square(e: float = EPSILON) -> Rule:
         """``R_x = (w^2)^T (R / (w^2 * 1))``."""
         return (spread(site, weights(site)[0].square(), c, e),)
 
-    return Rule("w_square", "weighted", apply, limit=w_square(0.0) if e else None)
+    return Rule("w_square", "weighted", apply, limit=w_square(0.0) if e else None, refuses=unweighted)
 
 
 def spread(site: Site, weight: Tensor, c: Tensor, e: float) -> Relevance:
@@ -226,4 +259,5 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
         whole, raised = site.adjoint(s)[0], up.adjoint(s)[0]
         return (Relevance(whole, (high - low) * raised - high * whole),)  # W- is W - W+
 
-    return Rule(f"z_box({low:g}, {high:g})", "weighted", apply, limit=z_box(low, high, 0.0) if e else None)
+    limit = z_box(low, high, 0.0) if e else None
+    return Rule(f"z_box({low:g}, {high:g})", "weighted", apply, limit=limit, refuses=unweighted)
