@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx
@@ -12,6 +12,7 @@ from fxlrp._torch import OpOverload, TreeSpec, tree_unflatten
 from fxlrp.errors import RuleError
 from fxlrp.numerics import Relevance, adjoint
 from fxlrp.overloads import check_overload
+from fxlrp.recipes import recipe
 from fxlrp.replay import replayed
 
 Parts = tuple[Tensor | Relevance, ...]
@@ -100,6 +101,7 @@ class Rule:
         limit: The same rule without its stabiliser, by which the ledger tells what the stabiliser keeps.
         kills_negative: On a ReLU, the operand's coefficient is 0 wherever the operand is negative.
         refuses: Given a node and its live slots, why the rule cannot serve it; empty if it can.
+        recipe: A function and the arguments that make the same rule, for pickles and copies.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Rule:
     limit: Rule | None = None
     kills_negative: bool = False
     refuses: Callable[[fx.Node, tuple[int, ...]], str] | None = None
+    recipe: tuple[Any, ...] = field(default=(), compare=False)
 
     @property
     def formula(self) -> str:
@@ -122,6 +125,9 @@ class Rule:
 
     def __repr__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> Any:
+        return recipe(self)
 
 
 Table = dict[OpOverload, Rule]

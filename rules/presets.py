@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pkgutil import resolve_name
 
 import torch
 from torch import fx
@@ -60,7 +61,13 @@ def activated(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     return held if len(held) < len(reached) else ()
 
 
-signal_takes_all = Rule("signal_takes_all", "product", product.apply, holds=activated)
+signal_takes_all = Rule(
+    "signal_takes_all",
+    "product",
+    product.apply,
+    holds=activated,
+    recipe=(resolve_name, ("fxlrp.rules.presets:signal_takes_all",)),
+)
 
 _PLUS = table(z_plus())
 _ALPHA_BETA = table(alpha_beta(2.0, 1.0))

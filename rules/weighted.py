@@ -17,6 +17,7 @@ from fxlrp._torch import tree_flatten
 from fxlrp.errors import RuleError
 from fxlrp.numerics import EPSILON, Relevance, least, share
 from fxlrp.program import overload
+from fxlrp.recipes import by_value
 from fxlrp.registry import Parts, Rule, Site
 
 aten = torch.ops.aten
@@ -100,6 +101,7 @@ def pull(site: Site, above: Tensor, below: Tensor, s: Tensor) -> Tensor:
     return c if site.facts.nonnegative else c + torch.where(-x > 0, with_weights(site, below).adjoint(s)[0], 0.0)
 
 
+@by_value
 def epsilon(e: float = EPSILON) -> Rule:
     """Epsilon rule for any op of degree 1: ``s = c * z / (z + e * sgn z)``, ``c_x = J^T s``.
 
@@ -114,6 +116,7 @@ def epsilon(e: float = EPSILON) -> Rule:
     return Rule(f"epsilon({e:g})", "weighted", apply, limit=epsilon(0.0) if e else None)
 
 
+@by_value
 def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
     """Generalised gamma rule: contributions that agree with the sign of the output count ``1 + g`` times.
 
@@ -150,6 +153,7 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
     return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None, refuses=unweighted)
 
 
+@by_value
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rule:
     """Alpha-beta rule: positive contributions count ``alpha``, negative ones ``-beta``.
 
@@ -185,6 +189,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
     return Rule(f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply, limit=limit, refuses=unweighted)
 
 
+@by_value
 def z_plus(e: float = EPSILON) -> Rule:
     """z+ rule: positive contributions only; alpha-beta with 1 and 0.
 
@@ -194,6 +199,7 @@ def z_plus(e: float = EPSILON) -> Rule:
     return Rule("z_plus", "weighted", made.apply, limit=limit, refuses=unweighted)
 
 
+@by_value
 def flat(e: float = EPSILON) -> Rule:
     """Flat rule, for first layers: each output spreads evenly over its receptive field.
 
@@ -209,6 +215,7 @@ def flat(e: float = EPSILON) -> Rule:
     return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None, refuses=unweighted)
 
 
+@by_value
 def w_square(e: float = EPSILON) -> Rule:
     """w-square rule, for first layers: shares by squared weights. ``R_i = sum_j w_ij^2 / sum_k w_kj^2 * R_j``.
 
@@ -235,6 +242,7 @@ def constant(x: Tensor, value: float) -> Tensor:
     return torch.full(x.shape, value, dtype=x.dtype, device=x.device)
 
 
+@by_value
 def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
     """z-box rule, for first layers with inputs in ``[low, high]``.
 
