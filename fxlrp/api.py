@@ -16,7 +16,7 @@ from fxlrp.errors import RuleError
 from fxlrp.outputs import Objective, Output
 from fxlrp.registry import Rule
 from fxlrp.rules import PRESETS
-from fxlrp.rulesets import RuleSet
+from fxlrp.rulesets import MISSING, RuleSet
 from fxlrp.settings import Settings
 
 
@@ -72,7 +72,7 @@ def compile(
     Raises:
         CaptureError: If the model cannot be exported, or is in training mode.
         MissingRules: If an op has no rule, naming all of them.
-        RuleError: If there is no preset of that name.
+        RuleError: If there is no preset of that name, or a rule of yours serves nothing in the model.
         SignatureError: If ``output``, ``read``, ``backend``, ``memory``, ``precision`` or ``verify`` name nothing.
 
     Example:
@@ -93,19 +93,26 @@ def compile(
     return attributor
 
 
-def rule_set(rules: str | RuleSet | Mapping[OpOverload, Rule]) -> RuleSet:
+def rule_set(rules: str | RuleSet | Mapping[OpOverload, Rule], missing: str = "error") -> RuleSet:
     """A rule set from its name, itself, or what differs from the default preset.
 
+    Args:
+        rules: Name of a preset, a rule set, or a table.
+        missing: ``"ignore"`` if what differs from a preset may fit nothing in a model, see `RuleSet.optional`.
+
     Raises:
-        RuleError: If there is no preset of that name.
+        RuleError: If there is no preset of that name, or it is none of these.
     """
-    if isinstance(rules, RuleSet):
-        return rules
-    if not isinstance(rules, str):
-        return PRESETS["attnlrp"] | rules
-    if rules not in PRESETS:
-        raise RuleError(f"there is no preset {rules!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[rules]
+    if missing not in MISSING:
+        raise RuleError(f"missing is {' or '.join(map(repr, MISSING))}, not {missing!r}")
+    if isinstance(rules, str):
+        if rules not in PRESETS:
+            raise RuleError(f"there is no preset {rules!r}; there are {', '.join(PRESETS)}")
+        return PRESETS[rules]
+    if not isinstance(rules, (RuleSet, Mapping)):
+        raise RuleError(f"rules are the name of a preset, a rule set, or a table of rules by op, not {rules!r}")
+    made = rules if isinstance(rules, RuleSet) else PRESETS["attnlrp"] | rules
+    return made if missing == "error" else made.optional()
 
 
 def presets() -> dict[str, str]:

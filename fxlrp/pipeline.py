@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
 
-from fxlrp import inputs, passes, places
+from fxlrp import inputs, misfits, passes, places
 from fxlrp.emit import emit
 from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.passes import analyses, lookups, parameters
@@ -54,6 +54,7 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
 
     Raises:
         MissingRules: If ``strict`` and a live op has no rule.
+        RuleError: If a rule of the user's serves nothing, or cannot serve the op that it is for.
         SignatureError: If a name in ``read`` fits nothing, or no input reaches the output.
     """
     rewrites = passes.run(captured.module, passes.CANONICAL)
@@ -61,7 +62,8 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     sources = lookups.sources(captured)
     starts = {source.node for source in sources}
     dependent = analyses.dependents(graph, starts)
-    assigned = rules.assign(n for n in graph.nodes if n in dependent and n.op == "call_function")
+    path = analyses.between(graph, dependent, end)
+    assigned = rules.assign(path)
     hold = analyses.freeze(factors(graph, dependent), assigned, rules.freeze)
     slots = analyses.live(graph, starts, end, assigned, hold)
     missing = tuple(node for node in slots if slots[node] and node not in assigned)
@@ -73,6 +75,8 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
             f"inputs: {', '.join(n.name for n in captured.inputs)}"
         )
     chosen: dict[fx.Node, Rule] = {node: assigned.get(node, adjoint) for node in slots if slots[node]}
+    misfits.check(rules, path, assigned, slots)
+    misfits.check_served(chosen, slots)
     facts = analyses.facts(graph, slots, chosen, end, rules.invariant)
     twins = {node: Twin(chosen[node], slots[node], facts[node]) for node in chosen}
     constants = parameters.derived(graph, captured.names, dependent)
@@ -96,12 +100,21 @@ def lower(made: Plan, form: Form) -> Program:
 
     starts = [places.passing(made.captured, name, made.twins, "inject") for name in form.starts]
     kept = [places.passing(made.captured, name, made.twins, "keep") for name in form.kept]
-    twins = {**made.twins, **made.readers}
+    twins = injected({**made.twins, **made.readers}, [point.node for point in starts])
     whole = {*(point.node for point in kept), *made.readers}
     end = tail(made.captured.graph, twins, made.captured.explained, whole) if form.weights else None
     module = emit(made.captured, twins, form, results, starts, kept, end)
     passes.run(module, passes.CLEANUP)
     return Program(module, len(outputs), names, tuple(made.reads))
+
+
+def injected(twins: Mapping[fx.Node, Twin], starts: Collection[fx.Node]) -> dict[fx.Node, Twin]:
+    """Twins without the proofs that an injected coefficient breaks: it need not be 0 where the output is negative.
+
+    Masks break none, as they keep zeros, nor does either change the sign of a value.
+    """
+    doubted = {node: replace(twins[node].facts, dead_below=False) for node in starts}
+    return {**twins, **{node: replace(twins[node], facts=facts) for node, facts in doubted.items()}}
 
 
 def report_missing(missing: Sequence[fx.Node], strict: bool) -> None:

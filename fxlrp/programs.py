@@ -136,7 +136,7 @@ class Programs:
             captured = self._captured(*bind(self._model, args, kwargs))
             passes.run(captured.module, passes.CANONICAL)
             remove_biases(captured)
-            return plan(captured, self._settings.rules, (), self._settings.strict)
+            return plan(captured, self._settings.rules.optional(), (), self._settings.strict)
 
     def _found(self, leaves: list[Any], spec: TreeSpec) -> tuple[Entry, dict[Any, int]] | None:
         for entry in self._entries.values():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx
 
-from fxlrp._torch import OpOverload, OpOverloadPacket, TreeSpec, tree_unflatten
+from fxlrp._torch import OpOverload, TreeSpec, tree_unflatten
 from fxlrp.errors import RuleError
 from fxlrp.numerics import Relevance, adjoint
+from fxlrp.overloads import check_overload
+from fxlrp.recipes import recipe
 from fxlrp.replay import replayed
 
 Parts = tuple[Tensor | Relevance, ...]
@@ -97,6 +99,9 @@ class Rule:
         holds: Given a node and the slots that relevance could take, those that are held fixed instead.
         stops: The op passes no relevance at all; liveness ends there.
         limit: The same rule without its stabiliser, by which the ledger tells what the stabiliser keeps.
+        kills_negative: On a ReLU, the operand's coefficient is 0 wherever the operand is negative.
+        refuses: Given a node and its live slots, why the rule cannot serve it; empty if it can.
+        recipe: A function and the arguments that make the same rule, for pickles and copies.
     """
 
     name: str
@@ -105,6 +110,9 @@ class Rule:
     holds: Callable[[fx.Node, tuple[int, ...]], Iterable[int]] | None = None
     stops: bool = False
     limit: Rule | None = None
+    kills_negative: bool = False
+    refuses: Callable[[fx.Node, tuple[int, ...]], str] | None = None
+    recipe: tuple[Any, ...] = field(default=(), compare=False)
 
     @property
     def formula(self) -> str:
@@ -117,6 +125,9 @@ class Rule:
 
     def __repr__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> Any:
+        return recipe(self)
 
 
 Table = dict[OpOverload, Rule]
@@ -132,10 +143,10 @@ def rule(
         ops: Overloads such as ``torch.ops.aten.add.Tensor``.
         kind: Name of the kind in reports; the defining module's name by default.
         table: Where to register; the default table unless told otherwise.
-        traits: ``holds`` and ``stops`` of `Rule`.
+        traits: Further attributes of `Rule`.
 
     Raises:
-        RuleError: For an overload packet, or an op that has a rule already.
+        RuleError: For what is no overload, or has a rule already.
     """
 
     def register(function: Callable[[Site, Tensor], Parts] | Rule) -> Rule:
@@ -149,12 +160,3 @@ def rule(
         return made
 
     return register
-
-
-def check_overload(op: object) -> None:
-    """Refuse what cannot be a key of the table, with the names that could."""
-    if isinstance(op, OpOverloadPacket):
-        names = ", ".join(f"{op}.{name}" for name in op.overloads())  # type: ignore[no-untyped-call]
-        raise RuleError(f"{op} is a packet of overloads; a rule is for one of them: {names}")
-    if not isinstance(op, OpOverload):
-        raise RuleError(f"a rule is for an op overload such as torch.ops.aten.add.Tensor, not for {op!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,9 +11,13 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
+from fxlrp.overloads import check_overload
 from fxlrp.program import overload
 from fxlrp.provenance import modules
-from fxlrp.registry import RULES, Rule, check_overload
+from fxlrp.registry import RULES, Rule
+
+MISSING = ("error", "ignore")
+"""What can happen to an override that fits nothing in a model."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Override:
         kind: Class name of such a module, bare (``Conv2d``) or in full.
         position: ``"first"`` or ``"last"``: only the first or last fitting node in graph order.
         predicate: A function of the node.
+        missing: ``"error"`` if it must fit something in every model, or ``"ignore"``.
     """
 
     rule: Rule
@@ -36,6 +41,7 @@ class Override:
     kind: str | None = None
     position: str | None = None
     predicate: Callable[[fx.Node], bool] | None = None
+    missing: str = "error"
 
     def fits(self, node: fx.Node) -> bool:
         """Whether the node meets the conditions, the position left aside."""
@@ -52,6 +58,42 @@ class Override:
         fitting = [node for node in nodes if self.fits(node)]
         return {"first": fitting[:1], "last": fitting[-1:], None: fitting}[self.position]
 
+    def conditions(self) -> dict[str, Override]:
+        """Each condition by itself, as it is printed."""
+        ops = None if self.ops is None else sorted(map(str, self.ops))
+        shown = {"ops": ops, "module": self.module, "kind": self.kind, "predicate": self.predicate}
+        return {
+            f"{name}={value}": Override(self.rule, **{name: getattr(self, name)})
+            for name, value in shown.items()
+            if value is not None
+        }
+
+    def __str__(self) -> str:
+        position = [] if self.position is None else [f"position={self.position}"]
+        return ", ".join([*self.conditions(), *position]) or "everything"
+
+
+class Rules(Mapping[OpOverload, Rule]):
+    """A table of rules that nothing changes."""
+
+    def __init__(self, rules: Mapping[OpOverload, Rule]) -> None:
+        self._rules = dict(rules)
+
+    def __getitem__(self, op: OpOverload) -> Rule:
+        return self._rules[op]
+
+    def __iter__(self) -> Iterator[OpOverload]:
+        return iter(self._rules)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._rules.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._rules)
+
 
 def is_named(call: str, pattern: str) -> bool:
     """Whether a pattern fits the path of a module's call, or of the module."""
@@ -60,16 +102,19 @@ def is_named(call: str, pattern: str) -> bool:
 
 @dataclass(frozen=True)
 class RuleSet:
-    """Which rule serves which node: a value to print, change with ``|`` and `where`, and compare.
+    """Which rule serves which node: an immutable value to print, change with ``|`` and `where`, compare and hash.
+
+    What ``|`` and `where` add must fit something in every model that the rule set is compiled for, see `optional`.
 
     Attributes:
         name: Name in reports.
         summary: One line on what it is and where it was published.
         table: What differs from the default table.
         overrides: Conditions, in order; the first that fits wins over every table.
-        default: A rule for every op, in place of the default table.
+        default: A rule for every op that ``table`` does not name, in place of the default table.
         freeze: Whether gates and normalising statistics are held fixed inside products.
         invariant: Whether a chain of products counts as one product of all its factors.
+        required: Ops of the table that a model must have.
     """
 
     name: str
@@ -79,12 +124,24 @@ class RuleSet:
     default: Rule | None = None
     freeze: bool = True
     invariant: bool = False
+    required: frozenset[OpOverload] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", Rules(self.table))
+        object.__setattr__(self, "overrides", tuple(self.overrides))
 
     def __or__(self, table: Mapping[OpOverload, Rule]) -> RuleSet:
         """The same rule set with other rules for the ops in ``table``."""
-        for op in table:
+        for op, rule in table.items():
             check_overload(op)
-        return replace(self, name=f"{self.name} (changed)", table={**self.table, **table})
+            check_rule(rule)
+        name, required = f"{self.name} (changed)", self.required | set(table)
+        return replace(self, name=name, table={**self.table, **table}, required=required)
+
+    def optional(self) -> RuleSet:
+        """The same rule set for models too in which some of its overrides fit nothing."""
+        overrides = tuple(replace(override, missing="ignore") for override in self.overrides)
+        return replace(self, overrides=overrides, required=frozenset())
 
     def named(self, name: str) -> RuleSet:
         """The same rule set under another name."""
@@ -94,27 +151,36 @@ class RuleSet:
         self,
         rule: Rule,
         *,
-        ops: Iterable[OpOverload] | None = None,
+        ops: OpOverload | Iterable[OpOverload] | None = None,
         module: str | None = None,
-        kind: str | None = None,
+        kind: str | type | None = None,
         position: str | None = None,
         predicate: Callable[[fx.Node], bool] | None = None,
+        missing: str = "error",
     ) -> RuleSet:
         """The same rule set with ``rule`` for the nodes that fit; conditions as in `Override`.
 
         The newest override is asked first.
+
+        Raises:
+            RuleError: If no node can meet a condition; when a model is compiled, also if none of its nodes meets all,
+                unless ``missing="ignore"``.
         """
-        if position not in (None, "first", "last"):
-            raise RuleError(f"position is 'first' or 'last', not {position!r}")
-        chosen = None if ops is None else frozenset(ops)
-        override = Override(rule, chosen, module, kind, position, predicate)
+        check_rule(rule)
+        for name, value, known in (("position", position, (None, "first", "last")), ("missing", missing, MISSING)):
+            if value not in known:
+                raise RuleError(f"{name} is {' or '.join(repr(k) for k in known if k)}, not {value!r}")
+        chosen = None if ops is None else frozenset(overloads(ops))
+        if isinstance(kind, type):
+            kind = f"{kind.__module__}.{kind.__qualname__}"
+        override = Override(rule, chosen, module, kind, position, predicate, missing)
         return replace(self, name=f"{self.name} (changed)", overrides=(override, *self.overrides))
 
     def assign(self, nodes: Iterable[fx.Node]) -> dict[fx.Node, Rule]:
         """Rule of each node; a node that no rule serves is left out."""
         nodes = list(nodes)
-        table: Mapping[Any, Rule] = {**RULES, **self.table}
-        found = {n: r for n in nodes if (r := self.default or table.get(overload(n))) is not None}
+        table = self.table if self.default else {**RULES, **self.table}
+        found = {n: r for n in nodes if (r := table.get(overload(n), self.default)) is not None}
         for override in reversed(self.overrides):
             found.update(dict.fromkeys(override.choose(nodes), override.rule))
         return found
@@ -122,11 +188,23 @@ class RuleSet:
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.summary}"]
         lines += [f"  {op}: {rule}" for op, rule in self.table.items()]
-        for o in self.overrides:
-            ops = None if o.ops is None else sorted(map(str, o.ops))
-            shown = {"ops": ops, "module": o.module, "kind": o.kind, "position": o.position}
-            conditions = ", ".join(f"{k}={v}" for k, v in shown.items() if v is not None)
-            lines.append(f"  where {conditions or o.predicate}: {o.rule}")
+        lines += [f"  where {override}: {override.rule}" for override in self.overrides]
         lines.append(f"  every other op: {self.default or 'the default table'}")
         lines.append(f"  gates and statistics held fixed: {self.freeze}; product chains as one: {self.invariant}")
         return "\n".join(lines)
+
+
+def overloads(given: Any) -> list[OpOverload]:
+    """One overload or several as a list."""
+    listed = isinstance(given, (list, tuple, set, frozenset, Iterator))
+    found = list(given) if listed else [given]
+    for op in found:
+        check_overload(op)
+    return found
+
+
+def check_rule(rule: object) -> None:
+    """Refuse what is no rule."""
+    if not isinstance(rule, Rule):
+        made = "call it to get one, as gamma(0.25)" if callable(rule) else "such as fxlrp.rules.weighted.gamma(0.25)"
+        raise RuleError(f"a rule set is made of rules, not of {rule!r}: {made}")

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from fxlrp import topology
 from fxlrp.flow import Flow
-from fxlrp.passes.analyses import dependents, leaves
+from fxlrp.passes.analyses import between, dependents, leaves
 from fxlrp.picture import GROUPS, Boxes, Edge, Node, Picture, View
 from fxlrp.pipeline import Plan
 from fxlrp.program import Program
@@ -97,7 +97,7 @@ def appearances(plan: Plan, rules: RuleSet) -> dict[fx.Node, tuple[str, str, str
     graph = plan.captured.graph
     starts = {source.node: source.name for source in plan.sources}
     dependent = dependents(graph, starts)
-    assigned = rules.assign(n for n in graph.nodes if n in dependent and n.op == "call_function")
+    assigned = rules.assign(between(graph, dependent, plan.captured.explained))
     used = {plan.captured.explained}
     found: dict[fx.Node, tuple[str, str, str]] = {}
     for node in reversed(graph.nodes):

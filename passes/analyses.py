@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.passes.factors import ELEMENTWISE, SHAPES, is_division_by_number
+from fxlrp.passes.factors import ELEMENTWISE, is_division_by_number
+from fxlrp.passes.signs import nonnegative
 from fxlrp.program import floating
 from fxlrp.registry import Facts, Rule
 
@@ -23,6 +24,15 @@ def dependents(graph: fx.Graph, starts: Iterable[fx.Node]) -> set[fx.Node]:
         if node.op == "call_function" and floating(node) and any(n in found for n in node.all_input_nodes):
             found.add(node)
     return found
+
+
+def between(graph: fx.Graph, dependent: Collection[fx.Node], end: fx.Node) -> list[fx.Node]:
+    """The ops on a path from a source to the explained output, whatever their rules do, in graph order."""
+    needed = {end}
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(n for n in node.all_input_nodes if n in dependent)
+    return [node for node in graph.nodes if node in needed and node in dependent and node.op == "call_function"]
 
 
 Slots = dict[fx.Node, tuple[int, ...]]
@@ -83,45 +93,15 @@ def freeze(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], fro
     return held
 
 
-def nonnegative(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose entries are proved to be at least 0."""
-    makes = {
-        aten.relu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.exp.default, aten.abs.default,
-        aten.softmax.int, aten.softplus.default, aten.sqrt.default, aten.rsqrt.default, aten.linalg_vector_norm.default,
-    }  # fmt: skip
-    keeps = SHAPES | {
-        aten.add.Tensor, aten.mul.Tensor, aten.mean.dim, aten.sum.dim_IntList, aten.max_pool2d.default,
-        aten.max_pool1d.default, aten.max_pool3d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default,
-        aten.adaptive_avg_pool1d.default, aten.maximum.default, aten.amax.default,
-    }  # fmt: skip
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        inputs = [n for n in node.all_input_nodes if floating(n)]
-        numbers = [a for a in node.args if isinstance(a, (int, float))] if node.target not in SHAPES else []
-        alpha = node.kwargs.get("alpha", 1)
-        kept = node.target in keeps and inputs and all(n in found for n in inputs) and alpha >= 0
-        clamped = node.target in (aten.clamp.default, aten.hardtanh.default) and (node.args[1:] or (-1,))[0] is not None
-        if (
-            node.target in makes
-            or (kept and all(number >= 0 for number in numbers if node.target in (aten.mul.Tensor, aten.add.Tensor)))
-            or (clamped and bound(node) >= 0)
-        ):
-            found.add(node)
-    return found
-
-
-def bound(node: fx.Node) -> float:
-    """Lower bound of a clamp."""
-    low: Any = node.args[1] if len(node.args) > 1 else -1.0
-    return low if isinstance(low, (int, float)) else -1.0
-
-
 def dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node) -> set[fx.Node]:
-    """Nodes that relevance reaches only through ReLU: the coefficient is 0 where they are negative."""
+    """Nodes that relevance reaches only through ReLU: the coefficient is 0 where they are negative.
+
+    Not where relevance is injected, see `pipeline.lower`.
+    """
     found = set()
     for node in slots:
         users = [u for u in node.users if node in operands(u, slots)]
-        gated = all(u.target is aten.relu.default and rules[u].kind in ("pointwise", "adjoint") for u in users)
+        gated = all(u.target is aten.relu.default and rules[u].kills_negative for u in users)
         if users and gated and node is not end:
             found.add(node)
     return found

@@ -12,6 +12,7 @@ from fxlrp._torch import OpOverload
 from fxlrp.passes.analyses import leaves
 from fxlrp.passes.manager import same, shape
 from fxlrp.propagate import Twin
+from fxlrp.registry import Rule
 from fxlrp.rows import Tail
 
 aten = torch.ops.aten
@@ -42,7 +43,7 @@ def tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Co
         if node not in twins:
             continue
         users = receivers.get(node, [])
-        own = None if node in whole else by_position(node, twins[node], lead)
+        own = None if node in whole or not is_known(twins[node].rule) else by_position(node, twins[node], lead)
         if own is not None and (users or node is end) and all(user in taken for user in users):
             taken[node] = own
         for operand in live(node, twins[node]):
@@ -60,6 +61,14 @@ def live(node: fx.Node, twin: Twin) -> list[Any]:
     """The operands of a node."""
     given = leaves(node)
     return [given[slot] for slot in twin.slots]
+
+
+def is_known(rule: Rule) -> bool:
+    """Whether the rule is one of fxlrp's: linear in the coefficient, and apart where its op treats positions apart.
+
+    Nothing is known of others: one that cuts negative coefficients off must see all terms of a target at once.
+    """
+    return getattr(rule.apply, "__module__", "").startswith("fxlrp.rules.")
 
 
 def by_position(node: fx.Node, twin: Twin, lead: tuple[Any, ...]) -> set[fx.Node] | None:

@@ -14,7 +14,7 @@ from fxlrp.registry import Site, rule
 aten = torch.ops.aten
 
 
-@rule(aten.relu.default)
+@rule(aten.relu.default, kills_negative=True)
 def relu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * 1[x > 0]``."""
     (x,) = site.operands

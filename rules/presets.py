@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pkgutil import resolve_name
 
 import torch
 from torch import fx
@@ -60,14 +61,20 @@ def activated(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     return held if len(held) < len(reached) else ()
 
 
-signal_takes_all = Rule("signal_takes_all", "product", product.apply, holds=activated)
+signal_takes_all = Rule(
+    "signal_takes_all",
+    "product",
+    product.apply,
+    holds=activated,
+    recipe=(resolve_name, ("fxlrp.rules.presets:signal_takes_all",)),
+)
 
 _PLUS = table(z_plus())
 _ALPHA_BETA = table(alpha_beta(2.0, 1.0))
 _ZENNIT = "zennit's composite of that name, batch norm merged"
 
 PRESETS: dict[str, RuleSet] = {
-    preset.name: preset
+    preset.name: preset.optional()
     for preset in (
         RuleSet(
             "attnlrp",
@@ -130,6 +137,8 @@ PRESETS: dict[str, RuleSet] = {
 def epsilon_gamma_box(low: float, high: float) -> RuleSet:
     """The preset ``epsilon_gamma_box`` for inputs in ``[low, high]``."""
     preset = PRESETS["epsilon_gamma_box"]
-    return preset.where(z_box(low, high), ops=CONVOLUTIONS, position="first").named(
-        f"epsilon_gamma_box({low:g}, {high:g})"
+    return (
+        preset.where(z_box(low, high), ops=CONVOLUTIONS, position="first")
+        .named(f"epsilon_gamma_box({low:g}, {high:g})")
+        .optional()
     )

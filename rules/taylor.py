@@ -126,4 +126,4 @@ def plain_adjoint(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return site.adjoint(c)
 
 
-adjoint = Rule("adjoint", "adjoint", plain_adjoint)
+adjoint = Rule("adjoint", "adjoint", plain_adjoint, kills_negative=True)

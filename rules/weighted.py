@@ -15,7 +15,9 @@ from torch import Tensor
 
 from fxlrp.errors import RuleError
 from fxlrp.numerics import EPSILON, Relevance, least, share
+from fxlrp.recipes import by_value
 from fxlrp.registry import Parts, Rule, Site
+from fxlrp.rules.weights import unweighted
 
 Weights = tuple[Tensor, Tensor | None]
 
@@ -67,6 +69,7 @@ def pull(site: Site, above: Tensor, below: Tensor, s: Tensor) -> Tensor:
     return c if site.facts.nonnegative else c + torch.where(-x > 0, with_weights(site, below).adjoint(s)[0], 0.0)
 
 
+@by_value
 def epsilon(e: float = EPSILON) -> Rule:
     """Epsilon rule for any op of degree 1: ``s = c * z / (z + e * sgn z)``, ``c_x = J^T s``.
 
@@ -81,6 +84,7 @@ def epsilon(e: float = EPSILON) -> Rule:
     return Rule(f"epsilon({e:g})", "weighted", apply, limit=epsilon(0.0) if e else None)
 
 
+@by_value
 def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
     """Generalised gamma rule: contributions that agree with the sign of the output count ``1 + g`` times.
 
@@ -114,9 +118,10 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
         sign = torch.sign(x)
         return (sign * torch.addcmul(other, sign, own),)
 
-    return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None)
+    return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None, refuses=unweighted)
 
 
+@by_value
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rule:
     """Alpha-beta rule: positive contributions count ``alpha``, negative ones ``-beta``.
 
@@ -148,19 +153,21 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
             found = torch.add(lost if beta == 1 else beta * lost, found, alpha=alpha)
         return (found,)
 
-    return Rule(
-        f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply, limit=alpha_beta(alpha, beta, 0.0) if e else None
-    )
+    limit = alpha_beta(alpha, beta, 0.0) if e else None
+    return Rule(f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply, limit=limit, refuses=unweighted)
 
 
+@by_value
 def z_plus(e: float = EPSILON) -> Rule:
     """z+ rule: positive contributions only; alpha-beta with 1 and 0.
 
     Source: Montavon et al. 2017, deep Taylor decomposition.
     """
-    return Rule("z_plus", "weighted", alpha_beta(1.0, 0.0, e).apply, limit=z_plus(0.0) if e else None)
+    made, limit = alpha_beta(1.0, 0.0, e), z_plus(0.0) if e else None
+    return Rule("z_plus", "weighted", made.apply, limit=limit, refuses=unweighted)
 
 
+@by_value
 def flat(e: float = EPSILON) -> Rule:
     """Flat rule, for first layers: each output spreads evenly over its receptive field.
 
@@ -173,9 +180,10 @@ def flat(e: float = EPSILON) -> Rule:
         """``R_x = 1^T (R / (1 * 1))``: even shares of the receptive field."""
         return (spread(site, torch.ones_like(weights(site)[0]), c, e),)
 
-    return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None)
+    return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None, refuses=unweighted)
 
 
+@by_value
 def w_square(e: float = EPSILON) -> Rule:
     """w-square rule, for first layers: shares by squared weights. ``R_i = sum_j w_ij^2 / sum_k w_kj^2 * R_j``.
 
@@ -186,7 +194,7 @@ def w_square(e: float = EPSILON) -> Rule:
         """``R_x = (w^2)^T (R / (w^2 * 1))``."""
         return (spread(site, weights(site)[0].square(), c, e),)
 
-    return Rule("w_square", "weighted", apply, limit=w_square(0.0) if e else None)
+    return Rule("w_square", "weighted", apply, limit=w_square(0.0) if e else None, refuses=unweighted)
 
 
 def spread(site: Site, weight: Tensor, c: Tensor, e: float) -> Relevance:
@@ -202,6 +210,7 @@ def constant(x: Tensor, value: float) -> Tensor:
     return torch.full(x.shape, value, dtype=x.dtype, device=x.device)
 
 
+@by_value
 def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
     """z-box rule, for first layers with inputs in ``[low, high]``.
 
@@ -226,4 +235,5 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
         whole, raised = site.adjoint(s)[0], up.adjoint(s)[0]
         return (Relevance(whole, (high - low) * raised - high * whole),)  # W- is W - W+
 
-    return Rule(f"z_box({low:g}, {high:g})", "weighted", apply, limit=z_box(low, high, 0.0) if e else None)
+    limit = z_box(low, high, 0.0) if e else None
+    return Rule(f"z_box({low:g}, {high:g})", "weighted", apply, limit=limit, refuses=unweighted)

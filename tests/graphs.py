@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 
 import torch
-from steps import LARGEST, OPERANDS, STEPS, Parameters
+from steps import EVERY, LARGEST, OPERANDS, STEPS, Parameters
 from torch import Tensor, nn
 
 from fxlrp import numerics
@@ -64,7 +64,7 @@ class Call:
     operands: tuple[int, ...]
 
     def __call__(self, parameters: Parameters, values: Sequence[Tensor]) -> Tensor:
-        return STEPS[self.name](parameters, *(values[i] for i in self.operands))
+        return EVERY[self.name](parameters, *(values[i] for i in self.operands))
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,13 @@ class Graph:
 PARAMETERS = Parameters()
 
 
-def build(choose: Choose) -> Graph:
-    """A random graph. Steps are left out that make a value too large or too long."""
+def build(choose: Choose, names: Sequence[str] = tuple(STEPS), longest: int = LONGEST) -> Graph:
+    """A random graph of some steps. Those are left out that make a value too large or too long."""
     kinds = list(INPUTS)
     graph = Graph(tuple(kinds[choose(len(kinds))] for _ in range(1 + choose(2))), (), choose(10**6))
     values = graph.sample()
     steps = []
-    names = list(STEPS)
-    for _ in range(1 + choose(LONGEST)):
+    for _ in range(1 + choose(longest)):
         # near values are likelier, so that chains grow long, and every value can be used again
         name, near = names[choose(len(names))], len(values) - 1 - choose(min(2, len(values)))
         step = Call(name, (near, choose(len(values)))[: OPERANDS[name]])
@@ -372,47 +371,51 @@ def differs(what: str, found: Tensor, expected: Tensor, tolerance: float) -> str
     return "" if error <= tolerance else f"{what}: relative error {error:.1e}"
 
 
-def verdicts(graphs: Sequence[Graph], rules: str, traced: bool) -> list[str]:
+Judge = Callable[[Sequence[Graph], str, bool], list[str]]
+"""As `judged`, which is the one by default."""
+
+
+def verdicts(graphs: Sequence[Graph], rules: str, traced: bool, judge: Judge | None = None) -> list[str]:
     """Verdicts on graphs as one model; on halves of them if it fails."""
     try:
-        return judged(graphs, rules, traced)
+        return (judge or judged)(graphs, rules, traced)
     except Exception as error:
         if len(graphs) == 1:
             return [f"{type(error).__name__}: {str(error).strip()[:300]}"]
         half = len(graphs) // 2
-        return verdicts(graphs[:half], rules, traced) + verdicts(graphs[half:], rules, traced)
+        return verdicts(graphs[:half], rules, traced, judge) + verdicts(graphs[half:], rules, traced, judge)
 
 
-def failures(graphs: Sequence[Graph], rules: str, traced: bool) -> list[str]:
+def failures(graphs: Sequence[Graph], rules: str, traced: bool, judge: Judge | None = None) -> list[str]:
     """Each graph that fails, made as small as it goes, with what is wrong."""
     found = []
-    for graph, verdict in zip(graphs, verdicts(graphs, rules, traced), strict=True):
+    for graph, verdict in zip(graphs, verdicts(graphs, rules, traced, judge), strict=True):
         if verdict != "passes":
-            small, wrong = reduced(graph, rules)
+            small, wrong = reduced(graph, rules, judge)
             found.append(f"{small}\n  {wrong or f'only in company: {verdict}'}")
     return found
 
 
-def reduced(graph: Graph, rules: str) -> tuple[Graph, str]:
+def reduced(graph: Graph, rules: str, judge: Judge | None = None) -> tuple[Graph, str]:
     """The smallest graph found that fails alone as the given one does, and how."""
-    wrong = alone(graph, rules)
+    wrong = alone(graph, rules, judge)
     smaller = True
     while wrong and smaller:
         smaller = False
         for candidate in simpler(graph):
-            verdict = alone(candidate, rules)
+            verdict = alone(candidate, rules, judge)
             if verdict.partition(":")[0] == wrong.partition(":")[0]:
                 graph, wrong, smaller = candidate, verdict, True
                 break
     return graph, wrong
 
 
-def alone(graph: Graph, rules: str) -> str:
+def alone(graph: Graph, rules: str, judge: Judge | None = None) -> str:
     """What is wrong with a graph by itself; nothing if its values are too large."""
     with torch.no_grad():
         if not all(fits(value) for value in graph.values(PARAMETERS, graph.sample())):
             return ""
-    verdict = verdicts([graph], rules, True)[0]
+    verdict = verdicts([graph], rules, True, judge)[0]
     return "" if verdict == "passes" else verdict
 
 

@@ -32,6 +32,9 @@ class Parameters(nn.Module):
         self.channels = drawn(2)
         self.register_buffer("mean", torch.tensor([0.3, -0.2], dtype=torch.float64))
         self.register_buffer("variance", torch.tensor([0.5, 2.0], dtype=torch.float64))
+        self.register_buffer("signs", torch.tensor([1, -1, 2]))
+        self.register_buffer("levels", torch.tensor([0, 1, 200], dtype=torch.uint8))
+        self.register_buffer("flags", torch.tensor([True, False, True]))
         self.register_buffer("causal", torch.ones(4, 4).tril().bool())
 
     def lookup(self, ids: Tensor) -> Tensor:
@@ -394,5 +397,64 @@ def once(change: Callable[[Tensor], Tensor], values: tuple[Tensor, ...]) -> list
 STEPS: dict[str, Step] = {name: of_numbers(step) for name, step in ANY.items()} | {
     name: of_real(step) for name, step in REAL.items()
 }
-OPERANDS = {name: len(signature(step).parameters) - 1 for name, step in (ANY | REAL).items()}
+
+SIGNED: dict[str, Step] = {
+    "whole signs": lambda p, a: rows(a) * p.signs,
+    "whole signs added": lambda p, a: rows(a) + p.signs,
+    "whole signs joined": lambda p, a: torch.cat([flat(a), p.signs.to(a.dtype)]),
+    "whole signs scaled": lambda p, a: rows(a) * (p.signs * p.flags),
+    "levels": lambda p, a: rows(a) * p.levels / 100,
+    "levels added": lambda p, a: torch.add(rows(a), p.levels, alpha=0.01),
+    "levels taken": lambda p, a: torch.add(rows(a), p.levels, alpha=-0.01),
+    "levels wrapped": lambda p, a: rows(a) * p.levels.to(torch.int8) / 50,
+    "levels wrapped by a sum": lambda p, a: rows(a) * (p.levels.to(torch.int8) + p.flags) / 50,
+    "flags": lambda p, a: rows(a) * p.flags,
+    "flags added": lambda p, a: rows(a) + p.flags,
+    "flags as whole numbers": lambda p, a: rows(a) * p.flags.long(),
+    "larger as number": lambda p, a, b: a * (fit(a, b) > 0).to(a.dtype),
+    "cut to whole": lambda p, a: a.relu() * (a * 3).to(torch.int8),
+    "times minus a half": lambda p, a: a.relu() * -0.5,
+    "times minus one": lambda p, a: a.abs() * -1,
+    "plus minus one": lambda p, a: a.relu() + -1,
+    "plus zero": lambda p, a: a + 0,
+    "relu added": lambda p, a, b: torch.add(a, like(b, a).relu(), alpha=2),
+    "relu taken": lambda p, a, b: torch.add(a.relu(), like(b, a).relu(), alpha=-0.5),
+    "clamped by keyword": lambda p, a: a.clamp(max=0.5, min=0),
+    "clamped below nought": lambda p, a: torch.clamp(a, min=-0.5),
+    "clamped between crossed bounds": lambda p, a: a.clamp(0.5, -0.5) + a,
+    "clamped relu from above": lambda p, a: a.relu().clamp(max=-0.25) + a / 2,
+    "clamped by tensors": lambda p, a: torch.clamp(rows(a), p.signs.to(a.dtype) / 4, to(p.bias, a)),
+    "clamped by values": lambda p, a, b: torch.clamp(a, min=like(b, a).abs()),
+    "hard tanh by keyword": lambda p, a: F.hardtanh(a, max_val=2.0, min_val=0.0),
+    "hard tanh of relu": lambda p, a: F.hardtanh(a.relu(), -2.0, -0.5) + a,
+    "relu to six": lambda p, a: F.relu6(a),
+    "padded by less than nought": lambda p, a: F.avg_pool2d(F.pad(image(a).relu(), (1, 1), value=-1.0), 2),
+    "padded average": lambda p, a: F.avg_pool2d(image(a).relu(), 3, 1, 1, count_include_pad=False),
+    "average by a divisor": lambda p, a: F.avg_pool2d(image(a).relu(), 2, divisor_override=-3),
+    "dilated max pool": lambda p, a: F.max_pool2d(image(a).relu(), 2, 1, 1, dilation=2),
+    "soft plus turned": lambda p, a: F.softplus(a, -1.0),
+    "soft plus cut": lambda p, a: F.softplus(a, 1.0, -1.0),
+    "mean over all": lambda p, a: a.relu().mean(),
+    "larger than relu": lambda p, a, b: torch.maximum(-like(b, a).abs(), a.relu()),
+    "hidden": lambda p, a: (rows(a) @ w(p, a)).relu(),
+    "hidden convolution": lambda p, a: F.conv2d(image(a), to(p.kernel2, a), to(p.channels, a), padding=1).relu(),
+    "two hidden": lambda p, a: F.linear(F.linear(rows(a), w(p, a), to(p.bias, a)).relu(), w(p, a)).relu(),
+    "branches": lambda p, a: (lambda z: z.relu() + z.tanh())(F.linear(rows(a), w(p, a))),
+    "relu twice": lambda p, a: (lambda z: z.relu() + (z * 1.5).relu())(F.linear(rows(a), w(p, a))),
+}
+"""Steps that change signs, keep them, or look as if they did; for tests of what is proved of signs and dead sides."""
+PLAIN = (
+    "relu", "tanh", "sigmoid", "hard tanh", "exponential", "softplus", "clamp", "clamp from below", "linear",
+    "linear without bias", "bias", "scaled channels", "matmul", "addmm", "convolution 1d", "convolution 2d",
+    "dilated convolution", "depthwise convolution", "transposed convolution", "average pool", "adaptive pool",
+    "max pool", "overlapping max pool", "max pool 1d", "softmax", "add", "subtract", "product", "add scaled",
+    "negative", "scale", "total", "cat", "average", "square", "absolute", "gate", "mean", "sum kept", "larger",
+    "norm of rows", "largest", "double", "truth", "count", "batch norm", "convolution and batch norm", "repeated",
+    "expanded", "turned", "first",
+)  # fmt: skip
+"""Steps that stand between these."""
+
+EVERY: dict[str, Step] = STEPS | {name: of_real(step) for name, step in SIGNED.items()}
+"""All steps by name."""
+OPERANDS = {name: len(signature(step).parameters) - 1 for name, step in (ANY | REAL | SIGNED).items()}
 """How many values a step takes."""

@@ -103,6 +103,25 @@ def test_every_form_of_target(rule: Any, target: Any) -> None:
     same(found.read, wanted.read)
 
 
+def only_positive(site: fxlrp.Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T max(c, 0)``: terms of a target are not apart."""
+    return site.adjoint(c.clamp(min=0))
+
+
+def centred(site: fxlrp.Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T (c - mean(c))`` over positions: these are not apart."""
+    return site.adjoint(c - c.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("function", [only_positive, centred])
+def test_nothing_is_assumed_of_a_rule_of_the_users(function: Callable[..., tuple[Tensor, ...]]) -> None:
+    model = Head()
+    attributor = fxlrp.compile(model, rules={LINEAR[0]: fxlrp.Rule("mine", "linear", function)})
+    y = model(X).detach()
+    for target in targets():
+        same(attributor(X, target=target).relevance, attributor(X, target=seed_of(target, y)).relevance)
+
+
 def test_masks_and_parameters_in_the_tail() -> None:
     model = Head()
     attributor = fxlrp.compile(model, read=("head.weight", "up.bias", "norm"))

@@ -1,0 +1,89 @@
+"""Rules of a rule set that serve nothing in a model, or an op that they cannot serve: errors at compile time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+
+from torch import fx
+
+from fxlrp.errors import RuleError
+from fxlrp.program import overload
+from fxlrp.provenance import describe, modules
+from fxlrp.registry import Rule
+from fxlrp.rulesets import Override, RuleSet
+
+SHOWN = 6
+"""Names that an error lists at most."""
+
+
+def check(rules: RuleSet, path: Sequence[fx.Node], assigned: Mapping[fx.Node, Rule], live: Collection[fx.Node]) -> None:
+    """Refuse a rule set of which something that must serve a node serves none.
+
+    Args:
+        rules: The rule set.
+        path: The ops between the inputs and the output.
+        assigned: Rule by node.
+        live: Nodes that relevance reaches.
+
+    Raises:
+        RuleError: With names that are close to those that fit nothing.
+    """
+    asked = [override for override in rules.overrides if override.missing == "error"]
+    asked += [Override(rules.table[op], frozenset({op})) for op in rules.required]
+    for override in asked:
+        fitting = override.choose(path)
+        if not fitting:
+            raise RuleError(
+                f"rule {override.rule} for {override} fits no op between the inputs and the explained output\n"
+                f"{reason(override, path)}\n{ALLOW}"
+            )
+        if not any(node in live or (node in assigned and assigned[node].stops) for node in fitting):
+            raise RuleError(
+                f"rule {override.rule} for {override} fits only ops that pass no relevance on, as they are held fixed "
+                f"or behind a rule that stops it\n  {describe(fitting[0])}\n{ALLOW}"
+            )
+
+
+ALLOW = 'To allow it, give missing="ignore" to where() or to fxlrp.rule_set().'
+
+
+def reason(override: Override, path: Sequence[fx.Node]) -> str:
+    """The conditions that nothing meets, each with what is close to it."""
+    alone = override.conditions()
+    lines = [f"  nothing has {text}{nearby(one, path)}" for text, one in alone.items() if not one.choose(path)]
+    return "\n".join(lines) or "  each condition fits some op, but no op meets all of them"
+
+
+def nearby(condition: Override, path: Sequence[fx.Node]) -> str:
+    """Names in the graph that are like that of a condition, else the first that there are."""
+    if condition.ops is not None:
+        given, known = [bare(str(op)) for op in condition.ops], [str(overload(node)) for node in path]
+    elif condition.module is not None:
+        given, known = [condition.module], [name for node in path for name in modules(node) if name]
+    elif condition.kind is not None:
+        kinds = [kind for node in path for kind in modules(node).values()]
+        given, known = [bare(condition.kind)], [kind.rpartition(".")[2] for kind in kinds]
+    else:
+        return ""
+    there = list(dict.fromkeys(known))
+    close = [name for name in there if get_close_matches(bare(name).lower(), [g.lower() for g in given], 1)]
+    return f". {'Close to it' if close else 'There'}: {', '.join((close or there)[:SHOWN]) or 'nothing'}"
+
+
+def bare(name: str) -> str:
+    """``conv2d`` for ``aten.conv2d.default``; the last part of a class name; any other name as it is."""
+    parts = name.split(".")
+    return parts[1] if name.startswith("aten.") else parts[-1] if parts[0] == "torch" else name
+
+
+def check_served(chosen: Mapping[fx.Node, Rule], slots: Mapping[fx.Node, tuple[int, ...]]) -> None:
+    """Refuse a rule for an op that it cannot serve.
+
+    Raises:
+        RuleError: With the rule's reason, and the op's place.
+    """
+    for node, rule in chosen.items():
+        why = "" if rule.refuses is None else rule.refuses(node, slots[node])
+        if why:
+            raise RuleError(f"rule {rule} {why}\n  at {describe(node)}")

@@ -1,0 +1,47 @@
+"""Values that hold functions: how pickles and copies make them again, and how those made alike are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import cache, wraps
+from inspect import signature
+from pkgutil import resolve_name
+from typing import Any, ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Made = TypeVar("Made")
+
+
+def recipe(value: Any) -> tuple[Any, ...]:
+    """How pickle makes a dataclass with a function ``apply`` again: by its own recipe, its name, or its fields.
+
+    A decorator that registers leaves the value under the name of its function, which then has none of its own.
+    """
+    if value.recipe:
+        return tuple(value.recipe)
+    function = value.apply
+    path = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
+    try:
+        named = resolve_name(path) is value
+    except (ValueError, ImportError, AttributeError):
+        named = False
+    return (resolve_name, (path,)) if named else (type(value), tuple(getattr(value, f.name) for f in fields(value)))
+
+
+def by_value(make: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
+    """Make the same value for the same arguments, which pickles as a call with them."""
+
+    @cache
+    def made(*args: Any) -> Any:
+        value: Any = make(*args)  # type: ignore[call-arg]
+        return replace(value, recipe=(called, args))
+
+    @wraps(make)
+    def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Made:
+        given = signature(make).bind(*args, **kwargs)
+        given.apply_defaults()
+        found: Made = made(*given.args)
+        return found
+
+    return called

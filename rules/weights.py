@@ -1,0 +1,40 @@
+"""Ops with a weight, which rules with a pre-activation of their own can serve."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from fxlrp._torch import tree_flatten
+from fxlrp.program import overload
+
+aten = torch.ops.aten
+
+WEIGHTED = (
+    aten.linear.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+    aten.convolution.default,
+    aten.mm.default,
+    aten.matmul.default,
+    aten.bmm.default,
+    aten.mv.default,
+    aten.mul.Tensor,
+)
+"""Ops of which the second argument is the weight, and the third, if there is one, the bias."""
+
+
+def unweighted(node: fx.Node, slots: tuple[int, ...]) -> str:
+    """Why an op has no weight that could be split by sign; empty if it has."""
+    if overload(node) not in WEIGHTED or not isinstance(tree_flatten((node.args, node.kwargs))[0][1], fx.Node):
+        return "needs a weight, and this op has none; epsilon() is for every op of degree 1"
+    if slots != (0,):
+        return "needs a fixed weight behind its operand, and here weight or bias depend on the input; use its default"
+    return ""
