@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch.export.dynamic_shapes
 import torch.fx._lazy_graph_module
 import torch.fx.experimental._config
+from sympy import Integer as Integer
 from torch._dispatch.python import enable_python_dispatcher as enable_python_dispatcher
 from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
@@ -31,6 +33,16 @@ from torch.utils._pytree import tree_unflatten as tree_unflatten
 def print_specializations() -> Any:
     """A context in which torch logs every size that it specialises."""
     return torch.fx.experimental._config.patch(print_specializations=True)  # type: ignore[attr-defined]
+
+
+def combine_args(*args: Any) -> Any:
+    """Arguments of a module by name, as torch.export binds them."""
+    return torch.export.dynamic_shapes._combine_args(*args)
+
+
+def map_shapes(*args: Any) -> Any:
+    """A function of each input and of what ``dynamic_shapes`` says of it, in the form of ``dynamic_shapes``."""
+    return torch.export.dynamic_shapes._tree_map_with_path(*args, tree_name="inputs")
 
 
 def lazy_modules() -> Any:

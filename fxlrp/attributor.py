@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from fxlrp._torch import tree_leaves
 from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
 from fxlrp.errors import SignatureError, TargetError
@@ -114,6 +115,8 @@ class Attributor:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if form not in entry.many:
             entry.many[form] = Many(program, len(tensors), len(numbers), self._programs.backend)
+        if not entry.admits(sizes):
+            return self._many(args, kwargs, targets, chunk, keep)
         return pack(entry, program, entry.many[form](tensors, numbers, masks, chunk))
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
@@ -134,12 +137,18 @@ class Attributor:
             kwargs: Keyword arguments of the model.
         """
         with plain_mode():
-            entry, form, tensors, numbers = self._prepared(args, kwargs, target)
-            if (form, zero_bias) not in entry.books:
-                plan = self._programs.without_biases(args, kwargs) if zero_bias else entry.plan
-                entry.books[form, zero_bias] = Book(plan, form)
-            book = entry.books[form, zero_bias]
-            return book.close(book.module(*tensors, *numbers))
+            shapes = tuple(tuple(t.shape) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+
+            def book(entry: Entry, form: Form) -> Book:
+                kind = form, shapes if zero_bias else ()  # without biases it is another capture, for other sizes
+                if kind not in entry.books:
+                    plan = self._programs.without_biases(args, kwargs) if zero_bias else entry.plan
+                    entry.books[kind] = Book(plan, form)
+                return entry.books[kind]
+
+            entry, form, tensors, numbers = self._prepared(args, kwargs, target, emit=book)
+            account = book(entry, form)
+            return account.close(account.module(*tensors, *numbers))
 
     def precision_error(self, *args: Any, target: Target = None, **kwargs: Any) -> dict[str, float]:
         """Relative error in norm of each relevance, set against the same relevance pass in float64."""
@@ -251,11 +260,15 @@ class Attributor:
         target: Target,
         inject: Mapping[str, Tensor] | None = None,
         keep: Mapping[str, Tensor] | None = None,
+        emit: Callable[[Entry, Form], object] | None = None,
     ) -> tuple[Entry, Form, list[Tensor], list[Tensor]]:
-        """The signature, the form of the target, and the tensors of inputs and target."""
+        """The signature, the form of the target, and the tensors of inputs and target; emits what will run."""
         entry, leaves, sizes = self._programs.entry(args, kwargs)
         check_finite(entry, leaves)
         form, numbers = conditioned(entry, sizes, target, inject, keep)
+        (emit or self._programs.program)(entry, form)
+        if not entry.admits(sizes):  # the relevance pass asks more of the sizes than the model: capture for these
+            return self._prepared(args, kwargs, target, inject, keep, emit)
         device = entry.plan.captured.explained.meta["val"].device
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         return entry, form, tensors, [t.to(device) for t in numbers]

@@ -6,8 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from fxlrp import passes
@@ -22,7 +21,7 @@ from fxlrp.passes.precision import PRECISION
 from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.program import Captured, Program
 from fxlrp.rulesets import RuleSet
-from fxlrp.signatures import Entry, bind, signature
+from fxlrp.signatures import Entry, bind, dense, signature, summary
 from fxlrp.targets import Form
 
 CACHE = 16
@@ -91,6 +90,7 @@ class Programs:
         """
         args, kwargs = bind(self._model, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
+        leaves = [dense(leaf) for leaf in leaves]
         for key in reversed(self._entries):
             entry = self._entries[key]
             if entry.spec == spec and (sizes := entry.sizes(leaves)) is not None:
@@ -127,8 +127,7 @@ class Programs:
                 "give the exported program its inputs as at its export: by position what was by position, by keyword "
                 f"what was by keyword\n{signature(captured)}"
             )
-        kept = tuple(torch.empty(0, device=leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        entry = Entry(plan(captured, self._rules, self._read, self._strict), spec, kept)
+        entry = Entry(plan(captured, self._rules, self._read, self._strict), spec, tuple(map(summary, leaves)))
         self._captures += 1
         self._entries[self._captures] = entry
         if len(self._entries) > CACHE:

@@ -42,7 +42,7 @@ def export(plan: Plan, program: Program, rules: RuleSet, model: str) -> Exported
     """
     module = named(plan, program)
     names = named_sizes(plan)
-    limits = {names[str(s)]: range_of(r) for s, r in plan.captured.ranges.items() if str(s) in names}
+    limits = {name: Range(*plan.captured.guards.limits(symbol)) for symbol, name in names.items()}
     dims = {name: Dim(name, min=limits[name].min, max=limits[name].max) for name in limits}
     values = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
     shapes = tuple({i: dim_of(n, names, dims) for i, n in enumerate(v.shape) if not isinstance(n, int)} for v in values)
