@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves_with_path as tree_leaves_with_path
 from torch.utils._pytree import tree_map as tree_map
 from torch.utils._pytree import tree_map_only as tree_map_only
 from torch.utils._pytree import tree_unflatten as tree_unflatten
+from torch.utils._sympy.printers import PythonPrinter
 
 
 def print_specializations() -> Any:
@@ -43,6 +44,18 @@ def combine_args(*args: Any) -> Any:
 def map_shapes(*args: Any) -> Any:
     """A function of each input and of what ``dynamic_shapes`` says of it, in the form of ``dynamic_shapes``."""
     return torch.export.dynamic_shapes._tree_map_with_path(*args, tree_name="inputs")
+
+
+def chooses_layout(guard: Any) -> bool:
+    """Whether torch asked for a size in order to guess which kernel would run a convolution, for its strides."""
+    place = guard.sloc.framework_loc
+    return getattr(place, "name", "") == "conv" and str(getattr(place, "filename", "")).endswith("fake_impls.py")
+
+
+def print_python(expression: Any) -> str:
+    """A symbolic expression as Python writes it."""
+    text: str = PythonPrinter().doprint(expression)
+    return text
 
 
 def lazy_modules() -> Any:

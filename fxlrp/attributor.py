@@ -206,7 +206,8 @@ class Attributor:
 
         It takes the model's tensors and a target, so that one artefact explains every output, and it takes batches and
         sequences of other sizes if the model was compiled with ``dynamic_shapes``. Before the file is put in place, its
-        results on the given inputs are compared with those of this attributor.
+        results on the given inputs are compared with those of this attributor. Torch traces other sizes than 1: that
+        the artefact takes one sample, too, is found out by a capture for one sample, whose results must be the same.
 
         Args:
             path: A file that ends in ``.pt2`` or ``.onnx``. The old one stays until the new one is complete.
@@ -221,6 +222,7 @@ class Attributor:
             ArtifactError: If the program cannot be written in this format, or its results differ.
             SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
         """
+        from fxlrp import alone
         from fxlrp.loading import check_same
         from fxlrp.saving import export, write
 
@@ -230,14 +232,16 @@ class Attributor:
             )
         path, form = Path(path), FORMS[target]
         with plain_mode():
-            entry, leaves, sizes = self._programs.entry(args, kwargs)
+            entry, leaves, sizes = self._programs.open_entry(args, kwargs)
             check_finite(entry, leaves)
+            one = alone.sample(self._programs, entry, leaves, sizes, form)
             program, _ = self._programs.program(entry, form)
-            exported = export(entry.plan, program, self.rules, type(self.model).__name__)
+            exported = export(entry.plan, program, self.rules, type(self.model).__name__, one is not None)
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
             with write(exported, path, format) as new:
-                check_same(new, tensors, program.module(*tensors))
+                for given in (tensors, one) if one is not None else (tensors,):
+                    check_same(new, given, program.module(*given))
         return path
 
     @property

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import fx
+from torch import SymInt, fx
 from torch.export import ExportedProgram
 
-from fxlrp._torch import FakeTensor, Integer
+from fxlrp._torch import FakeTensor, Integer, chooses_layout
 
 SMALLEST = 2
 """A size of 1 broadcasts and one of 0 is empty: a graph that was traced for more is not the model's there."""
@@ -30,14 +30,17 @@ class Guards:
 
     def limits(self, symbol: Any) -> tuple[int, int | None]:
         """The least and the largest value of a symbol, None if there is no largest."""
-        known = [r for r in (self.ranges.get(symbol), self.shapes.var_to_range.get(symbol)) if r is not None]
-        least = max([SMALLEST, *(int(r.lower) for r in known if r.lower.is_Integer)])
-        largest = min((int(r.upper) for r in known if r.upper.is_Integer and r.upper < 2**31), default=None)
-        return least, largest
+        declared = self.ranges.get(symbol)
+        if declared is None:
+            return SMALLEST, None
+        least, largest = declared.lower, declared.upper
+        return max(SMALLEST, int(least)), int(largest) if largest.is_Integer and largest < 2**31 else None
 
     def conditions(self) -> Iterator[Any]:
         """What holds beside the limits, in symbols that inputs have."""
         for guard in self.shapes.guards:
+            if chooses_layout(guard):  # of a convolution's result, by how large it is; its numbers are the same
+                continue
             yield self.resolved(guard.expr)
 
     def resolved(self, expression: Any) -> Any:
@@ -83,7 +86,7 @@ def known(sizes: Mapping[Any, int]) -> dict[Any, Any]:
 
 def is_symbolic(size: Any) -> bool:
     """Whether a size of a graph is open."""
-    return not isinstance(size, int)
+    return isinstance(size, SymInt)
 
 
 def restore(exported: ExportedProgram) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp import passes
 from fxlrp._torch import TreeSpec, lazy_modules, tree_flatten
 from fxlrp.backends import Runner, backend
 from fxlrp.capture import capture
-from fxlrp.errors import SignatureError
+from fxlrp.errors import FxlrpError, SignatureError
+from fxlrp.guards import is_symbolic
 from fxlrp.outputs import Objective, Output
 from fxlrp.passes.constants import remove_biases
 from fxlrp.passes.order import MEMORY
@@ -22,6 +24,7 @@ from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.program import Captured, Program
 from fxlrp.rulesets import RuleSet
 from fxlrp.signatures import Entry, bind, dense, signature, summary
+from fxlrp.sizes import with_batch_of_two
 from fxlrp.targets import Form
 
 CACHE = 16
@@ -103,6 +106,17 @@ class Programs:
                 f"these inputs do not fit the program that was exported\n{signature(entry.plan.captured)}"
             )
         return entry, leaves, found
+
+    def open_entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, list[Any], dict[Any, int]]:
+        """As `entry`, but for two samples in place of one where that leaves the batch open."""
+        doubled = with_batch_of_two((args, kwargs))
+        if doubled is not None and (self._dynamic_shapes is not None or isinstance(self._model, ExportedProgram)):
+            with suppress(FxlrpError):  # the model takes one sample alone
+                found = self.entry(*doubled)
+                values = [node.meta["val"] for node in found[0].plan.captured.inputs]
+                if all(is_symbolic(value.shape[0]) for value in values if isinstance(value, Tensor)):
+                    return found
+        return self.entry(args, kwargs)
 
     def program(self, entry: Entry, form: Form) -> tuple[Program, Runner]:
         """The program of a signature for a form of target, made if there is none."""

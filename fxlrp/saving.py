@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,8 +17,10 @@ from torch.export import Dim, ExportedProgram
 
 from fxlrp import archive
 from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tree_unflatten
+from fxlrp.clauses import write as write_clause
 from fxlrp.coverage import coverage
 from fxlrp.errors import ArtifactError, SignatureError
+from fxlrp.guards import Guards, is_symbolic, user_inputs
 from fxlrp.manifest import MEMBER, TARGET, VERSION, Manifest, Range, Spec
 from fxlrp.onnx_files import write_onnx
 from fxlrp.pipeline import Plan
@@ -34,15 +36,22 @@ class Exported:
     manifest: Manifest
 
 
-def export(plan: Plan, program: Program, rules: RuleSet, model: str) -> Exported:
+def export(plan: Plan, program: Program, rules: RuleSet, model: str, one: bool) -> Exported:
     """Export a program whose target is an index or a seed, with a name for every input and result.
+
+    Args:
+        plan: What was decided about the model.
+        program: What was made of it.
+        rules: The rule set.
+        model: Class of the model.
+        one: Whether the program serves batches of one, too.
 
     Raises:
         ArtifactError: If torch cannot export it.
     """
     module = named(plan, program)
     names = named_sizes(plan)
-    limits = {name: Range(*plan.captured.guards.limits(symbol)) for symbol, name in names.items()}
+    limits = range_of_sizes(plan, names, one)
     dims = {name: Dim(name, min=limits[name].min, max=limits[name].max) for name in limits}
     values = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
     shapes = tuple({i: dim_of(n, names, dims) for i, n in enumerate(v.shape) if not isinstance(n, int)} for v in values)
@@ -58,6 +67,7 @@ def export(plan: Plan, program: Program, rules: RuleSet, model: str) -> Exported
     exported._guards_code = []  # Python code, of sizes that are checked by their ranges
     exported.example_inputs = None
     description = describe(plan, module, names, limits, rules, model)
+    description = replace(description, conditions=conditions(plan, exported, names))
     return Exported(exported, description)
 
 
@@ -91,15 +101,49 @@ def named_sizes(plan: Plan) -> dict[str, str]:
     names: dict[str, str] = {}
     for node in plan.captured.inputs:
         for dim, size in enumerate(sizes(node.meta["val"])):
-            if not isinstance(size, int) and size.node.expr.is_Symbol:
+            if is_symbolic(size) and size.node.expr.is_Symbol:
                 names.setdefault(str(size), "batch" if str(size) == batch else f"{node.name}_{dim}")
     return names
 
 
-def range_of(limits: Any) -> Range:
-    """The values of a size. Torch specialises sizes of 1 and counts from 2; what runs for 2 runs for 1."""
-    lower, upper = int(limits.lower), limits.upper
-    return Range(1 if lower <= 2 else lower, int(upper) if upper.is_Integer and upper < 2**31 else None)
+def range_of_sizes(plan: Plan, names: Mapping[str, str], one: bool) -> dict[str, Range]:
+    """The values of each named size."""
+    ranges: dict[str, Range] = {}
+    for node in plan.captured.inputs:
+        for size in sizes(node.meta["val"]):
+            if str(size) in names:
+                least, most = plan.captured.guards.limits(size.node.expr)
+                name = names[str(size)]
+                ranges[name] = Range(1 if one and name == "batch" else least, most)
+    return ranges
+
+
+def conditions(plan: Plan, exported: ExportedProgram, names: Mapping[str, str]) -> tuple[str, ...]:
+    """What else holds of the named sizes, by the capture of the model and by the export of its program, as text."""
+    found = clauses_of(plan.captured.guards, names)
+    again: dict[str, str] = {}  # the export has symbols of its own
+    tensors = [node for node in plan.captured.inputs if isinstance(node.meta["val"], Tensor)]
+    fakes = [node.meta["val"] for node in user_inputs(exported)]
+    for node, fake in zip(tensors, fakes, strict=False):
+        again |= {
+            str(new): names.get(str(old), "") for old, new in zip(sizes(node.meta["val"]), fake.shape, strict=True)
+        }
+    of_export = Guards(fakes[0].fake_mode.shape_env, {})
+    return tuple(dict.fromkeys([*found, *clauses_of(of_export, again)]))
+
+
+def clauses_of(guards: Guards, names: Mapping[str, str]) -> list[str]:
+    """Conditions on named sizes as text.
+
+    Raises:
+        ArtifactError: If there is one of a size that has no name.
+    """
+    found = dict.fromkeys(expression for expression in guards.conditions() if expression.free_symbols)
+    for expression in found:
+        unknown = [str(symbol) for symbol in expression.free_symbols if not names.get(str(symbol))]
+        if unknown:
+            raise ArtifactError(f"the program asks that {expression}, and no input is of size {unknown[0]} to check it")
+    return [write_clause(expression, names) for expression in found]
 
 
 def dim_of(size: Any, names: dict[str, str], dims: dict[str, Any]) -> Any:
@@ -120,7 +164,7 @@ def hint(size: Any) -> int:
 def describe(
     plan: Plan,
     module: fx.GraphModule,
-    names: dict[str, str],
+    names: Mapping[str, str],
     limits: dict[str, Range],
     rules: RuleSet,
     model: str,
@@ -129,7 +173,7 @@ def describe(
     captured = plan.captured
 
     def spec(name: str, value: Tensor) -> Spec:
-        shape = tuple(n if isinstance(n, int) else names.get(str(n), str(n)) for n in sizes(value))
+        shape = tuple(write_clause(n.node.expr, names) if is_symbolic(n) else int(n) for n in sizes(value))
         return Spec(name, str(value.dtype).removeprefix("torch."), shape)
 
     inputs = [spec(node.name, node.meta["val"]) for node in module.graph.find_nodes(op="placeholder")]

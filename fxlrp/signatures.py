@@ -80,7 +80,8 @@ def match(captured: Tensor, tensor: Tensor, sizes: dict[Any, int]) -> bool:
     """Whether a tensor is of the captured type and shape; remembers what symbols stand for."""
     if (captured.dtype, captured.ndim) != (tensor.dtype, tensor.ndim):
         return False
-    for size, n in zip(captured.shape, tensor.shape, strict=True):
+    shape: Sequence[Any] = captured.shape
+    for size, n in zip(shape, tensor.shape, strict=True):
         if not is_symbolic(size):
             if size != n:
                 return False
