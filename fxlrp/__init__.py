@@ -19,6 +19,7 @@ from fxlrp.registry import Facts, Rule, Site, rule
 from fxlrp.results import Result
 from fxlrp.rulesets import RuleSet
 from fxlrp.targets import contrast
+from fxlrp.verification import Verification
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "SignatureError",
     "Site",
     "TargetError",
+    "Verification",
     "batch",
     "compile",
     "contrast",

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from fxlrp._torch import tree_leaves
 from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
-from fxlrp.errors import SignatureError, TargetError
+from fxlrp.errors import TargetError
 from fxlrp.ledger import Book, Ledger
 from fxlrp.many import Many
 from fxlrp.outputs import Objective, Output
@@ -23,8 +23,9 @@ from fxlrp.results import Result, pack
 from fxlrp.rulesets import RuleSet
 from fxlrp.signatures import Entry, check_finite, plain_mode
 from fxlrp.sizes import Fixed
-from fxlrp.targets import FORMS, Form, Target, example_targets
+from fxlrp.targets import Form, Target
 from fxlrp.targets import lower as lower_target
+from fxlrp.verification import Verification
 
 
 class Attributor:
@@ -49,18 +50,18 @@ class Attributor:
     ) -> None:
         self.model = model
         self.rules = rules
-        self._programs = Programs(
-            model,
-            rules=rules,
-            read=read,
-            output=output,
-            objective=objective,
-            dynamic_shapes=dynamic_shapes,
-            backend_name=backend_name,
-            memory=memory,
-            precision=precision,
-            strict=strict,
-        )
+        self.options: dict[str, Any] = {
+            "rules": rules,
+            "read": tuple(read),
+            "output": output,
+            "objective": objective,
+            "dynamic_shapes": dynamic_shapes,
+            "backend_name": backend_name,
+            "memory": memory,
+            "precision": precision,
+            "strict": strict,
+        }
+        self._programs = Programs(model, **self.options)
 
     def __repr__(self) -> str:
         return f"Attributor({type(self.model).__name__}, rules={self.rules.name!r}, {len(self._programs)} signatures)"
@@ -156,6 +157,24 @@ class Attributor:
             entry, form, tensors, numbers = self._prepared(args, kwargs, target)
             return errors(entry.plan, form, *self._programs.program(entry, form), [*tensors, *numbers])
 
+    def verify(self, *args: Any, target: Target = None, **kwargs: Any) -> Verification:
+        """Check the programs on your own model and inputs against what must hold of any.
+
+        The output is the model's; gradient rules give what autograd gives, in float64 and in the type of the model; the
+        ledger closes; samples are independent; what runs the program gives what torch gives op by op; relevance is
+        linear in the seed. It captures the model a few times more, and copies it in float64.
+
+        Args:
+            args: Positional arguments of the model.
+            target: As in a call.
+            kwargs: Keyword arguments of the model.
+        """
+        from fxlrp.oracle import verify
+        from fxlrp.references import Case
+
+        with plain_mode():
+            return verify(Case(self, args, kwargs, target))
+
     def graph(
         self,
         path: str | Path,
@@ -206,8 +225,9 @@ class Attributor:
 
         It takes the model's tensors and a target, so that one artefact explains every output, and it takes batches and
         sequences of other sizes if the model was compiled with ``dynamic_shapes``. Before the file is put in place, its
-        results on the given inputs are compared with those of this attributor. Torch traces other sizes than 1: that
-        the artefact takes one sample, too, is found out by a capture for one sample, whose results must be the same.
+        results on the given inputs are compared with those of this attributor. Torch traces sizes of 2 and
+        more: whether the artefact takes one sample too, or a sequence of one, is found out by captures for these sizes
+        (one if the batch is open, three if another size is), whose results must be the same.
 
         Args:
             path: A file that ends in ``.pt2`` or ``.onnx``. The old one stays until the new one is complete.
@@ -222,27 +242,10 @@ class Attributor:
             ArtifactError: If the program cannot be written in this format, or its results differ.
             SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
         """
-        from fxlrp import alone
-        from fxlrp.loading import check_same
-        from fxlrp.saving import export, write
+        from fxlrp.artifacts import save
 
-        if target not in FORMS:
-            raise SignatureError(
-                f"target={target!r} is none of {', '.join(map(repr, FORMS))}: which kind it shall take"
-            )
-        path, form = Path(path), FORMS[target]
         with plain_mode():
-            entry, leaves, sizes = self._programs.open_entry(args, kwargs)
-            check_finite(entry, leaves)
-            one = alone.sample(self._programs, entry, leaves, sizes, form)
-            program, _ = self._programs.program(entry, form)
-            exported = export(entry.plan, program, self.rules, type(self.model).__name__, one is not None)
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
-            with write(exported, path, format) as new:
-                for given in (tensors, one) if one is not None else (tensors,):
-                    check_same(new, given, program.module(*given))
-        return path
+            return save(self._programs, self.rules, type(self.model).__name__, path, args, kwargs, format, target)
 
     @property
     def program(self) -> Program:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -36,7 +36,7 @@ class Exported:
     manifest: Manifest
 
 
-def export(plan: Plan, program: Program, rules: RuleSet, model: str, one: bool) -> Exported:
+def export(plan: Plan, program: Program, rules: RuleSet, model: str, ones: Collection[str]) -> Exported:
     """Export a program whose target is an index or a seed, with a name for every input and result.
 
     Args:
@@ -44,14 +44,14 @@ def export(plan: Plan, program: Program, rules: RuleSet, model: str, one: bool) 
         program: What was made of it.
         rules: The rule set.
         model: Class of the model.
-        one: Whether the program serves batches of one, too.
+        ones: Symbols of the sizes for which 1 will do.
 
     Raises:
         ArtifactError: If torch cannot export it.
     """
     module = named(plan, program)
     names = named_sizes(plan)
-    limits = range_of_sizes(plan, names, one)
+    limits = range_of_sizes(plan, names, ones)
     dims = {name: Dim(name, min=limits[name].min, max=limits[name].max) for name in limits}
     values = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
     shapes = tuple({i: dim_of(n, names, dims) for i, n in enumerate(v.shape) if not isinstance(n, int)} for v in values)
@@ -106,15 +106,14 @@ def named_sizes(plan: Plan) -> dict[str, str]:
     return names
 
 
-def range_of_sizes(plan: Plan, names: Mapping[str, str], one: bool) -> dict[str, Range]:
+def range_of_sizes(plan: Plan, names: Mapping[str, str], ones: Collection[str]) -> dict[str, Range]:
     """The values of each named size."""
     ranges: dict[str, Range] = {}
     for node in plan.captured.inputs:
         for size in sizes(node.meta["val"]):
             if str(size) in names:
                 least, most = plan.captured.guards.limits(size.node.expr)
-                name = names[str(size)]
-                ranges[name] = Range(1 if one and name == "batch" else least, most)
+                ranges[names[str(size)]] = Range(1 if str(size) in ones else least, most)
     return ranges
 
 
