@@ -166,6 +166,35 @@ def test_exported_programs_keep_their_conditions(saved: bool) -> None:
             attributor(torch.randn(n, length, WIDTH, dtype=torch.float64))
 
 
+def test_sizes_that_only_the_relevance_pass_asks_for() -> None:
+    """A rule may branch on sizes too, and so may a program that is made later, for a target of another kind."""
+    asking = []
+
+    def rule(site: fxlrp.Site, c: Tensor) -> tuple[Tensor, ...]:
+        return (c * (2 if asking and c.shape[0] > 3 else 1),)
+
+    rules = fxlrp.rule_set("epsilon") | {torch.ops.aten.relu.default: fxlrp.Rule("asks", "pointwise", rule)}
+    model = nn.Sequential(nn.Linear(WIDTH, 3, bias=False), nn.ReLU()).double().eval()
+    attributor = fxlrp.compile(model, rules=rules, dynamic_shapes="auto")
+    total = lambda n, target: attributor(torch.ones(n, WIDTH, dtype=torch.float64), target=target).relevance.sum()  # noqa: E731
+    once = total(3, 1)
+    for n in (3, 5, 2):
+        torch.testing.assert_close(total(n, 1) / n, once / 3)
+    asking.append(True)
+    for n in (5, 2, 3, 6):
+        seed = torch.ones(n, 3, dtype=torch.float64) * torch.tensor([0.0, 1.0, 0.0])
+        torch.testing.assert_close(total(n, seed) / n, once / 3 * (2 if n > 3 else 1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_batches_of_none_and_one(n: int) -> None:
+    model = Branching([first_alone]).double().eval()
+    attributor = fxlrp.compile(model, rules="gradient", dynamic_shapes="auto")
+    for size in (3, n, 4):
+        check(attributor, model, torch.randn(size, 2, WIDTH, dtype=torch.float64))
+    assert len(attributor._programs) == 2
+
+
 @pytest.mark.parametrize(("steps", "least"), [([first_alone], 2), ([even, square], 1)], ids=["two", "one"])
 def test_artifacts_run_for_what_their_programs_admit(steps: list[Step], least: int, tmp_path: Path) -> None:
     """One sample is taken if the program of a batch was found to be the model there, too; else the file says two."""
