@@ -20,8 +20,9 @@ from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tre
 from fxlrp.clauses import write as write_clause
 from fxlrp.coverage import coverage
 from fxlrp.errors import ArtifactError, SignatureError
-from fxlrp.guards import Guards, is_symbolic, user_inputs
+from fxlrp.guards import is_symbolic
 from fxlrp.manifest import MEMBER, TARGET, VERSION, Manifest, Range, Spec
+from fxlrp.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.onnx_files import write_onnx
 from fxlrp.pipeline import Plan
 from fxlrp.program import Program
@@ -95,64 +96,9 @@ def output_names(plan: Plan) -> list[str]:
     return [".".join(["output", *path]) for path, node in zip(keys, outputs, strict=True) if isinstance(node, fx.Node)]
 
 
-def named_sizes(plan: Plan) -> dict[str, str]:
-    """A name for each size that may change: ``batch``, or the input and dimension that it is first seen at."""
-    batch = str(plan.captured.explained.meta["val"].shape[0])
-    names: dict[str, str] = {}
-    for node in plan.captured.inputs:
-        for dim, size in enumerate(sizes(node.meta["val"])):
-            if is_symbolic(size) and size.node.expr.is_Symbol:
-                names.setdefault(str(size), "batch" if str(size) == batch else f"{node.name}_{dim}")
-    return names
-
-
-def range_of_sizes(plan: Plan, names: Mapping[str, str], ones: Collection[str]) -> dict[str, Range]:
-    """The values of each named size."""
-    ranges: dict[str, Range] = {}
-    for node in plan.captured.inputs:
-        for size in sizes(node.meta["val"]):
-            if str(size) in names:
-                least, most = plan.captured.guards.limits(size.node.expr)
-                ranges[names[str(size)]] = Range(1 if str(size) in ones else least, most)
-    return ranges
-
-
-def conditions(plan: Plan, exported: ExportedProgram, names: Mapping[str, str]) -> tuple[str, ...]:
-    """What else holds of the named sizes, by the capture of the model and by the export of its program, as text."""
-    found = clauses_of(plan.captured.guards, names)
-    again: dict[str, str] = {}  # the export has symbols of its own
-    tensors = [node for node in plan.captured.inputs if isinstance(node.meta["val"], Tensor)]
-    fakes = [node.meta["val"] for node in user_inputs(exported)]
-    for node, fake in zip(tensors, fakes, strict=False):
-        again |= {
-            str(new): names.get(str(old), "") for old, new in zip(sizes(node.meta["val"]), fake.shape, strict=True)
-        }
-    of_export = Guards(fakes[0].fake_mode.shape_env, {})
-    return tuple(dict.fromkeys([*found, *clauses_of(of_export, again)]))
-
-
-def clauses_of(guards: Guards, names: Mapping[str, str]) -> list[str]:
-    """Conditions on named sizes as text.
-
-    Raises:
-        ArtifactError: If there is one of a size that has no name.
-    """
-    found = dict.fromkeys(expression for expression in guards.conditions() if expression.free_symbols)
-    for expression in found:
-        unknown = [str(symbol) for symbol in expression.free_symbols if not names.get(str(symbol))]
-        if unknown:
-            raise ArtifactError(f"the program asks that {expression}, and no input is of size {unknown[0]} to check it")
-    return [write_clause(expression, names) for expression in found]
-
-
 def dim_of(size: Any, names: dict[str, str], dims: dict[str, Any]) -> Any:
     """How torch.export is told of a size that may change."""
     return dims[names[str(size)]] if str(size) in names else Dim.AUTO
-
-
-def sizes(value: Any) -> tuple[Any, ...]:
-    """The shape of a tensor, with symbols in it; nothing for anything else."""
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def hint(size: Any) -> int:
