@@ -20,6 +20,7 @@ from fxlrp.registry import Facts, Rule, Site, rule
 from fxlrp.results import Result
 from fxlrp.rulesets import RuleSet
 from fxlrp.targets import contrast
+from fxlrp.verification import Verification
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "SignatureError",
     "Site",
     "TargetError",
+    "Verification",
     "VerificationError",
     "batch",
     "compile",

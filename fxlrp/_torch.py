@@ -4,9 +4,11 @@ import contextlib
 from typing import Any
 
 import torch.export._trace
+import torch.export.dynamic_shapes
 import torch.fx._lazy_graph_module
 import torch.fx.experimental._config
 import torch.fx.graph_module
+from sympy import Integer as Integer
 from torch._dispatch.python import enable_python_dispatcher as enable_python_dispatcher
 from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
@@ -30,6 +32,7 @@ from torch.utils._pytree import tree_leaves_with_path as tree_leaves_with_path
 from torch.utils._pytree import tree_map as tree_map
 from torch.utils._pytree import tree_map_only as tree_map_only
 from torch.utils._pytree import tree_unflatten as tree_unflatten
+from torch.utils._sympy.printers import PythonPrinter
 
 PRINTERS = (torch.export._trace, torch.fx.graph_module)
 """Modules of torch that print the graph of what fails to standard error."""
@@ -38,6 +41,28 @@ PRINTERS = (torch.export._trace, torch.fx.graph_module)
 def print_specializations() -> Any:
     """A context in which torch logs every size that it specialises."""
     return torch.fx.experimental._config.patch(print_specializations=True)  # type: ignore[attr-defined]
+
+
+def combine_args(*args: Any) -> Any:
+    """Arguments of a module by name, as torch.export binds them."""
+    return torch.export.dynamic_shapes._combine_args(*args)
+
+
+def map_shapes(*args: Any) -> Any:
+    """A function of each input and of what ``dynamic_shapes`` says of it, in the form of ``dynamic_shapes``."""
+    return torch.export.dynamic_shapes._tree_map_with_path(*args, tree_name="inputs")
+
+
+def chooses_layout(guard: Any) -> bool:
+    """Whether torch asked for a size in order to guess which kernel would run a convolution, for its strides."""
+    place = guard.sloc.framework_loc
+    return getattr(place, "name", "") == "conv" and str(getattr(place, "filename", "")).endswith("fake_impls.py")
+
+
+def print_python(expression: Any) -> str:
+    """A symbolic expression as Python writes it."""
+    text: str = PythonPrinter().doprint(expression)
+    return text
 
 
 def lazy_modules() -> Any:

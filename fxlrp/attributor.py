@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from fxlrp._torch import tree_leaves
 from fxlrp.cache import MAKING
 from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
-from fxlrp.errors import SignatureError, TargetError
+from fxlrp.errors import TargetError
 from fxlrp.ledger import Book, Ledger
 from fxlrp.many import Many
 from fxlrp.precision import errors
@@ -23,8 +24,9 @@ from fxlrp.results import Result, pack
 from fxlrp.settings import Settings
 from fxlrp.signatures import Entry, check_finite, plain_mode
 from fxlrp.sizes import Fixed
-from fxlrp.targets import FORMS, Form, Target, example_targets
+from fxlrp.targets import Form, Target
 from fxlrp.targets import lower as lower_target
+from fxlrp.verification import Verification
 
 
 class Attributor:
@@ -36,16 +38,16 @@ class Attributor:
     def __init__(self, model: nn.Module | ExportedProgram, settings: Settings) -> None:
         self.model = model
         self.rules = settings.rules
-        self._settings = settings
+        self.settings = settings
         self._programs = Programs(model, settings)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Attributor:
         """A copy of the model, with programs of its own."""
-        return type(self)(copy.deepcopy(self.model, memo), self._settings)
+        return type(self)(copy.deepcopy(self.model, memo), self.settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles hold the model and the settings; their programs are made anew."""
-        return type(self), (self.model, self._settings)
+        return type(self), (self.model, self.settings)
 
     def __repr__(self) -> str:
         return f"Attributor({type(self.model).__name__}, rules={self.rules.name!r}, {len(self._programs)} signatures)"
@@ -102,6 +104,8 @@ class Attributor:
         program, _ = self._programs.program(entry, form)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         many = entry.many(form, lambda: Many(program, len(tensors), len(numbers), self._programs.backend))
+        if not entry.admits(sizes):
+            return self._many(args, kwargs, targets, chunk, keep)
         result = pack(entry, program, many(tensors, numbers, masks, chunk))
         self._programs.verify(entry, ("many", form), (args, kwargs), result.output, tensors)
         return result
@@ -124,13 +128,18 @@ class Attributor:
             kwargs: Keyword arguments of the model.
         """
         with plain_mode():
-            entry, form, tensors, numbers = self._prepared(args, kwargs, target)
+            shapes = tuple(tuple(t.shape) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
 
-            def make() -> Book:
-                return Book(self._programs.without_biases(args, kwargs) if zero_bias else entry.plan, form)
+            def book(entry: Entry, form: Form) -> Book:
+                def make() -> Book:
+                    return Book(self._programs.without_biases(args, kwargs) if zero_bias else entry.plan, form)
 
-            book = entry.books((form, zero_bias), make)
-            return book.close(book.module(*tensors, *numbers))
+                kind = form, shapes if zero_bias else ()  # without biases it is another capture, for other sizes
+                return entry.books(kind, make)
+
+            entry, form, tensors, numbers = self._prepared(args, kwargs, target, emit=book)
+            account = book(entry, form)
+            return account.close(account.module(*tensors, *numbers))
 
     def precision_error(self, *args: Any, target: Target = None, **kwargs: Any) -> dict[str, float]:
         """Relative error in norm of each relevance, set against the same relevance pass in float64."""
@@ -139,6 +148,24 @@ class Attributor:
             program, runner = self._programs.program(entry, form)
             with MAKING:
                 return errors(entry.plan, form, program, runner, [*tensors, *numbers])
+
+    def verify(self, *args: Any, target: Target = None, **kwargs: Any) -> Verification:
+        """Check the programs on your own model and inputs against what must hold of any.
+
+        The output is the model's; gradient rules give what autograd gives, in float64 and in the type of the model; the
+        ledger closes; samples are independent; what runs the program gives what torch gives op by op; relevance is
+        linear in the seed. It captures the model a few times more, and copies it in float64.
+
+        Args:
+            args: Positional arguments of the model.
+            target: As in a call.
+            kwargs: Keyword arguments of the model.
+        """
+        from fxlrp.oracle import verify
+        from fxlrp.references import Case
+
+        with plain_mode(), MAKING:
+            return verify(Case(self, args, kwargs, target))
 
     def graph(
         self,
@@ -190,7 +217,9 @@ class Attributor:
 
         It takes the model's tensors and a target, so that one artefact explains every output, and it takes batches and
         sequences of other sizes if the model was compiled with ``dynamic_shapes``. Before the file is put in place, its
-        results on the given inputs are compared with those of this attributor.
+        results on the given inputs are compared with those of this attributor. Torch traces sizes of 2 and
+        more: whether the artefact takes one sample too, or a sequence of one, is found out by captures for these sizes
+        (one if the batch is open, three if another size is), whose results must be the same.
 
         Args:
             path: A file that ends in ``.pt2`` or ``.onnx``. The old one stays until the new one is complete.
@@ -205,28 +234,10 @@ class Attributor:
             ArtifactError: If the program cannot be written in this format, or its results differ.
             SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
         """
-        from fxlrp.loading import check_same
-        from fxlrp.saving import export, write
+        from fxlrp.artifacts import save
 
-        if target not in FORMS:
-            raise SignatureError(
-                f"target={target!r} is none of {', '.join(map(repr, FORMS))}: which kind it shall take"
-            )
-        path, form = Path(path), FORMS[target]
-        with plain_mode():
-            entry, leaves, sizes = self._programs.entry(args, kwargs)
-            check_finite(entry, leaves)
-            program, _ = self._programs.program(entry, form)
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
-            expected = program.module(*tensors)
-            output = pack(entry, program, list(expected)).output
-            self._programs.verify(entry, ("saved", form), (args, kwargs), output, tensors[: len(tensors) - 1])
-            with MAKING:
-                exported = export(entry.plan, program, self.rules, type(self.model).__name__)
-                with write(exported, path, format) as new:
-                    check_same(new, tensors, expected)
-        return path
+        with plain_mode(), MAKING:
+            return save(self._programs, self.rules, type(self.model).__name__, path, args, kwargs, format, target)
 
     def refresh(self) -> None:
         """Forget what was captured and computed of the model; the next call captures it as it is then.
@@ -256,11 +267,15 @@ class Attributor:
         target: Target,
         inject: Mapping[str, Tensor] | None = None,
         keep: Mapping[str, Tensor] | None = None,
+        emit: Callable[[Entry, Form], object] | None = None,
     ) -> tuple[Entry, Form, list[Tensor], list[Tensor]]:
-        """The signature, the form of the target, and the tensors of inputs and target."""
+        """The signature, the form of the target, and the tensors of inputs and target; emits what will run."""
         entry, leaves, sizes = self._programs.entry(args, kwargs)
         check_finite(entry, leaves)
         form, numbers = conditioned(entry, sizes, target, inject, keep)
+        (emit or self._programs.program)(entry, form)
+        if not entry.admits(sizes):  # the relevance pass asks more of the sizes than the model: capture for these
+            return self._prepared(args, kwargs, target, inject, keep, emit)
         device = entry.plan.captured.explained.meta["val"].device
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         return entry, form, tensors, [t.to(device) for t in numbers]

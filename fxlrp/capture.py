@@ -15,6 +15,7 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 from fxlrp.decompositions import decompositions
 from fxlrp.errors import CaptureError
 from fxlrp.exporting import explanation, open_export
+from fxlrp.guards import Guards
 from fxlrp.layouts import check_graph
 from fxlrp.outputs import Objective, Output, explain
 from fxlrp.program import Captured, floating
@@ -88,7 +89,7 @@ def capture(
         inputs=tuple(inputs),
         in_spec=in_spec,
         out_spec=out_spec,
-        ranges=exported.range_constraints,
+        guards=Guards(explained.meta["val"].fake_mode.shape_env, exported.range_constraints),
         fixed=tuple(fixed),
     )
 

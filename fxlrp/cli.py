@@ -19,6 +19,7 @@ from fxlrp.api import compile, load_extensions, presets
 from fxlrp.catalogue import as_markdown, as_table, rule_table
 from fxlrp.commands import prepared, reported, working
 from fxlrp.options import (
+    Backend,
     Debug,
     Input,
     Model,
@@ -155,6 +156,34 @@ def coverage(
 
 @app.command()
 @reported
+def verify(
+    model: Model,
+    input: Input = None,
+    text: TextInput = None,
+    target: TargetOption = None,
+    rules: Rules = "attnlrp",
+    output: Output = None,
+    backend: Backend = "eager",
+    json: Annotated[Path | None, typer.Option(help="Write the checks to this file, too.")] = None,
+    strict: Strict = True,
+    debug: Debug = False,
+) -> None:
+    """Check fxlrp on your own model: output, gradients, ledger, batches, backend, seeds. Exit status 1 if one fails."""
+    loaded = prepared(model, input, text)
+    wanted = loaded.target if target is None else parse_target(target)
+    attributor = compile(loaded.model, rules=rules, output=parse_output(output), backend=backend, strict=strict)
+    with working("checking"):
+        found = attributor.verify(*loaded.args, target=wanted, **loaded.kwargs)
+    console().print(found.table())
+    if json is not None:
+        json.write_text(found.to_json() + "\n")
+        console().print(f"Wrote {json}", soft_wrap=True, markup=False)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@reported
 def graph(
     model: Model,
     input: Input = None,
@@ -190,7 +219,7 @@ def bench(
     target: TargetOption = None,
     rules: Rules = "attnlrp",
     output: Output = None,
-    backend: Annotated[str, typer.Option(help="What runs the program: eager, inductor or cudagraphs.")] = "eager",
+    backend: Backend = "eager",
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Round the products of the relevance pass.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="How often everything runs.")] = 10,
     strict: Strict = True,

@@ -17,8 +17,10 @@ from torch.export import ExportedProgram
 from fxlrp._torch import tree_leaves, tree_map, tree_map_only
 from fxlrp.errors import CaptureError
 from fxlrp.frames import raised_at
+from fxlrp.guards import restore
 from fxlrp.layouts import check_inputs, check_model
-from fxlrp.sizes import AUTO, Fixed, automatic, closed, specialised, with_batch_of_two
+from fxlrp.sizes import AUTO, Fixed, automatic, closed, specialised
+from fxlrp.small import left_open, without_small
 from fxlrp.standin import stand_in
 from fxlrp.witness import watched
 
@@ -34,15 +36,17 @@ def open_export(
 ) -> tuple[ExportedProgram, list[Fixed]]:
     """Export a module, or take an exported program as it is; say which sizes could not be left open automatically."""
     if isinstance(model, ExportedProgram):
-        return copied(model), []
+        model = copied(model)
+        restore(model)
+        shapes = left_open(model, args, kwargs)
+        return (model if shapes is None else export(model.module(), args, kwargs, shapes)), []
     check_module(model)
     check_inputs(args, dict(kwargs))
     model = stand_in(model)
     # one tensor given twice would be one input of the graph, and a view would be guarded by the tensor behind it
     args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
     if dynamic_shapes != AUTO:
-        return export(model, args, kwargs, dynamic_shapes), []
-    args, kwargs = with_batch_of_two((args, kwargs))
+        return export(model, args, kwargs, without_small(model, args, kwargs, dynamic_shapes)), []
     shared, own = (automatic(model, args, kwargs, shared) for shared in (True, False))
     if shared != own:
         with contextlib.suppress(CaptureError):  # the model fixes a size that was to be shared

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp import clauses
 from fxlrp.errors import ArtifactError, SignatureError
 
-VERSION = 1
+VERSION = 2
 """Of this format; another one is refused."""
 MEMBER = "extra/fxlrp.json"
 """Its name in an archive."""
@@ -79,6 +80,7 @@ class Manifest:
         outputs: What it returns, in this order: the model's outputs, then relevances, then what was read.
         explained: The output that targets select from.
         sizes: Values that each named size may take.
+        conditions: What else holds of them, such as ``(batch % 2) == 0``; of a size of 1 whatever holds for 2.
         parts: SHA-256 of everything else in the artefact, by name.
     """
 
@@ -99,6 +101,7 @@ class Manifest:
     outputs: tuple[Spec, ...]
     explained: Spec
     sizes: dict[str, Range]
+    conditions: tuple[str, ...] = ()
     parts: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -127,6 +130,8 @@ class Manifest:
         if found != seal(content):
             raise ArtifactError("the manifest was changed after it was written: its digest does not fit")
         try:
+            for text in content["conditions"]:
+                clauses.check(text)
             return cls(
                 **{
                     **content,
@@ -134,6 +139,7 @@ class Manifest:
                     "outputs": specs(content["outputs"]),
                     "explained": specs([content["explained"]])[0],
                     "sizes": {name: Range(**limits) for name, limits in content["sizes"].items()},
+                    "conditions": tuple(content["conditions"]),
                 }
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -178,7 +184,23 @@ class Manifest:
                 )
             if tensor.is_floating_point() and bool((tensor.isnan() | tensor.isposinf()).any()):
                 raise SignatureError(f"'{spec.name}' has NaN or +inf in it; clean it before explaining")
+        self.check_sizes({spec.name: (spec, tuple(tensors[spec.name].shape)) for spec in takes}, sizes)
         return sizes
+
+    def check_sizes(self, shapes: Mapping[str, tuple[Spec, tuple[int, ...]]], sizes: Mapping[str, int]) -> None:
+        """Check the sizes that are computed of others, and the conditions.
+
+        Raises:
+            SignatureError: If one does not hold.
+        """
+        for name, (spec, shape) in shapes.items():
+            for n, size in zip(shape, spec.shape, strict=True):
+                if isinstance(size, str) and size not in sizes and clauses.value(size, sizes) not in (n, None):
+                    raise SignatureError(f"'{name}' has shape {shape}, which does not fit\n{self.signature()}")
+        doubled = {name: max(2, n) for name, n in sizes.items()}  # one sample was compared when this was saved
+        for text in self.conditions:
+            if not clauses.value(text, doubled):
+                raise SignatureError(f"the program holds where {text}, not for {dict(sizes)}\n{self.signature()}")
 
     def matches(self, spec: Spec, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
         """Whether a shape fits; remembers what named sizes stand for."""
@@ -226,6 +248,7 @@ class Manifest:
         """What it takes."""
         lines = ["It takes", *(f"  {spec}" for spec in self.inputs)]
         lines += [f"  {name} is {limits}" for name, limits in self.sizes.items()]
+        lines += [f"  where {text}" for text in self.conditions]
         lines += [f"  {name} was fixed as {value}" for name, value in self.fixed.items()]
         return "\n".join(lines)
 

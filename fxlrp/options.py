@@ -27,6 +27,7 @@ Input = Annotated[
 ]
 TextInput = Annotated[str | None, typer.Option("--text", help="Input text, for hf: models that read text.")]
 Rules = Annotated[str, typer.Option(help="Rule set, one of `fxlrp presets`.")]
+Backend = Annotated[str, typer.Option(help="What runs the program: eager, inductor or cudagraphs.")]
 Output = Annotated[
     str | None, typer.Option(help="Name or index of the model's output to explain. [default: logits or the first]")
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, TreeSpec, tree_unflatten
+from fxlrp.guards import Guards
 from fxlrp.sizes import Fixed
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Captured:
         inputs: Placeholders of the user's inputs, in the order of the flattened ``(args, kwargs)``.
         in_spec: How to put the inputs together again.
         out_spec: How to put the outputs together again.
-        ranges: Values that each symbolic size may take.
+        guards: For which values of its symbolic sizes it is the model.
         fixed: Sizes that were to be symbolic and are not.
     """
 
@@ -39,7 +40,7 @@ class Captured:
     inputs: tuple[fx.Node, ...]
     in_spec: TreeSpec
     out_spec: TreeSpec
-    ranges: Mapping[Any, Any]
+    guards: Guards
     fixed: tuple[Fixed, ...] = ()
 
     @property

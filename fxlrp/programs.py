@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -16,8 +16,9 @@ from fxlrp.agreement import check_output, find_difference
 from fxlrp.backends import BACKENDS, Runner
 from fxlrp.cache import MAKING, Cache
 from fxlrp.capture import capture
-from fxlrp.errors import SignatureError
+from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.freshness import Structure
+from fxlrp.guards import is_symbolic
 from fxlrp.passes.constants import remove_biases
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
@@ -25,7 +26,8 @@ from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.prepared import Store
 from fxlrp.program import Captured, Program
 from fxlrp.settings import Settings
-from fxlrp.signatures import Entry, bind, signature
+from fxlrp.signatures import Entry, bind, dense, signature, summary
+from fxlrp.sizes import with_batch_of_two
 from fxlrp.targets import Form
 
 CACHE = 16
@@ -87,12 +89,26 @@ class Programs:
             self.refresh()
         args, kwargs = bind(self._model, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
+        leaves = [dense(leaf) for leaf in leaves]
         found = self._found(leaves, spec)
         if found is None:
             with MAKING:  # another thread may have made it while this one waited
                 found = self._found(leaves, spec) or self._made(args, kwargs, leaves, spec)
         entry, sizes = found
         return entry, leaves, sizes
+
+    def open_entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, list[Any], dict[Any, int]]:
+        """As `entry`, but for two samples in place of one where that leaves the batch open."""
+        doubled = with_batch_of_two((args, kwargs))
+        if doubled is not None and (
+            self._settings.dynamic_shapes is not None or isinstance(self._model, ExportedProgram)
+        ):
+            with suppress(FxlrpError):  # the model takes one sample alone
+                found = self.entry(*doubled)
+                values = [node.meta["val"] for node in found[0].plan.captured.inputs]
+                if all(is_symbolic(value.shape[0]) for value in values if isinstance(value, Tensor)):
+                    return found
+        return self.entry(args, kwargs)
 
     def program(self, entry: Entry, form: Form) -> tuple[Program, Runner]:
         """The program of a signature for a form of target, made if there is none."""
@@ -155,7 +171,7 @@ class Programs:
                 "give the exported program its inputs as at its export: by position what was by position, by keyword "
                 f"what was by keyword\n{signature(captured)}"
             )
-        kept = tuple(torch.empty(0, device=leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        kept = tuple(map(summary, leaves))
         made = plan(captured, self._settings.rules, self._settings.read, self._settings.strict)
         self._captures += 1
         entry = Entry(made, spec, kept, self._captures)

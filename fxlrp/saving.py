@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,10 +17,13 @@ from torch.export import Dim, ExportedProgram
 
 from fxlrp import archive
 from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tree_unflatten
+from fxlrp.clauses import write as write_clause
 from fxlrp.coverage import coverage
 from fxlrp.dense import densify
 from fxlrp.errors import ArtifactError, SignatureError
+from fxlrp.guards import is_symbolic
 from fxlrp.manifest import MEMBER, TARGET, VERSION, Manifest, Range, Spec
+from fxlrp.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.onnx_files import write_onnx
 from fxlrp.pipeline import Plan
 from fxlrp.program import Program
@@ -35,15 +38,22 @@ class Exported:
     manifest: Manifest
 
 
-def export(plan: Plan, program: Program, rules: RuleSet, model: str) -> Exported:
+def export(plan: Plan, program: Program, rules: RuleSet, model: str, ones: Collection[str]) -> Exported:
     """Export a program whose target is an index or a seed, with a name for every input and result.
+
+    Args:
+        plan: What was decided about the model.
+        program: What was made of it.
+        rules: The rule set.
+        model: Class of the model.
+        ones: Symbols of the sizes for which 1 will do.
 
     Raises:
         ArtifactError: If torch cannot export it.
     """
     module = named(plan, program)
     names = named_sizes(plan)
-    limits = {names[str(s)]: range_of(r) for s, r in plan.captured.ranges.items() if str(s) in names}
+    limits = range_of_sizes(plan, names, ones)
     dims = {name: Dim(name, min=limits[name].min, max=limits[name].max) for name in limits}
     values = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
     shapes = tuple({i: dim_of(n, names, dims) for i, n in enumerate(v.shape) if not isinstance(n, int)} for v in values)
@@ -59,6 +69,7 @@ def export(plan: Plan, program: Program, rules: RuleSet, model: str) -> Exported
     exported._guards_code = []  # Python code, of sizes that are checked by their ranges
     exported.example_inputs = None
     description = describe(plan, module, names, limits, rules, model)
+    description = replace(description, conditions=conditions(plan, exported, names))
     return Exported(exported, description)
 
 
@@ -87,31 +98,9 @@ def output_names(plan: Plan) -> list[str]:
     return [".".join(["output", *path]) for path, node in zip(keys, outputs, strict=True) if isinstance(node, fx.Node)]
 
 
-def named_sizes(plan: Plan) -> dict[str, str]:
-    """A name for each size that may change: ``batch``, or the input and dimension that it is first seen at."""
-    batch = str(plan.captured.explained.meta["val"].shape[0])
-    names: dict[str, str] = {}
-    for node in plan.captured.inputs:
-        for dim, size in enumerate(sizes(node.meta["val"])):
-            if not isinstance(size, int) and size.node.expr.is_Symbol:
-                names.setdefault(str(size), "batch" if str(size) == batch else f"{node.name}_{dim}")
-    return names
-
-
-def range_of(limits: Any) -> Range:
-    """The values of a size. Torch specialises sizes of 1 and counts from 2; what runs for 2 runs for 1."""
-    lower, upper = int(limits.lower), limits.upper
-    return Range(1 if lower <= 2 else lower, int(upper) if upper.is_Integer and upper < 2**31 else None)
-
-
 def dim_of(size: Any, names: dict[str, str], dims: dict[str, Any]) -> Any:
     """How torch.export is told of a size that may change."""
     return dims[names[str(size)]] if str(size) in names else Dim.AUTO
-
-
-def sizes(value: Any) -> tuple[Any, ...]:
-    """The shape of a tensor, with symbols in it; nothing for anything else."""
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def hint(size: Any) -> int:
@@ -122,7 +111,7 @@ def hint(size: Any) -> int:
 def describe(
     plan: Plan,
     module: fx.GraphModule,
-    names: dict[str, str],
+    names: Mapping[str, str],
     limits: dict[str, Range],
     rules: RuleSet,
     model: str,
@@ -131,7 +120,7 @@ def describe(
     captured = plan.captured
 
     def spec(name: str, value: Tensor) -> Spec:
-        shape = tuple(n if isinstance(n, int) else names.get(str(n), str(n)) for n in sizes(value))
+        shape = tuple(write_clause(n.node.expr, names) if is_symbolic(n) else int(n) for n in sizes(value))
         return Spec(name, str(value.dtype).removeprefix("torch."), shape)
 
     inputs = [spec(node.name, node.meta["val"]) for node in module.graph.find_nodes(op="placeholder")]

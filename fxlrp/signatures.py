@@ -16,6 +16,7 @@ from fxlrp._torch import TreeSpec
 from fxlrp.backends import Runner
 from fxlrp.cache import Cache
 from fxlrp.errors import SignatureError
+from fxlrp.guards import is_symbolic, solve
 from fxlrp.layouts import check_inputs
 from fxlrp.ledger import Book
 from fxlrp.many import Many
@@ -27,35 +28,53 @@ FORMS = 16
 """Programs kept per signature, one for each form of target, least recently used out first."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a tensor is, beside its type and its sizes.
+
+    Attributes:
+        device: Where it is.
+        order: How its dimensions lie in memory.
+    """
+
+    device: torch.device
+    order: tuple[int, ...] | None
+
+
 @dataclass
 class Entry:
     """One captured signature: its plan and the programs made of it."""
 
     plan: Plan
     spec: TreeSpec
-    leaves: tuple[Any, ...]
+    leaves: tuple[Any, ...]  # a tensor by its kind
     number: int
     programs: Cache[Form, tuple[Program, Runner]] = field(default_factory=lambda: Cache(FORMS))
     many: Cache[Form, Many] = field(default_factory=lambda: Cache(FORMS))
-    books: Cache[tuple[Form, bool], Book] = field(default_factory=lambda: Cache(FORMS))
+    books: Cache[tuple[Form, tuple[Any, ...]], Book] = field(default_factory=lambda: Cache(FORMS))
     verified: Cache[Hashable, bool] = field(default_factory=lambda: Cache(64 * FORMS))
 
     def sizes(self, leaves: Sequence[Any]) -> dict[Any, int] | None:
         """Value of each symbolic size for new inputs, or None if they are of another signature."""
         sizes: dict[Any, int] = {}
         for node, known, leaf in zip(self.plan.captured.inputs, self.leaves, leaves, strict=True):
-            if not isinstance(known, Tensor) or not isinstance(leaf, Tensor):
-                if isinstance(known, Tensor) or isinstance(leaf, Tensor) or known != leaf:
-                    return None
-                continue
-            fake = node.meta["val"]
-            if (fake.dtype, known.device, fake.ndim) != (leaf.dtype, leaf.device, leaf.ndim):
+            if not alike(known, summary(leaf)):
                 return None
-            if not all(
-                fits(size, n, sizes, self.plan.captured.ranges) for size, n in zip(fake.shape, leaf.shape, strict=True)
-            ):
+            if isinstance(leaf, Tensor) and not match(node.meta["val"], leaf, sizes):
                 return None
-        return sizes
+        return sizes if self.computed(leaves, sizes) and self.admits(sizes) else None
+
+    def computed(self, leaves: Sequence[Any], sizes: dict[Any, int]) -> bool:
+        """Whether sizes that are computed of others agree with new inputs; remembers what they tell of the others."""
+        for node, leaf in zip(self.plan.captured.inputs, leaves, strict=True):
+            for size, n in zip(node.meta["val"].shape, leaf.shape, strict=True) if isinstance(leaf, Tensor) else ():
+                if is_symbolic(size) and not size.node.expr.is_Symbol and not solve(size.node.expr, n, sizes):
+                    return False
+        return True
+
+    def admits(self, sizes: Mapping[Any, int]) -> bool:
+        """Whether the programs made so far are right for these values of the symbolic sizes."""
+        return self.plan.captured.guards.admit(sizes)
 
     def shape(self, sizes: Mapping[Any, int], node: fx.Node | None = None) -> tuple[int, ...]:
         """Shape of a node, by default of the explained output, for these sizes."""
@@ -63,16 +82,45 @@ class Entry:
         return tuple(n if isinstance(n, int) else int(n.node.expr.xreplace(sizes)) for n in shape)
 
 
-def fits(size: Any, n: int, sizes: dict[Any, int], ranges: Mapping[Any, Any]) -> bool:
-    """Whether a size of an input agrees with the captured one; remembers what symbols stand for."""
-    if isinstance(size, int):
-        return size == n
-    expression = size.node.expr
-    if not expression.is_Symbol:
-        return bool(expression.xreplace(sizes) == n)
-    limits = ranges[expression]
-    lower = 1 if limits.lower <= 2 else limits.lower  # torch counts from 2; what runs for 2 runs for 1
-    return sizes.setdefault(expression, n) == n and bool(lower <= n <= limits.upper)
+def match(captured: Tensor, tensor: Tensor, sizes: dict[Any, int]) -> bool:
+    """Whether a tensor is of the captured type and shape; remembers what symbols stand for."""
+    if (captured.dtype, captured.ndim) != (tensor.dtype, tensor.ndim):
+        return False
+    shape: Sequence[Any] = captured.shape
+    for size, n in zip(shape, tensor.shape, strict=True):
+        if not is_symbolic(size):
+            if size != n:
+                return False
+        elif size.node.expr.is_Symbol and sizes.setdefault(size.node.expr, n) != n:
+            return False
+    return True
+
+
+def alike(known: Any, leaf: Any) -> bool:
+    """Whether an argument that is no tensor is the captured one: 1, 1.0 and True are three."""
+    if type(known) is not type(leaf):
+        return False
+    return repr(known) == repr(leaf) if isinstance(known, (float, complex)) else bool(known == leaf)
+
+
+def summary(leaf: Any) -> Any:
+    """What must agree of an argument, beside the type and the sizes of a tensor."""
+    return Kind(leaf.device, order(leaf)) if isinstance(leaf, Tensor) else leaf
+
+
+def order(tensor: Tensor) -> tuple[int, ...] | None:
+    """The dimensions in the order that they lie in memory, None if it is the usual one: models may ask for it."""
+    if tensor.is_contiguous():
+        return None
+    strides = tensor.stride()
+    return tuple(sorted(range(tensor.ndim), key=lambda dim: (-strides[dim], -tensor.shape[dim], dim)))
+
+
+def dense(leaf: Any) -> Any:
+    """A tensor without gaps or overlaps in memory, as a copy of it would be; anything else as it is."""
+    if not isinstance(leaf, Tensor) or leaf.is_contiguous():
+        return leaf
+    return leaf if torch.empty_like(leaf, device="meta").stride() == leaf.stride() else leaf.contiguous()
 
 
 @contextmanager

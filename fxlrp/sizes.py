@@ -82,11 +82,11 @@ def closed(exported: ExportedProgram) -> list[Fixed]:
 
 
 def with_batch_of_two(values: Any) -> Any:
-    """Examples of one sample, doubled: torch takes a size of 1 for one that is always 1."""
+    """Examples of one sample, doubled, as torch takes a size of 1 for one that is always 1; None for other examples."""
     tensors = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
-    if all(t.ndim and t.shape[0] == 1 for t in tensors):
-        return tree_map_only(Tensor, lambda t: torch.cat([t, t]), values)
-    return values
+    if not tensors or not all(t.ndim and t.shape[0] == 1 for t in tensors):
+        return None
+    return tree_map_only(Tensor, lambda t: torch.cat([t, t]), values)
 
 
 @contextmanager

@@ -131,18 +131,19 @@ def test_least_recently_used_programs_go_first(monkeypatch: pytest.MonkeyPatch) 
     assert "3 signatures" in repr(attributor)
 
 
-def test_dynamic_batch_needs_one_capture() -> None:
+def test_dynamic_batch_needs_one_capture_and_one_sample_another() -> None:
     own = cnn()
     attributor = fxlrp.compile(own, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
     whole = attributor(IMAGE, target=1)
     program = attributor.program
-    for batch in (1, 3, 8):
+    for batch in (1, 3, 8, 1, 2):
         images = torch.randn(batch, 3, 8, 8, dtype=torch.float64)
         result = attributor(images, target=1)
-        assert attributor.program is program
+        assert (attributor.program is program) is (batch > 1)
         close(result.output, own(images))
         close(result.relevance, fxlrp.compile(own)(images, target=1).relevance)
     close(attributor(IMAGE[1:], target=1).relevance, whole.relevance[1:])
+    assert "2 signatures" in repr(attributor)
 
 
 def test_eight_samples_equal_eight_calls() -> None:

@@ -1,0 +1,82 @@
+"""Whether a program may serve sizes of 1, such as one sample: torch traces another model there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp._torch import tree_unflatten
+from fxlrp.guards import SMALLEST, is_symbolic, known
+from fxlrp.loading import agree
+from fxlrp.programs import Programs
+from fxlrp.signatures import Entry
+from fxlrp.targets import Form, example_targets
+
+NOISE = 0.1
+"""Standard deviation of what is added to inputs to compare programs on other numbers than the given ones."""
+
+
+def ones(
+    programs: Programs, entry: Entry, leaves: Sequence[Any], sizes: Mapping[Any, int], form: Form
+) -> tuple[set[str], list[list[Tensor]]]:
+    """The open sizes for which 1 will do, by symbol, and the tensors on which that was found out.
+
+    Of the batch and of the first size after it: alone, and both at a time.
+    """
+    batch = entry.plan.captured.explained.meta["val"].shape[0]
+    first = batch.node.expr if is_symbolic(batch) else None
+    ordered = sorted(sizes, key=lambda symbol: symbol != first)
+    admitted: list[Any] = []
+    found: list[list[Tensor]] = []
+    for symbol in ordered[:2]:
+        if entry.plan.captured.guards.limits(symbol)[0] == SMALLEST:
+            fixed = [{symbol: 1}, *({symbol: 1, other: 1} for other in admitted)]
+            tried = [same(programs, entry, leaves, {**sizes, **values}, form) for values in fixed]
+            if None not in tried:
+                admitted.append(symbol)
+                found += [tensors for tensors in tried if tensors is not None]
+    return set(map(str, admitted)), found
+
+
+def same(
+    programs: Programs, entry: Entry, leaves: Sequence[Any], sizes: Mapping[Any, int], form: Form
+) -> list[Tensor] | None:
+    """The beginning of the inputs, of these sizes, if the program does there what a program for them does.
+
+    The model is captured once more, and both programs are compared on these inputs and on noise about them. None if
+    they differ, or if there is no such program.
+    """
+    pairs = zip(entry.plan.captured.inputs, leaves, strict=True)
+    try:
+        first = [cut(node, leaf, sizes) for node, leaf in pairs]
+        own, given, found = programs.entry(*tree_unflatten(first, entry.spec))
+        tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
+        tensors += example_targets(form, own.shape(found), tensors[0].device)
+        one, other = (programs.program(e, form)[0].module for e in (entry, own))
+        alike = all(agrees(one(*numbers), other(*numbers)) for numbers in (tensors, noisy(tensors)))
+    except Exception:  # whatever goes wrong with a size of 1: the artefact will not take it
+        return None
+    return tensors if alike else None
+
+
+def cut(node: fx.Node, leaf: Any, sizes: Mapping[Any, int]) -> Any:
+    """The beginning of an input, of the sizes that it has for these values of the symbols."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    shape = node.meta["val"].shape
+    ends = [int(n.node.expr.xreplace(known(sizes))) if is_symbolic(n) else n for n in shape]
+    return leaf[tuple(slice(0, end) for end in ends)]
+
+
+def noisy(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors with noise on those of floating point."""
+    chance = torch.Generator().manual_seed(0)
+    return [t + (NOISE * torch.randn(t.shape, generator=chance)).to(t) if t.is_floating_point() else t for t in tensors]
+
+
+def agrees(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether all results agree."""
+    return all(agree(one, other) for one, other in zip(ones, others, strict=True))

@@ -1,0 +1,102 @@
+"""What `Attributor.verify` found out, as a table."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PASSED, FAILED, IMPOSSIBLE = "passed", "failed", "not possible"
+STYLES = {PASSED: "green", FAILED: "bold red", IMPOSSIBLE: "yellow"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property that was checked.
+
+    Attributes:
+        check: The property.
+        status: ``"passed"``, ``"failed"`` or ``"not possible"``.
+        error: The largest relative error in norm, if it could be measured.
+        tolerance: The largest error that passes.
+        reason: Why the tolerance is what it is, or why the check was not possible.
+    """
+
+    check: str
+    status: str
+    error: float | None
+    tolerance: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The checks of a compiled model on the inputs of one call.
+
+    Attributes:
+        model: Class of the model.
+        rules: Name of its rule set.
+        backend: What runs its programs.
+        checks: One per property.
+    """
+
+    model: str
+    rules: str
+    backend: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed, and one was possible."""
+        statuses = {check.status for check in self.checks}
+        return FAILED not in statuses and PASSED in statuses
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Checks as dictionaries, ready for ``pandas.DataFrame``."""
+        return [asdict(check) for check in self.checks]
+
+    def to_json(self) -> str:
+        """All checks as JSON."""
+        return json.dumps({**asdict(self), "passed": self.passed}, indent=2)
+
+    def table(self) -> Table:
+        """The checks as a rich table."""
+        counts = [sum(check.status == status for check in self.checks) for status in STYLES]
+        table = Table(
+            title=f"Verification: {self.model}, rules {self.rules}, backend {self.backend}",
+            caption=", ".join(f"{count} {status}" for count, status in zip(counts, STYLES, strict=True)),
+            title_justify="left",
+            caption_justify="left",
+        )
+        table.add_column("check")
+        table.add_column("status", no_wrap=True)
+        for name in ("error", "tolerance"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("reason")
+        for check in self.checks:
+            numbers = ("" if x is None else f"{x:.2g}" for x in (check.error, check.tolerance))
+            table.add_row(check.check, Text(check.status, STYLES[check.status]), *numbers, Text(check.reason))
+        return table
+
+    def __str__(self) -> str:
+        buffer = io.StringIO()
+        Console(file=buffer, width=150).print(self.table())
+        return buffer.getvalue().rstrip()
+
+
+def measured(check: str, error: float, tolerance: float, reason: str) -> Check:
+    """A check whose error is compared with a tolerance; an error that is no number fails."""
+    return Check(check, PASSED if error <= tolerance else FAILED, error, tolerance, reason)
+
+
+def impossible(check: str, reason: str | BaseException) -> Check:
+    """A check that could not be made."""
+    lines: Sequence[str] = str(reason).strip().splitlines()
+    kind = "" if isinstance(reason, str) else f"{type(reason).__name__}: "
+    return Check(check, IMPOSSIBLE, None, None, kind + (lines[0] if lines else ""))
