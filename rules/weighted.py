@@ -75,8 +75,10 @@ def epsilon(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = J^T (c * z / (z + e sgn z))``."""
-        z = heard(site)
-        return site.adjoint(c * z / (z + least(e, z.dtype)) if site.facts.dead_below else share(c, z, z, e))
+        z, floor = heard(site), least(e, site.out.dtype)
+        if site.facts.dead_below:
+            return site.adjoint(c * z / (z + floor))
+        return site.adjoint(c / (1 + floor / z.abs()))  # the same for infinite z too, as masked logits are
 
     return Rule(f"epsilon({e:g})", "weighted", apply, limit=epsilon(0.0) if e else None)
 
@@ -100,7 +102,7 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
         (x,) = site.operands
         known, z, v = site.facts, heard(site), k * w.abs()
         bias = None if b is None else k * b.abs()
-        rest = size(site, v, bias, x if known.nonnegative else x.abs(), least(e, z.dtype) * 2 / (2 + g))
+        rest = size(site, v, bias, x if known.nonnegative else x.abs(), least(e * 2 / (2 + g), z.dtype))
         if known.dead_below:
             even = odd = c * z / (z + rest)
         else:
