@@ -4,8 +4,9 @@ With ``z`` the true output, ``z'`` the rule's pre-activation and ``s = c * z / s
 adjoint applied to ``s``. Nothing is divided by ``x``.
 
 An application of the op costs far more than anything else here, so each is used for all that it tells: what pushes an
-output up and what pulls it down add up to ``z``, their sizes to ``|w| |x|``. A denominator that is a sum of sizes gets
-its stabiliser through the bias. What depends on weights alone stays apart from the input: it is prepared once.
+output up is what pulls it down and ``z``, and their sizes are ``|w| |x|``. A denominator is a sum of sizes, in which no
+term cancels another, and gets its stabiliser through the bias. What depends on weights alone stays apart from the
+input: it is prepared once.
 """
 
 from __future__ import annotations
@@ -53,6 +54,31 @@ def amount(site: Site, above: Tensor, below: Tensor, bias: Tensor | None, e: flo
     if site.facts.nonnegative:
         return size(site, above, bias, x, e)
     return size(site, above, bias, x.clamp(min=0), e) + with_weights(site, below)(x.clamp(max=0))  # type: ignore[no-any-return]
+
+
+def sides(
+    site: Site, up: Tensor, down: Tensor, bias: Tensor | None, both: bool, e: float
+) -> tuple[Tensor, Tensor | None]:
+    """What pushes outputs up and, if asked for, what pulls them down, each with ``e`` added.
+
+    Both are sums without a negative term. A difference is never taken: of a small side it would leave rounding errors.
+    Where only outputs above 0 matter, the lower side is the small one, and the upper is that plus the output.
+
+    Args:
+        site: The application.
+        up: Positive part of the weight.
+        down: Its negative part.
+        bias: The bias.
+        both: Whether the lower side is asked for.
+        e: The stabiliser.
+    """
+    above, below = (None, None) if bias is None else (bias.clamp(min=0), (-bias).clamp(min=0))
+    if not both:
+        return amount(site, up, down, above, e), None
+    downs = amount(site, -down, -up, below, e)
+    if site.facts.dead_below:  # the output is computed anyway, though in half precision not finely enough
+        return torch.relu(site(*site.operands)) + downs, downs
+    return amount(site, up, down, above, e), downs
 
 
 def heard(site: Site) -> Tensor:
@@ -122,7 +148,7 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rule:
     """Alpha-beta rule: positive contributions count ``alpha``, negative ones ``-beta``.
 
-    ``z+ = x+ w+ + x- w- + b+`` and ``z- = z - z+``; ``R = alpha * share(z+) - beta * share(z-)``.
+    ``z+ = x+ w+ + x- w- + b+`` and ``z- = x+ w- + x- w+ + b-``; ``R = alpha * share(z+) - beta * share(z-)``.
 
     Source: Bach et al. 2015, eq. 60.
 
@@ -135,17 +161,11 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = alpha * share(x+ w+ + x- w-) - beta * share(x+ w- + x- w+)``."""
         w, b = weights(site)
-        (x,) = site.operands
         up, down = w.clamp(min=0), w.clamp(max=0)
-        floor = least(e, x.dtype)
-        ups = amount(site, up, down, None if b is None else b.clamp(min=0), floor)
+        ups, downs = sides(site, up, down, b, beta > 0, least(e, site.out.dtype))
         r = c * heard(site)
         found = pull(site, up, down, r / ups)
-        if beta:
-            if e < torch.finfo(x.dtype).eps:  # then nothing hides the rounding of a difference
-                downs = amount(site, -down, -up, None if b is None else -b.clamp(max=0), floor)
-            else:  # the output is computed anyway, though of a model in half precision not finely enough
-                downs = (ups - site(x)).clamp(min=floor)
+        if downs is not None:
             lost = pull(site, down, up, r / downs)
             found = torch.add(lost if beta == 1 else beta * lost, found, alpha=alpha)
         return (found,)
