@@ -227,7 +227,8 @@ def constant(x: Tensor, value: float) -> Tensor:
 def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
     """z-box rule, for first layers with inputs in ``[low, high]``.
 
-    ``z' = x w - low w+ - high w-`` and ``R = x * W^T s - low * W+^T s - high * W-^T s``.
+    ``z' = x w - low w+ - high w-`` and ``R = x * W^T s - low * W+^T s - high * W-^T s``, of which the terms of either
+    sign of ``w`` are taken together: none is negative inside the box, so that none cancels another.
 
     Source: Montavon et al. 2017.
 
@@ -238,14 +239,13 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
         raise ValueError(f"z_box needs low < high, not {low} and {high}")
 
     def apply(site: Site, c: Tensor) -> Parts:
-        """``R_x = x * W^T s - low * W+^T s - high * W-^T s`` with ``z' = x w - low w+ - high w-``."""
+        """``R_x = (x - low) * W+^T s - (high - x) * W-^T s`` with ``z' = x w - low w+ - high w-``."""
         w, b = weights(site)
         (x,) = site.operands
         up = with_weights(site, w.clamp(min=0), None if b is None else b.clamp(min=0))
         down = with_weights(site, w.clamp(max=0), None if b is None else b.clamp(max=0))
         corner = up(constant(x, low)) + down(constant(x, high))
         s = share(c, heard(site), site.out - corner, e)
-        whole, raised = site.adjoint(s)[0], up.adjoint(s)[0]
-        return (Relevance(whole, (high - low) * raised - high * whole),)  # W- is W - W+
+        return (Relevance(0.0, (x - low) * up.adjoint(s)[0] - (high - x) * down.adjoint(s)[0]),)
 
     return Rule(f"z_box({low:g}, {high:g})", "weighted", apply, limit=z_box(low, high, 0.0) if e else None)
