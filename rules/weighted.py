@@ -193,30 +193,30 @@ def flat(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``R_x = 1^T (R / (1 * 1))``: even shares of the receptive field."""
-        return (spread(site, torch.ones_like(weights(site)[0]), c, e),)
+        return (spread(site, torch.ones_like(weights(site)[0]), None, c, e),)
 
     return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None)
 
 
 def w_square(e: float = EPSILON) -> Rule:
-    """w-square rule, for first layers: shares by squared weights. ``R_i = sum_j w_ij^2 / sum_k w_kj^2 * R_j``.
+    """w-square rule, for first layers: shares by squares. ``R_i = sum_j w_ij^2 / (sum_k w_kj^2 + b_j^2) * R_j``.
 
-    Source: Montavon et al. 2017.
+    Source: Montavon et al. 2017, where no layer has a bias; here, as in zennit, it keeps the share of its square.
     """
 
     def apply(site: Site, c: Tensor) -> Parts:
-        """``R_x = (w^2)^T (R / (w^2 * 1))``."""
-        return (spread(site, weights(site)[0].square(), c, e),)
+        """``R_x = (w^2)^T (R / (w^2 * 1 + b^2))``."""
+        w, b = weights(site)
+        return (spread(site, w.square(), None if b is None else b.square(), c, e),)
 
     return Rule("w_square", "weighted", apply, limit=w_square(0.0) if e else None)
 
 
-def spread(site: Site, weight: Tensor, c: Tensor, e: float) -> Relevance:
-    """Relevance of an input of ones under other weights, none of them negative."""
+def spread(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor, e: float) -> Relevance:
+    """Relevance of an input of ones under another weight and bias, of which no entry is negative."""
     (x,) = site.operands
-    weighted = with_weights(site, weight)
-    s = c * heard(site) / (weighted(constant(x, 1.0)) + least(e, x.dtype))
-    return Relevance(0.0, weighted.adjoint(s)[0])
+    whole = size(site, weight, bias, constant(x, 1.0), least(e, x.dtype))
+    return Relevance(0.0, with_weights(site, weight).adjoint(c * heard(site) / whole)[0])
 
 
 def constant(x: Tensor, value: float) -> Tensor:
