@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
+from fxlrp.doubts import Question
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.ledger import Book, Ledger
 from fxlrp.many import Many
@@ -104,7 +105,7 @@ class Attributor:
             entry, form, tensors, numbers = self._prepared(args, kwargs, target, inject, keep)
             program, runner = self._programs.program(entry, form)
             flat = list(runner(*tensors, *numbers))
-        return pack(entry, program, flat)
+        return pack(entry, program, flat, Question(self._programs.choose, form, tuple(numbers)))
 
     def _many(self, args: Any, kwargs: Any, targets: Any, chunk: int, keep: Mapping[str, Tensor] | None) -> Result:
         entry, leaves, sizes = self._programs.entry(args, kwargs)
@@ -114,7 +115,8 @@ class Attributor:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if form not in entry.many:
             entry.many[form] = Many(program, len(tensors), len(numbers), self._programs.backend)
-        return pack(entry, program, entry.many[form](tensors, numbers, masks, chunk))
+        question = Question(self._programs.choose, form, tuple(numbers), several=True)
+        return pack(entry, program, entry.many[form](tensors, numbers, masks, chunk), question)
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
         """Capture and compile for these inputs without running."""

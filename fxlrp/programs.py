@@ -15,7 +15,7 @@ from fxlrp._torch import TreeSpec, lazy_modules, tree_flatten
 from fxlrp.backends import Runner, backend
 from fxlrp.capture import capture
 from fxlrp.errors import SignatureError
-from fxlrp.outputs import Objective, Output
+from fxlrp.outputs import Objective, Output, pick
 from fxlrp.passes.constants import remove_biases
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
@@ -112,6 +112,11 @@ class Programs:
             entry.programs[form] = program, self.backend(program)
         self._last = entry, entry.programs[form][0]
         return entry.programs[form]
+
+    def choose(self, output: Any) -> Tensor:
+        """What is explained of the model's output: the tensor that targets select from."""
+        y = pick(output, self._output)
+        return y if self._objective is None else self._objective(y)
 
     def without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
         """The plan of the model with zeros in place of its additive parameters."""

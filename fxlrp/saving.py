@@ -85,6 +85,13 @@ def output_names(plan: Plan) -> list[str]:
     return [".".join(["output", *path]) for path, node in zip(keys, outputs, strict=True) if isinstance(node, fx.Node)]
 
 
+def explained_name(plan: Plan) -> str:
+    """The name of the output that is explained; another one if it is computed of the outputs."""
+    outputs = [node for node in plan.captured.outputs if isinstance(node, fx.Node)]
+    named = zip(outputs, output_names(plan), strict=True)
+    return next((name for node, name in named if node is plan.captured.explained), "objective")
+
+
 def named_sizes(plan: Plan) -> dict[str, str]:
     """A name for each size that may change: ``batch``, or the input and dimension that it is first seen at."""
     batch = str(plan.captured.explained.meta["val"].shape[0])
@@ -154,7 +161,7 @@ def describe(
         inputs=tuple(inputs),
         fixed={n.name: repr(n.meta["val"]) for n in captured.inputs if not isinstance(n.meta["val"], Tensor)},
         outputs=tuple(spec(name, node.meta["val"]) for name, node in results.items()),
-        explained=spec("output", captured.explained.meta["val"]),
+        explained=spec(explained_name(plan), captured.explained.meta["val"]),
         sizes=limits,
     )
 
