@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from fxlrp.books import Book
 from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
 from fxlrp.doubts import Question
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.ledger import Book, Ledger
+from fxlrp.ledger import Ledger
 from fxlrp.many import Many
 from fxlrp.outputs import Objective, Output
 from fxlrp.precision import errors

@@ -14,9 +14,9 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import TreeSpec
 from fxlrp.backends import Runner
+from fxlrp.books import Book
 from fxlrp.errors import SignatureError
 from fxlrp.layouts import check_inputs
-from fxlrp.ledger import Book
 from fxlrp.many import Many
 from fxlrp.pipeline import Plan
 from fxlrp.program import Captured, Program
