@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_leaves
+from fxlrp.books import Book
 from fxlrp.cache import MAKING
 from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
+from fxlrp.doubts import Question
 from fxlrp.errors import TargetError
-from fxlrp.ledger import Book, Ledger
+from fxlrp.ledger import Ledger
 from fxlrp.many import Many
 from fxlrp.precision import errors
 from fxlrp.program import Program
@@ -93,7 +96,8 @@ class Attributor:
                 return self._many(args, kwargs, targets, chunk, keep)
             entry, form, tensors, numbers = self._prepared(args, kwargs, target, inject, keep)
             program, runner = self._programs.program(entry, form)
-            result = pack(entry, program, list(runner(*tensors, *numbers)))
+            question = Question(self._programs.choose, form, tuple(numbers))
+            result = pack(entry, program, list(runner(*tensors, *numbers)), question)
             self._programs.verify(entry, form, (args, kwargs), result.output, tensors)
         return result
 
@@ -106,7 +110,8 @@ class Attributor:
         many = entry.many(form, lambda: Many(program, len(tensors), len(numbers), self._programs.backend))
         if not entry.admits(sizes):
             return self._many(args, kwargs, targets, chunk, keep)
-        result = pack(entry, program, many(tensors, numbers, masks, chunk))
+        question = Question(self._programs.choose, form, tuple(numbers), several=True)
+        result = pack(entry, program, many(tensors, numbers, masks, chunk), question)
         self._programs.verify(entry, ("many", form), (args, kwargs), result.output, tensors)
         return result
 
@@ -165,7 +170,10 @@ class Attributor:
         from fxlrp.references import Case
 
         with plain_mode(), MAKING:
-            return verify(Case(self, args, kwargs, target))
+            silent = type(self)(
+                self.model, replace(self.settings, verify="never")
+            )  # a wrong output is a row of the table
+            return verify(Case(silent, args, kwargs, target))
 
     def graph(
         self,

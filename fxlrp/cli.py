@@ -112,6 +112,8 @@ def explain(
     out = console()
     out.print(f"{type(loaded.model).__name__} with the rules {rules}; output of shape {tuple(y.shape)}\n", markup=False)
     out.print(account(y, wanted, relevances, loaded.token))
+    for warning in result.warnings:
+        out.print(f"Warning: {warning}", style="yellow", soft_wrap=True, markup=False)
     report = attributor.coverage()
     if report.covered < report.live:
         out.print(f"{report.live - report.covered} of {report.live} live ops have no rule; the plain adjoint is used.")

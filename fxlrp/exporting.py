@@ -60,6 +60,8 @@ def copied(exported: ExportedProgram) -> ExportedProgram:
     memo: dict[int, Any] = {id(t): t for t in tree_leaves((exported.state_dict, exported.constants))}
     new._graph_module = copy.deepcopy(exported.graph_module, memo)
     new._graph_signature = copy.deepcopy(exported.graph_signature)
+    for old, node in zip(exported.graph.nodes, new.graph.nodes, strict=True):
+        node.name = old.name  # the signature's; a copy of a graph avoids names of Python's own, such as input
     return new
 
 

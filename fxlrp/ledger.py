@@ -5,26 +5,16 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, fx
 
-from fxlrp import numerics, passes
-from fxlrp.emit import emit, read
-from fxlrp.inputs import relevance
-from fxlrp.passes.analyses import leaves
-from fxlrp.passes.constants import additive, origins
-from fxlrp.pipeline import Plan
-from fxlrp.propagate import Env, Twin
-from fxlrp.provenance import module_path, source_line
-from fxlrp.registry import Parts, Rule, Site
-from fxlrp.targets import Form
+from fxlrp.doubts import ABSORBED
 
+T = TypeVar("T")
 AMPLIFICATION = 1e3
 """Relevance at a node beyond this multiple of the explained value is worth a warning."""
 FIRST_TOKEN = 0.5
@@ -100,10 +90,27 @@ class Ledger:
         """What the account does not explain: 0 up to rounding."""
         return self.explained - sum(self.inputs.values()) - self.absorbed - self.leaked - self.stabiliser
 
+    def share(self, value: float) -> float | None:
+        """A part of the account in percent of the explained value; None if that is 0."""
+        return 100 * value / self.explained if self.explained else None
+
+    @property
+    def shares(self) -> dict[str, float | None]:
+        """The whole account in percent of the explained value: inputs, then where the rest stayed, largest first."""
+        kept = {name: getattr(self, name) for name in ("absorbed", "leaked", "stabiliser")}
+        parts = by_size({f"input '{name}'": value for name, value in self.inputs.items()}, abs) | by_size(kept, abs)
+        return {name: self.share(value) for name, value in parts.items()}
+
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What looks unhealthy: amplified relevance, relevance that gathers on the first token."""
+        """What looks unhealthy: lost or amplified relevance, relevance that gathers on the first token."""
         found = []
+        lost = self.share(self.explained - sum(self.inputs.values()))
+        if lost is not None and lost > 100 * ABSORBED:
+            found.append(
+                f"{lost:.2f} % of the explained value does not reach the inputs: constants keep "
+                f"{self.share(self.absorbed):.2f} %, rules leak {self.share(self.leaked):.2f} %"
+            )
         worst = max(self.entries, key=lambda e: e.magnitude, default=None)
         if worst is not None and worst.magnitude > AMPLIFICATION * abs(self.explained):
             found.append(
@@ -120,14 +127,14 @@ class Ledger:
         return tuple(found)
 
     def by_module(self, depth: int = 2) -> dict[str, dict[str, float]]:
-        """Absorbed, leaked and stabiliser per module, paths cut to ``depth`` parts."""
+        """Absorbed, leaked and stabiliser per module, paths cut to ``depth`` parts; what keeps most comes first."""
         columns = ("absorbed", "leaked", "stabiliser")
         found: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(columns, 0.0))
         for e in self.entries:
             row = found[".".join(e.module.split(".")[:depth])]
             for column in columns:
                 row[column] += getattr(e, column)
-        return dict(found)
+        return by_size(found, lambda row: sum(map(abs, row.values())))
 
     def by_constant(self) -> dict[str, float]:
         """Absorbed relevance by the names of the constants that kept it, largest first."""
@@ -135,7 +142,7 @@ class Ledger:
         for e in self.entries:
             if e.absorbers:
                 found[" + ".join(e.absorbers)] += e.absorbed
-        return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+        return by_size(found, abs)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Entries as dictionaries, ready for ``pandas.DataFrame``."""
@@ -143,24 +150,36 @@ class Ledger:
 
     def to_json(self) -> str:
         """The whole account as JSON."""
-        totals = {name: getattr(self, name) for name in ("absorbed", "leaked", "stabiliser", "gap", "warnings")}
+        totals = {
+            name: getattr(self, name) for name in ("absorbed", "leaked", "stabiliser", "gap", "shares", "warnings")
+        }
         return json.dumps({**asdict(self), **totals}, indent=2)
 
     def table(self, depth: int = 2) -> Table:
-        """The account as a rich table: totals, then where relevance stayed by module."""
+        """The account as a rich table: totals, then where relevance stayed by module, largest first.
+
+        Shares are in percent of the explained value.
+        """
         table = Table(title="Relevance ledger", title_justify="left")
         table.add_column("account")
-        for name in ("relevance", "absorbed", "leaked", "stabiliser"):
+        for name in ("relevance", "absorbed", "leaked", "stabiliser", "share"):
             table.add_column(name, justify="right")
-        table.add_row("explained output", f"{self.explained:.6g}", "", "", "", style="bold")
-        for name, value in self.inputs.items():
-            table.add_row(f"input '{name}'", f"{value:.6g}", "", "", "")
+
+        def percent(value: float) -> str:
+            share = self.share(value)
+            return "" if share is None else f"{share:.2f} %"
+
+        table.add_row("explained output", f"{self.explained:.6g}", "", "", "", percent(self.explained), style="bold")
+        for name, value in by_size(self.inputs, abs).items():
+            table.add_row(f"input '{name}'", f"{value:.6g}", "", "", "", percent(value))
         for module, row in self.by_module(depth).items():
             if any(row.values()):
-                table.add_row(module or "the model itself", "", *(f"{v:.6g}" for v in row.values()))
+                kept = (f"{v:.6g}" for v in row.values())
+                table.add_row(module or "the model itself", "", *kept, percent(sum(row.values())))
         totals = (self.absorbed, self.leaked, self.stabiliser)
-        table.add_row("all modules", "", *(f"{v:.6g}" for v in totals), style="bold", end_section=True)
-        table.add_row("unexplained gap", f"{self.gap:.3g}", "", "", "")
+        kept = (f"{v:.6g}" for v in totals)
+        table.add_row("all modules", "", *kept, percent(sum(totals)), style="bold", end_section=True)
+        table.add_row("unexplained gap", f"{self.gap:.3g}", "", "", "", "")
         table.caption = "\n".join(self.warnings) or None
         return table
 
@@ -170,87 +189,6 @@ class Ledger:
         return buffer.getvalue().rstrip()
 
 
-class Book:
-    """Emits the accounting program of a plan and reads its numbers."""
-
-    def __init__(self, plan: Plan, form: Form) -> None:
-        self.plan = plan
-        self.passed: dict[fx.Node, tuple[Tensor, Tensor]] = {}
-        twins = {node: replace(twin, rule=self.recorded(node, twin.rule)) for node, twin in plan.twins.items()}
-        with numerics.at_least(torch.float64):
-            self.module = emit(plan.captured, twins, form, self.results)
-        passes.run(self.module, passes.CLEANUP)
-
-    def recorded(self, node: fx.Node, rule: Rule) -> Rule:
-        """The rule, which also notes what it passes on, and what it would without its stabiliser."""
-
-        def apply(site: Site, c: Tensor) -> Parts:
-            parts = rule(site, c)
-            passed = total(site, parts)
-            self.passed[node] = passed, passed if rule.limit is None else total(site, rule.limit(site, c))
-            return parts
-
-        return replace(rule, apply=apply)
-
-    def results(self, env: Env, found: Env) -> list[Tensor]:
-        """Rows of (received, passed, passed without stabiliser, magnitude) per node; then the sources."""
-        zero = torch.zeros((), dtype=numerics.opmath(env[self.plan.captured.explained].dtype))
-        rows = []
-        for node in self.plan.twins:
-            r = read(env[node], found.get(node))
-            passed = self.passed.get(node, (zero, zero))
-            rows.append(torch.stack([number(v, zero) for v in (r.sum(), *passed, r.abs().sum())]))
-        end = self.plan.captured.explained
-        sources = [relevance(s, env, found) for s in self.plan.sources]
-        return [torch.stack(rows), number(read(env[end], found[end]).sum(), zero), *sources]
-
-    def close(self, flat: Sequence[Tensor]) -> Ledger:
-        """The ledger from the program's results."""
-        rows, explained, *sources = flat
-        inputs: dict[str, float] = defaultdict(float)
-        first: dict[str, float] = {}
-        for source, r in zip(self.plan.sources, sources, strict=True):
-            inputs[source.name] += float(r.real.sum())
-            if source.dims is not None and r.ndim > 1 and r.shape[1] > 1 and r.any():
-                first[source.name] = float(r[:, 0].abs().sum() / r.abs().sum())
-        constants = origins(self.plan.captured)
-        numbers = zip(self.plan.twins.items(), rows.tolist(), strict=True)
-        entries = tuple(entry(node, twin, row, constants) for (node, twin), row in numbers)
-        return Ledger(float(explained), dict(inputs), entries, first)
-
-
-def total(site: Site, parts: Parts) -> Tensor:
-    """Relevance that a rule gives to all operands."""
-    return sum((numerics.relevance(p, x).sum() for p, x in zip(parts, site.operands, strict=True)), torch.zeros(()))
-
-
-def number(value: Tensor, like: Tensor) -> Tensor:
-    """A real scalar of the ledger's dtype and device; the relevance of complex values is real in total."""
-    return (value.real if value.is_complex() else value).to(like)
-
-
-def entry(node: fx.Node, twin: Twin, row: Sequence[float], constants: Mapping[fx.Node, tuple[str, ...]]) -> Entry:
-    """The account of one node from its four sums."""
-    received, passed, exact, magnitude = row
-    absorbers = [n for n in additive(node, constants) if n not in leaves_of(node, twin)]
-    kept = received - exact
-    return Entry(
-        node=node.name,
-        op=str(node.target),
-        rule=twin.rule.name,
-        module=module_path(node),
-        source=source_line(node),
-        received=received,
-        passed=passed,
-        absorbed=kept if absorbers else 0.0,
-        leaked=0.0 if absorbers else kept,
-        stabiliser=exact - passed,
-        absorbers=tuple(dict.fromkeys(name for n in absorbers for name in constants[n] or (n.name,))),
-        magnitude=magnitude,
-    )
-
-
-def leaves_of(node: fx.Node, twin: Twin) -> list[Any]:
-    """The nodes in the live slots of a twin."""
-    given = leaves(node)
-    return [given[i] for i in twin.slots]
+def by_size(found: Mapping[str, T], size: Callable[[T], float]) -> dict[str, T]:
+    """The same entries, largest first."""
+    return dict(sorted(found.items(), key=lambda item: -size(item[1])))

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from fxlrp import archive
 from fxlrp._torch import load_package
+from fxlrp.doubts import Question
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.manifest import MEMBER, TARGET, Manifest
 from fxlrp.onnx_files import read_onnx
 from fxlrp.results import Result
-from fxlrp.targets import SEED, Target, lower
+from fxlrp.targets import INDEX, SEED, Target, lower
 from fxlrp.untrusted import check_model, check_payload
 
 COMMON = [
@@ -70,17 +71,31 @@ class Artifact:
             SignatureError: If an input is missing or unknown, of another dtype or shape, or not finite.
             TargetError: If the target selects nothing, or is of a kind that the artefact was not saved for.
         """
-        values = self.results(*args, target=target, **kwargs)
+        given, chosen = self.asked(args, kwargs, target)
+        values = self.answered(given, chosen)
         parts = {
             kind: {name.removeprefix(kind).removeprefix("."): t for name, t in values.items() if name.startswith(kind)}
             for kind in ("output", "relevance", "read")
         }
-        return Result(single(parts["relevance"]), single(parts["output"]), parts["read"])
+        question = None
+        if (explained := self.manifest.explained.name) in values:
+            form = SEED if self.manifest.target == "seed" else INDEX
+            question = Question(lambda _: values[explained], form, tuple(chosen.values()))
+        return Result(single(parts["relevance"]), single(parts["output"]), parts["read"], question)
 
     def results(self, *args: Tensor, target: Target = None, **kwargs: Tensor) -> dict[str, Tensor]:
         """As a call, but every result by the name that it has in ``manifest.outputs``."""
+        return self.answered(*self.asked(args, kwargs, target))
+
+    def asked(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], target: Target
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The inputs, and the tensor of the target if there is one to choose, by name."""
         given = self.bound(args, kwargs)
-        chosen = self.chosen(given, target)
+        return given, self.chosen(given, target)
+
+    def answered(self, given: Mapping[str, Any], chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The results by name."""
         results = self.run({**given, **chosen})
         self.check_reached(chosen, results)
         return results

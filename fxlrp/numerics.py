@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -47,8 +48,11 @@ def widen(value: Any) -> Any:
 
 
 def least(epsilon: float, dtype: torch.dtype) -> float:
-    """The stabiliser, or the smallest normal number of the dtype: its reciprocal is finite in every precision."""
-    return max(epsilon, torch.finfo(dtype).smallest_normal)
+    """The stabiliser, but no less than the root of the smallest normal number of the dtype.
+
+    What is divided by it stays finite, so that where nothing contributes, 0 times the quotient is 0.
+    """
+    return max(epsilon, math.sqrt(torch.finfo(dtype).smallest_normal))
 
 
 def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:

@@ -19,6 +19,7 @@ from fxlrp.capture import capture
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.freshness import Structure
 from fxlrp.guards import is_symbolic
+from fxlrp.outputs import pick
 from fxlrp.passes.constants import remove_biases
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
@@ -145,6 +146,11 @@ class Programs:
             if self._structure is not None:
                 self._structure.ran()
         entry.verified.put((kind, sizes), True)
+
+    def choose(self, output: Any) -> Tensor:
+        """What is explained of the model's output: the tensor that targets select from."""
+        y: Tensor = pick(output, self._settings.output)
+        return y if self._settings.objective is None else self._settings.objective(y)
 
     def without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
         """The plan of the model with zeros in place of its additive parameters."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from fxlrp.doubts import Question, doubts
 from fxlrp.program import Program
-from fxlrp.signatures import Entry
+from fxlrp.signatures import Entry, plain_mode
 
 
 @dataclass(frozen=True)
@@ -20,17 +23,43 @@ class Result:
             a dictionary by argument name.
         output: The model's own output, from the same program.
         read: Relevance at the places asked for with ``read=``, by name.
+        question: Which numbers of the output are explained, if that is known.
     """
 
     relevance: Any
     output: Any
     read: dict[str, Tensor]
+    question: Question | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def explained(self) -> Tensor | None:
+        """The explained value of each sample, for several targets of each target and sample.
+
+        None where relevance has nothing to sum to: it starts inside the model, or is masked.
+        """
+        with plain_mode():
+            return None if self.question is None else self.question.answer(self.output)
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against this explanation, in sentences; computed when it is first read.
+
+        That is: more than 90 % of the explained value does not arrive, or absolute relevance sums to more than 50
+        times the explained value, or something is not finite.
+        """
+        relevances = self.relevance.values() if isinstance(self.relevance, Mapping) else [self.relevance]
+        with plain_mode():
+            return () if self.explained is None else doubts(self.explained, list(relevances))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the warnings, without the question, which holds the caller's functions."""
+        return {**vars(self), "explained": self.explained, "warnings": self.warnings, "question": None}
 
 
-def pack(entry: Entry, program: Program, flat: list[Any]) -> Result:
+def pack(entry: Entry, program: Program, flat: list[Any], question: Question | None = None) -> Result:
     """Put a program's flat results into the shape that the user knows."""
     own, rest = flat[: program.outputs], flat[program.outputs :]
     relevances = dict(zip(program.relevances, rest, strict=False))
     read = dict(zip(program.reads, rest[len(relevances) :], strict=True))
     single = next(iter(relevances.values())) if len(relevances) == 1 else relevances
-    return Result(single, entry.plan.captured.output(own), read)
+    return Result(single, entry.plan.captured.output(own), read, question)

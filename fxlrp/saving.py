@@ -98,6 +98,13 @@ def output_names(plan: Plan) -> list[str]:
     return [".".join(["output", *path]) for path, node in zip(keys, outputs, strict=True) if isinstance(node, fx.Node)]
 
 
+def explained_name(plan: Plan) -> str:
+    """The name of the output that is explained; another one if it is computed of the outputs."""
+    outputs = [node for node in plan.captured.outputs if isinstance(node, fx.Node)]
+    named = zip(outputs, output_names(plan), strict=True)
+    return next((name for node, name in named if node is plan.captured.explained), "objective")
+
+
 def dim_of(size: Any, names: dict[str, str], dims: dict[str, Any]) -> Any:
     """How torch.export is told of a size that may change."""
     return dims[names[str(size)]] if str(size) in names else Dim.AUTO
@@ -145,7 +152,7 @@ def describe(
         inputs=tuple(inputs),
         fixed={n.name: repr(n.meta["val"]) for n in captured.inputs if not isinstance(n.meta["val"], Tensor)},
         outputs=tuple(spec(name, node.meta["val"]) for name, node in results.items()),
-        explained=spec("output", captured.explained.meta["val"]),
+        explained=spec(explained_name(plan), captured.explained.meta["val"]),
         sizes=limits,
     )
 

@@ -14,11 +14,11 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import TreeSpec
 from fxlrp.backends import Runner
+from fxlrp.books import Book
 from fxlrp.cache import Cache
 from fxlrp.errors import SignatureError
 from fxlrp.guards import is_symbolic, solve
 from fxlrp.layouts import check_inputs
-from fxlrp.ledger import Book
 from fxlrp.many import Many
 from fxlrp.pipeline import Plan
 from fxlrp.program import Captured, Program

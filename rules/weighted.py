@@ -4,8 +4,9 @@ With ``z`` the true output, ``z'`` the rule's pre-activation and ``s = c * z / s
 adjoint applied to ``s``. Nothing is divided by ``x``.
 
 An application of the op costs far more than anything else here, so each is used for all that it tells: what pushes an
-output up and what pulls it down add up to ``z``, their sizes to ``|w| |x|``. A denominator that is a sum of sizes gets
-its stabiliser through the bias. What depends on weights alone stays apart from the input: it is prepared once.
+output up is what pulls it down and ``z``, and their sizes are ``|w| |x|``. A denominator is a sum of sizes, in which no
+term cancels another, and gets its stabiliser through the bias. What depends on weights alone stays apart from the
+input: it is prepared once.
 """
 
 from __future__ import annotations
@@ -57,6 +58,31 @@ def amount(site: Site, above: Tensor, below: Tensor, bias: Tensor | None, e: flo
     return size(site, above, bias, x.clamp(min=0), e) + with_weights(site, below)(x.clamp(max=0))  # type: ignore[no-any-return]
 
 
+def sides(
+    site: Site, up: Tensor, down: Tensor, bias: Tensor | None, both: bool, e: float
+) -> tuple[Tensor, Tensor | None]:
+    """What pushes outputs up and, if asked for, what pulls them down, each with ``e`` added.
+
+    Both are sums without a negative term. A difference is never taken: of a small side it would leave rounding errors.
+    Where only outputs above 0 matter, the lower side is the small one, and the upper is that plus the output.
+
+    Args:
+        site: The application.
+        up: Positive part of the weight.
+        down: Its negative part.
+        bias: The bias.
+        both: Whether the lower side is asked for.
+        e: The stabiliser.
+    """
+    above, below = (None, None) if bias is None else (bias.clamp(min=0), (-bias).clamp(min=0))
+    if not both:
+        return amount(site, up, down, above, e), None
+    downs = amount(site, -down, -up, below, e)
+    if site.facts.dead_below:  # the output is computed anyway, though in half precision not finely enough
+        return torch.relu(site(*site.operands)) + downs, downs
+    return amount(site, up, down, above, e), downs
+
+
 def heard(site: Site) -> Tensor:
     """The output wherever its coefficient is not known to be 0."""
     return torch.relu(site.out) if site.facts.dead_below else site.out
@@ -78,8 +104,10 @@ def epsilon(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = J^T (c * z / (z + e sgn z))``."""
-        z = heard(site)
-        return site.adjoint(c * z / (z + least(e, z.dtype)) if site.facts.dead_below else share(c, z, z, e))
+        z, floor = heard(site), least(e, site.out.dtype)
+        if site.facts.dead_below:
+            return site.adjoint(c * z / (z + floor))
+        return site.adjoint(c / (1 + floor / z.abs()))  # the same for infinite z too, as masked logits are
 
     return Rule(f"epsilon({e:g})", "weighted", apply, limit=epsilon(0.0) if e else None)
 
@@ -104,7 +132,7 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
         (x,) = site.operands
         known, z, v = site.facts, heard(site), k * w.abs()
         bias = None if b is None else k * b.abs()
-        rest = size(site, v, bias, x if known.nonnegative else x.abs(), least(e, z.dtype) * 2 / (2 + g))
+        rest = size(site, v, bias, x if known.nonnegative else x.abs(), least(e * 2 / (2 + g), z.dtype))
         if known.dead_below:
             even = odd = c * z / (z + rest)
         else:
@@ -125,7 +153,7 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rule:
     """Alpha-beta rule: positive contributions count ``alpha``, negative ones ``-beta``.
 
-    ``z+ = x+ w+ + x- w- + b+`` and ``z- = z - z+``; ``R = alpha * share(z+) - beta * share(z-)``.
+    ``z+ = x+ w+ + x- w- + b+`` and ``z- = x+ w- + x- w+ + b-``; ``R = alpha * share(z+) - beta * share(z-)``.
 
     Source: Bach et al. 2015, eq. 60.
 
@@ -138,17 +166,11 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = alpha * share(x+ w+ + x- w-) - beta * share(x+ w- + x- w+)``."""
         w, b = weights(site)
-        (x,) = site.operands
         up, down = w.clamp(min=0), w.clamp(max=0)
-        floor = least(e, x.dtype)
-        ups = amount(site, up, down, None if b is None else b.clamp(min=0), floor)
+        ups, downs = sides(site, up, down, b, beta > 0, least(e, site.out.dtype))
         r = c * heard(site)
         found = pull(site, up, down, r / ups)
-        if beta:
-            if e < torch.finfo(x.dtype).eps:  # then nothing hides the rounding of a difference
-                downs = amount(site, -down, -up, None if b is None else -b.clamp(max=0), floor)
-            else:  # the output is computed anyway, though of a model in half precision not finely enough
-                downs = (ups - site(x)).clamp(min=floor)
+        if downs is not None:
             lost = pull(site, down, up, r / downs)
             found = torch.add(lost if beta == 1 else beta * lost, found, alpha=alpha)
         return (found,)
@@ -178,31 +200,31 @@ def flat(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``R_x = 1^T (R / (1 * 1))``: even shares of the receptive field."""
-        return (spread(site, torch.ones_like(weights(site)[0]), c, e),)
+        return (spread(site, torch.ones_like(weights(site)[0]), None, c, e),)
 
     return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None, refuses=unweighted)
 
 
 @by_value
 def w_square(e: float = EPSILON) -> Rule:
-    """w-square rule, for first layers: shares by squared weights. ``R_i = sum_j w_ij^2 / sum_k w_kj^2 * R_j``.
+    """w-square rule, for first layers: shares by squares. ``R_i = sum_j w_ij^2 / (sum_k w_kj^2 + b_j^2) * R_j``.
 
-    Source: Montavon et al. 2017.
+    Source: Montavon et al. 2017, where no layer has a bias; here, as in zennit, it keeps the share of its square.
     """
 
     def apply(site: Site, c: Tensor) -> Parts:
-        """``R_x = (w^2)^T (R / (w^2 * 1))``."""
-        return (spread(site, weights(site)[0].square(), c, e),)
+        """``R_x = (w^2)^T (R / (w^2 * 1 + b^2))``."""
+        w, b = weights(site)
+        return (spread(site, w.square(), None if b is None else b.square(), c, e),)
 
     return Rule("w_square", "weighted", apply, limit=w_square(0.0) if e else None, refuses=unweighted)
 
 
-def spread(site: Site, weight: Tensor, c: Tensor, e: float) -> Relevance:
-    """Relevance of an input of ones under other weights, none of them negative."""
+def spread(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor, e: float) -> Relevance:
+    """Relevance of an input of ones under another weight and bias, of which no entry is negative."""
     (x,) = site.operands
-    weighted = with_weights(site, weight)
-    s = c * heard(site) / (weighted(constant(x, 1.0)) + least(e, x.dtype))
-    return Relevance(0.0, weighted.adjoint(s)[0])
+    whole = size(site, weight, bias, constant(x, 1.0), least(e, x.dtype))
+    return Relevance(0.0, with_weights(site, weight).adjoint(c * heard(site) / whole)[0])
 
 
 def constant(x: Tensor, value: float) -> Tensor:
@@ -214,7 +236,8 @@ def constant(x: Tensor, value: float) -> Tensor:
 def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
     """z-box rule, for first layers with inputs in ``[low, high]``.
 
-    ``z' = x w - low w+ - high w-`` and ``R = x * W^T s - low * W+^T s - high * W-^T s``.
+    ``z' = x w - low w+ - high w-`` and ``R = x * W^T s - low * W+^T s - high * W-^T s``, of which the terms of either
+    sign of ``w`` are taken together: none is negative inside the box, so that none cancels another.
 
     Source: Montavon et al. 2017.
 
@@ -225,15 +248,14 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
         raise ValueError(f"z_box needs low < high, not {low} and {high}")
 
     def apply(site: Site, c: Tensor) -> Parts:
-        """``R_x = x * W^T s - low * W+^T s - high * W-^T s`` with ``z' = x w - low w+ - high w-``."""
+        """``R_x = (x - low) * W+^T s - (high - x) * W-^T s`` with ``z' = x w - low w+ - high w-``."""
         w, b = weights(site)
         (x,) = site.operands
         up = with_weights(site, w.clamp(min=0), None if b is None else b.clamp(min=0))
         down = with_weights(site, w.clamp(max=0), None if b is None else b.clamp(max=0))
         corner = up(constant(x, low)) + down(constant(x, high))
         s = share(c, heard(site), site.out - corner, e)
-        whole, raised = site.adjoint(s)[0], up.adjoint(s)[0]
-        return (Relevance(whole, (high - low) * raised - high * whole),)  # W- is W - W+
+        return (Relevance(0.0, (x - low) * up.adjoint(s)[0] - (high - x) * down.adjoint(s)[0]),)
 
     limit = z_box(low, high, 0.0) if e else None
     return Rule(f"z_box({low:g}, {high:g})", "weighted", apply, limit=limit, refuses=unweighted)

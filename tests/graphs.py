@@ -12,10 +12,11 @@ from steps import EVERY, LARGEST, OPERANDS, STEPS, Parameters
 from torch import Tensor, nn
 
 from fxlrp import numerics
+from fxlrp.books import Book
 from fxlrp.capture import capture
 from fxlrp.errors import SignatureError
 from fxlrp.inputs import relevance
-from fxlrp.ledger import Book, Ledger
+from fxlrp.ledger import Ledger
 from fxlrp.pipeline import Plan, lower, plan
 from fxlrp.program import Captured
 from fxlrp.propagate import Env, backward, forward

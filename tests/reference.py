@@ -519,8 +519,8 @@ def flat(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
 
 
 def w_square(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
-    """Montavon et al. 2017: shares by squared weights."""
-    return (w**2).T @ (c * (w @ x + b) / ((w**2).sum(1) + e))
+    """Montavon et al. 2017: shares by squared weights, of which the bias has one."""
+    return (w**2).T @ (c * (w @ x + b) / ((w**2).sum(1) + b**2 + e))
 
 
 def z_box(low: float, high: float) -> Weighted:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxlrp
-from fxlrp import filters, passes, programs, signatures
+from fxlrp import filters, guards, passes, programs, signatures
 from fxlrp.agreement import apart, check_output, difference, shake, tolerance
 from fxlrp.passes import batch_norm
 
@@ -99,13 +99,20 @@ def test_never_goes_on_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_batch_norm_along_another_dimension_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was for convolutions without a batch: statistics of channels times columns."""
-    original = batch_norm.along
-    monkeypatch.setattr(batch_norm, "along", lambda at, vector, dim, ndim: original(at, vector, ndim - 1, ndim))
-    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)).eval()
+    original = batch_norm.insert
+
+    def sideways(at: fx.Node, op: Any, *args: Any) -> fx.Node:
+        """Views along the last dimension that were along dimension 1."""
+        if op is aten.reshape.default and len(args[1]) == 4 and args[1][1] == -1:
+            args = (args[0], [1, 1, 1, -1])
+        return original(at, op, *args)
+
+    monkeypatch.setattr(batch_norm, "insert", sideways)
+    model = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)).eval()
     with torch.no_grad():
         model[1].running_var.copy_(torch.tensor([1.0, 4.0, 9.0]))
     with pytest.raises(fxlrp.VerificationError, match="first module whose output differs is '1'"):
-        fxlrp.compile(model)(image(1, 3, 8, 8), target=(1, 1, 1))
+        fxlrp.compile(model)(image(1, 3, 8, 3), target=(1, 1, 1))
 
 
 def test_sizes_that_take_another_branch_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,12 +127,9 @@ def test_sizes_that_take_another_branch_are_found(monkeypatch: pytest.MonkeyPatc
             y: Tensor = self.layer(x)
             return 2 * y if x.shape[0] == 1 else y
 
-    def fits(size: Any, n: int, sizes: dict[Any, int], *_: Any) -> bool:
-        return size == n if isinstance(size, int) else sizes.setdefault(size.node.expr, n) == n
-
     attributor = fxlrp.compile(Branching().eval(), dynamic_shapes="auto")
     attributor(image(3, 4), target=1)
-    monkeypatch.setattr(signatures, "fits", fits)
+    monkeypatch.setattr(guards.Guards, "admit", lambda self, sizes: True)
     with pytest.raises(fxlrp.VerificationError, match=r"for inputs of sizes \(1, 4\)"):
         attributor(image(1, 4), target=1)
 

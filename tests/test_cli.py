@@ -39,6 +39,12 @@ MODELS = """
         return bare(), (torch.linspace(-1, 1, 8).view(2, 4),)
 
 
+    def biased():
+        model, args = positional()
+        model[3].bias.data += 1e3
+        return model, args
+
+
     def keyword():
         return bare(), (), {"input": torch.linspace(-1, 1, 8).view(2, 4)}
 
@@ -217,6 +223,14 @@ def test_the_account_is_printed_after_the_result(folder, option):
     assert "unexplained gap" in out
     if option == "--zero-bias":
         assert ledger.explained == pytest.approx(sum(ledger.inputs.values()), rel=1e-5)
+
+
+def test_warnings_are_printed_with_the_result(folder):
+    out = run("explain", "mine:biased", "--target", "1").output
+    result = fxlrp.compile(importlib.import_module("mine").biased()[0].eval())(EXAMPLE, target=1)
+    (warning,) = result.warnings
+    assert f"Warning: {warning}\n" in out
+    assert "Warning" not in run("explain", "mine:named").output
 
 
 def test_coverage_table_and_file_agree(folder):

@@ -176,6 +176,37 @@ def test_stabiliser_is_told_apart() -> None:
     assert ledger.absorbed == pytest.approx(2 * float(model.bias[0]), rel=1e-9)
 
 
+def test_is_sorted_by_size_with_shares_of_the_explained_value() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))).double().eval().requires_grad_(False)
+    for layer, scale in zip(model, (1, 100, 0.01, 10), strict=True):
+        layer.bias *= scale
+    ledger = fxlrp.compile(model).ledger(torch.randn(2, 4, dtype=torch.float64), target=1)
+    kept = [sum(map(abs, row.values())) for row in ledger.by_module().values()]
+    assert kept == sorted(kept, reverse=True)
+    assert sum(ledger.shares.values()) == pytest.approx(100, rel=1e-9)
+    assert ledger.shares["absorbed"] == pytest.approx(100 * ledger.absorbed / ledger.explained)
+    assert json.loads(ledger.to_json())["shares"] == pytest.approx(ledger.shares)
+    lines = str(ledger).splitlines()
+    modules = [line.split()[1] for line in lines if line.startswith(("│ 0", "│ 1", "│ 2", "│ 3"))]
+    assert modules == list(ledger.by_module())
+    assert f"{ledger.shares['absorbed']:.2f} %" in next(line for line in lines if "all modules" in line)
+
+
+def test_a_value_of_0_has_no_shares() -> None:
+    ledger = fxlrp.compile(nn.Linear(2, 1, bias=False).double().eval()).ledger(torch.zeros(1, 2).double())
+    assert set(ledger.shares.values()) == {None}
+    assert "%" not in str(ledger)
+    assert ledger.warnings == ()
+
+
+def test_warns_of_what_does_not_arrive() -> None:
+    model = nn.Linear(2, 1).double().eval().requires_grad_(False)
+    model.bias += 1e3
+    (warning,) = fxlrp.compile(model).ledger(torch.ones(1, 2).double()).warnings
+    assert "constants keep 99.9" in warning or "constants keep 100." in warning
+
+
 class Cancels(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (1e4 * x + 1.0) - (1e4 * x)
@@ -183,7 +214,8 @@ class Cancels(nn.Module):
 
 def test_warns_of_amplification_and_of_the_first_token() -> None:
     x = torch.rand(1, 3, dtype=torch.float64)
-    (warning,) = fxlrp.compile(Cancels().eval()).ledger(x).warnings
+    absorbed, warning = fxlrp.compile(Cancels().eval()).ledger(x).warnings
+    assert "100.00 % of the explained value does not reach the inputs" in absorbed
     assert "times the explained value" in warning
     assert "test_ledger.py" in warning
     torch.manual_seed(0)

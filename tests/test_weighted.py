@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
+import reference
 import torch
-from cases import WEIGHTED, OpCase
+from cases import CLOSURES, SIGNS, WEIGHTED, OpCase
 from test_rules import agree, result, seed, site
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import fxlrp
 from fxlrp.numerics import Relevance
@@ -41,7 +48,7 @@ def calls(rules: str | fxlrp.RuleSet, model: nn.Module) -> Counter[str]:
         ("gradient", 5, 5),
         ("epsilon", 5, 5),
         ("epsilon_plus_flat", 5 + 4, 5),  # z+ of every layer but the first
-        ("epsilon_alpha2_beta1_flat", 5 + 4, 5 + 4),  # z- is z - z+
+        ("epsilon_alpha2_beta1_flat", 5 + 4 + 1, 5 + 4),  # z+ is z + z- where z > 0; the last takes both
         (
             "epsilon_gamma_box",
             5 + 4,
@@ -54,7 +61,7 @@ def test_convolutions_are_as_few_as_there_are_unknowns(rules: str, forward: int,
     assert (found["convolution"], found["convolution_backward"]) == (forward, adjoint)
 
 
-@pytest.mark.parametrize(("rules", "forward", "adjoint"), [("gamma", 2, 2), ("alpha_beta", 3, 4), ("z_plus", 3, 2)])
+@pytest.mark.parametrize(("rules", "forward", "adjoint"), [("gamma", 2, 2), ("alpha_beta", 5, 4), ("z_plus", 3, 2)])
 def test_inputs_of_both_signs_take_little_more(rules: str, forward: int, adjoint: int) -> None:
     made = getattr(weighted, rules)()
     table = fxlrp.rule_set("attnlrp") | {aten.conv2d.default: made}
@@ -110,6 +117,150 @@ def test_without_a_stabiliser_nothing_is_infinite(make: type, dtype: torch.dtype
 
     for facts in (Facts(), Facts(nonnegative=True)):
         assert apply(x, facts).isfinite().all()
+
+
+Call = tuple[Any, ...]
+
+
+def at(position: int, change: Callable[[Tensor], Tensor]) -> Callable[[Call], Call]:
+    """Change one argument of ``(x, weight, bias, ...)``, if there is one."""
+    return lambda args: tuple(change(a) if i == position and isinstance(a, Tensor) else a for i, a in enumerate(args))
+
+
+def at_both(first: Callable[[Call], Call], second: Callable[[Call], Call]) -> Callable[[Call], Call]:
+    return lambda args: second(first(args))
+
+
+DEGENERATE: dict[str, Callable[[Call], Call]] = {
+    "ordinary": lambda args: args,
+    "inputs of 0": at(0, torch.zeros_like),
+    "inputs and bias of 0": at_both(at(0, torch.zeros_like), at(2, torch.zeros_like)),
+    "weights of 0": at(1, torch.zeros_like),
+    "weights and bias of 0": at_both(at(1, torch.zeros_like), at(2, torch.zeros_like)),
+    "weights above 0": at(1, lambda w: w.abs() + 0.1),
+    "weights below 0": at(1, lambda w: -w.abs() - 0.1),
+    "biased weights": at(1, lambda w: 1e-7 * w + 0.1),
+    "one sign": at_both(at(1, lambda w: w.abs() + 0.1), at(2, torch.abs)),
+    "other sign": at_both(at(1, lambda w: -w.abs() - 0.1), at(2, lambda b: -b.abs())),
+    "a corner of the box": at(0, lambda x: torch.full_like(x, -3.0)),
+    "the other corner": at(0, lambda x: torch.full_like(x, 4.0)),
+    "one input": at(0, lambda x: torch.where(torch.arange(x.numel()).view(x.shape) == x.numel() // 2, x, 0.0)),
+}
+"""What leaves an output without contributions of one sign, or of any, or with some that are far from each other."""
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+CALLS: list[tuple[Any, Call]] = [
+    (aten.linear.default, (random(2, 6), random(5, 6), random(5))),
+    (aten.linear.default, (random(2, 3, 6), random(5, 6))),
+    (aten.conv1d.default, (random(2, 2, 4), random(3, 2, 2), random(3), [1], [3])),  # some outputs see padding only
+    (aten.conv2d.default, (random(2, 4, 4, 3), random(4, 2, 3, 2), random(4), [2, 1], [1, 0], [1, 2], 2)),
+    (aten.conv_transpose2d.input, (random(2, 4, 2, 3), random(4, 2, 2, 2), random(4), [2, 1], [1, 0], [1, 0], 2)),
+]
+
+
+def degenerate_calls(*scales: float) -> Iterator[tuple[str, reference.Call, Facts]]:
+    """Every op of the above on every degenerate input, of both signs and of one, at several scales."""
+    for op, args in CALLS:
+        for (name, degenerate), scale, (sign, signed) in itertools.product(DEGENERATE.items(), scales, SIGNS.items()):
+            x, *rest = degenerate(args)
+            label = f"{op}, {name}, {sign}, times {scale:g}"
+            yield label, reference.Call(op, (scale * signed(x), *rest), {}, (0,)), Facts(bool((signed(x) >= 0).all()))
+
+
+@pytest.mark.parametrize("closure", CLOSURES)
+def test_degenerate_sites_agree_with_the_formula(closure: str) -> None:
+    """Both with what the analyses may prove of them and without."""
+    rule, formula = CLOSURES[closure](1e-6)
+    for label, call, facts in degenerate_calls(1.0):
+        if closure == "flat" and not call.args[1].any():
+            continue  # the formula reads the receptive field off the weights that are not 0
+        every = site(call)
+        c = seed(every.out)
+        alive = torch.where(every.out < 0, 0.0, c)
+        for chosen, own in ((Facts(), c), (facts, c), (replace(facts, dead_below=True), alive)):
+            found, wanted = result(rule, site(call, chosen), own), reference.weighted(formula, 1e-6)(call, own)
+            size = max(float(wanted[0].abs().max()), float((own * every.out).abs().max()))
+            torch.testing.assert_close(*found, *wanted, rtol=1e-9, atol=1e-9 * size, msg=f"{label}, {chosen}")
+
+
+@pytest.mark.parametrize("closure", CLOSURES)
+def test_degenerate_sites_stay_finite_without_a_stabiliser(closure: str) -> None:
+    """The ledger tells by the limit of a rule what its stabiliser keeps."""
+    rule, _ = CLOSURES[closure](1e-6)
+    assert rule.limit is not None
+    for label, call, facts in degenerate_calls(1e-6, 1.0, 255.0, 1e6):
+        c = seed(site(call).out)
+        for chosen in (Facts(), facts, replace(facts, dead_below=True)):
+            (found,) = result(rule.limit, site(call, chosen), torch.where(site(call).out < 0, 0.0, c))
+            assert found.isfinite().all(), f"{label}, {chosen}"
+
+
+@pytest.mark.parametrize("closure", CLOSURES)
+def test_degenerate_sites_keep_their_digits_in_single_precision(closure: str) -> None:
+    """No denominator is a small difference of large sums."""
+    rule, _ = CLOSURES[closure](1e-6)
+    for label, call, facts in degenerate_calls(1.0, 255.0):
+        args = tree_map_only(Tensor, Tensor.float, call.args)
+        single, double = (
+            reference.Call(call.op, a, {}, (0,)) for a in (args, tree_map_only(Tensor, Tensor.double, args))
+        )
+        c = torch.where(site(double).out < 0, 0.0, seed(site(double).out).float().double())
+        for chosen in (facts, replace(facts, dead_below=True)):
+            (found,), (wanted,) = result(rule, site(single, chosen), c.float()), result(rule, site(double, chosen), c)
+            x = double.args[0]
+            error = (relevances(rule, found, x.float()).double() - relevances(rule, wanted, x)).abs().max()
+            total = call.op(*tree_map_only(Tensor, Tensor.abs, double.args))
+            assert error <= 1e-5 * (c.abs() * total).max(), f"{label}, {chosen}"
+
+
+@pytest.mark.parametrize("preset", fxlrp.presets())
+def test_masks_of_infinity_pass_sums(preset: str) -> None:
+    """The coefficient at a masked logit is 0 under every rule set, and the account closes."""
+    torch.manual_seed(0)
+    model, x = Masked().double().eval(), random(2, 5, 4)
+    attributor = fxlrp.compile(model, rules=preset)
+    assert attributor(x, target=1).relevance.isfinite().all()
+    ledger = attributor.ledger(x, target=1)
+    assert abs(ledger.gap) <= 1e-8 * max(abs(ledger.explained), abs(ledger.inputs["x"]))
+
+
+class Masked(nn.Module):
+    """Attention whose mask is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1)
+        return ((self.q(x) @ self.k(x).transpose(1, 2) + mask).softmax(-1) @ self.v(x)).sum(1)
+
+
+@pytest.mark.parametrize("closure", ["alpha_beta", "z_plus", "flat", "w_square", "z_box"])
+@pytest.mark.parametrize(
+    ("weight", "activation"),
+    [("weights of 0", nn.ReLU), ("one sign", nn.ReLU), ("other sign", nn.LeakyReLU), ("a corner of the box", nn.ReLU)],
+)
+def test_the_ledger_closes_whatever_the_weights(closure: str, weight: str, activation: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), activation(), nn.Conv2d(3, 2, 3), nn.Flatten()).double().eval()
+    x = 255 * random(2, 1, 5, 5).abs()
+    for conv in (model[0], model[2]):
+        _, conv.weight.data, conv.bias.data = DEGENERATE[weight]((x, conv.weight.data, conv.bias.data))
+    x = DEGENERATE[weight]((x,))[0]
+    rules = fxlrp.rule_set("epsilon") | {aten.conv2d.default: CLOSURES[closure](1e-6)[0]}
+    ledger = fxlrp.compile(model, rules=rules).ledger(x, target=3)
+    assert all(math.isfinite(v) for e in ledger.entries for v in (e.received, e.passed, e.absorbed, e.stabiliser))
+    assert abs(ledger.gap) <= 1e-8 * max(abs(ledger.explained), abs(ledger.inputs["input"]))
+
+
+def relevances(rule: fxlrp.Rule, found: Tensor, x: Tensor) -> Tensor:
+    """What `result` returns as relevance."""
+    return found if str(rule).partition("(")[0] in ("flat", "w_square", "z_box") else x * found
 
 
 def tree(*args: Tensor) -> object:

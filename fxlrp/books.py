@@ -1,0 +1,109 @@
+"""The program that measures a ledger: the relevance program, which also notes what every rule passes on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp import numerics, passes
+from fxlrp.emit import emit, read
+from fxlrp.inputs import relevance
+from fxlrp.ledger import Entry, Ledger
+from fxlrp.passes.analyses import leaves
+from fxlrp.passes.constants import additive, origins
+from fxlrp.pipeline import Plan
+from fxlrp.propagate import Env, Twin
+from fxlrp.provenance import module_path, source_line
+from fxlrp.registry import Parts, Rule, Site
+from fxlrp.targets import Form
+
+
+class Book:
+    """Emits the accounting program of a plan and reads its numbers."""
+
+    def __init__(self, plan: Plan, form: Form) -> None:
+        self.plan = plan
+        self.passed: dict[fx.Node, tuple[Tensor, Tensor]] = {}
+        twins = {node: replace(twin, rule=self.recorded(node, twin.rule)) for node, twin in plan.twins.items()}
+        with numerics.at_least(torch.float64):
+            self.module = emit(plan.captured, twins, form, self.results)
+        passes.run(self.module, passes.CLEANUP)
+
+    def recorded(self, node: fx.Node, rule: Rule) -> Rule:
+        """The rule, which also notes what it passes on, and what it would without its stabiliser."""
+
+        def apply(site: Site, c: Tensor) -> Parts:
+            parts = rule(site, c)
+            passed = total(site, parts)
+            self.passed[node] = passed, passed if rule.limit is None else total(site, rule.limit(site, c))
+            return parts
+
+        return replace(rule, apply=apply)
+
+    def results(self, env: Env, found: Env) -> list[Tensor]:
+        """Rows of (received, passed, passed without stabiliser, magnitude) per node; then the sources."""
+        zero = torch.zeros((), dtype=numerics.opmath(env[self.plan.captured.explained].dtype))
+        rows = []
+        for node in self.plan.twins:
+            r = read(env[node], found.get(node))
+            passed = self.passed.get(node, (zero, zero))
+            rows.append(torch.stack([number(v, zero) for v in (r.sum(), *passed, r.abs().sum())]))
+        end = self.plan.captured.explained
+        sources = [relevance(s, env, found) for s in self.plan.sources]
+        return [torch.stack(rows), number(read(env[end], found[end]).sum(), zero), *sources]
+
+    def close(self, flat: Sequence[Tensor]) -> Ledger:
+        """The ledger from the program's results."""
+        rows, explained, *sources = flat
+        inputs: dict[str, float] = defaultdict(float)
+        first: dict[str, float] = {}
+        for source, r in zip(self.plan.sources, sources, strict=True):
+            inputs[source.name] += float(r.real.sum())
+            if source.dims is not None and r.ndim > 1 and r.shape[1] > 1 and r.any():
+                first[source.name] = float(r[:, 0].abs().sum() / r.abs().sum())
+        constants = origins(self.plan.captured)
+        numbers = zip(self.plan.twins.items(), rows.tolist(), strict=True)
+        entries = tuple(entry(node, twin, row, constants) for (node, twin), row in numbers)
+        return Ledger(float(explained), dict(inputs), entries, first)
+
+
+def total(site: Site, parts: Parts) -> Tensor:
+    """Relevance that a rule gives to all operands."""
+    return sum((numerics.relevance(p, x).sum() for p, x in zip(parts, site.operands, strict=True)), torch.zeros(()))
+
+
+def number(value: Tensor, like: Tensor) -> Tensor:
+    """A real scalar of the ledger's dtype and device; the relevance of complex values is real in total."""
+    return (value.real if value.is_complex() else value).to(like)
+
+
+def entry(node: fx.Node, twin: Twin, row: Sequence[float], constants: Mapping[fx.Node, tuple[str, ...]]) -> Entry:
+    """The account of one node from its four sums."""
+    received, passed, exact, magnitude = row
+    absorbers = [n for n in additive(node, constants) if n not in leaves_of(node, twin)]
+    kept = received - exact
+    return Entry(
+        node=node.name,
+        op=str(node.target),
+        rule=twin.rule.name,
+        module=module_path(node),
+        source=source_line(node),
+        received=received,
+        passed=passed,
+        absorbed=kept if absorbers else 0.0,
+        leaked=0.0 if absorbers else kept,
+        stabiliser=exact - passed,
+        absorbers=tuple(dict.fromkeys(name for n in absorbers for name in constants[n] or (n.name,))),
+        magnitude=magnitude,
+    )
+
+
+def leaves_of(node: fx.Node, twin: Twin) -> list[Any]:
+    """The nodes in the live slots of a twin."""
+    given = leaves(node)
+    return [given[i] for i in twin.slots]

@@ -1,0 +1,147 @@
+"""What speaks against an explanation: relevance that did not arrive, or that grew out of proportion."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.targets import Form, flat_position
+
+ABSORBED = 0.9
+"""A greater share of the explained value than this, absorbed or leaked, is worth a warning."""
+GROWN = 50.0
+"""So is absolute relevance beyond this multiple of the explained value."""
+NAMED = 3
+"""How many samples a warning names."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a call asked: which numbers of a model's output it explained.
+
+    Attributes:
+        choose: From the model's output to the tensor that targets select from; its first dimension is the batch.
+        form: Form of the target.
+        numbers: Its tensors.
+        several: Whether these have a leading dimension, for several targets.
+    """
+
+    choose: Callable[[Any], Tensor]
+    form: Form
+    numbers: tuple[Tensor, ...]
+    several: bool = False
+
+    def answer(self, output: Any) -> Tensor | None:
+        """The explained value of each sample, for several targets of each target and sample.
+
+        None if relevance does not start at the output, or is masked on its way: it has nothing to sum to.
+        """
+        if self.form.starts or self.form.kept:
+            return None
+        y = self.choose(output)
+        if not self.several:
+            return explained(y, self.form, self.numbers)
+        return torch.stack([explained(y, self.form, numbers) for numbers in zip(*self.numbers, strict=True)])
+
+
+def explained(y: Tensor, form: Form, numbers: Sequence[Tensor]) -> Tensor:
+    """One number per sample of the output ``y``: the sum of its entries times their seed."""
+    y = y if y.ndim else y.reshape(1)
+    if not form.weights:
+        return (y.double() * numbers[0].to(y.device)).unsqueeze(-1).flatten(1).sum(1)
+    if y.ndim == 1:
+        return sum(form.weights) * y.double()
+    terms = [
+        weight * y.flatten(1).gather(1, flat_position(y, wild, index.to(y.device))).double()
+        for weight, wild, index in zip(form.weights, form.wild, numbers, strict=True)
+    ]
+    return torch.cat(terms, 1).sum(1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample: where it is, its explained value, the sum of its relevance, and that of its absolute relevance."""
+
+    place: str
+    value: float
+    sum: float
+    size: float
+
+    @property
+    def lost(self) -> float:
+        """Share of the explained value that did not arrive."""
+        return 1 - self.sum / self.value if self.value else 0.0
+
+    @property
+    def growth(self) -> float:
+        """Absolute relevance as a multiple of the explained value."""
+        return self.size / abs(self.value) if self.value else math.inf if self.size else 0.0
+
+
+def doubts(values: Tensor, relevances: Sequence[Tensor]) -> tuple[str, ...]:
+    """A sentence for each thing that looks wrong.
+
+    Args:
+        values: Explained value of each sample, or of each target and sample.
+        relevances: Relevance of every input. Inputs without a dimension for the samples are judged for all together.
+    """
+    found = rows(values, relevances)
+    wild = [row for row in found if not math.isfinite(row.value + row.size)]
+    lost = sorted((row for row in found if row.lost > ABSORBED), key=lambda row: -row.lost)
+    grown = sorted((row for row in found if math.inf > row.size and row.growth > GROWN), key=lambda row: -row.growth)
+    said = []
+    if wild:
+        said.append(f"the explained value or relevance of {named(wild)} is not finite: attributor.verify() finds where")
+    if lost:
+        row = lost[0]
+        said.append(
+            f"of the explained value {row.value:.6g} of {row.place} the inputs receive {row.sum:.4g}: "
+            f"{100 * row.lost:.2f} % is absorbed by parameters or leaked by rules{others(lost)}. "
+            "attributor.ledger() says by which; another rule set may pass more on"
+        )
+    if grown:
+        row = grown[0]
+        times = f"{row.growth:.3g} times" if row.value else "out of all proportion to"
+        said.append(
+            f"the absolute relevance of {row.place} sums to {row.size:.4g}, {times} its explained value "
+            f"{row.value:.6g}{others(grown)}: contributions cancel, so that small changes may turn the picture over. "
+            "attributor.ledger() says where relevance grows; another rule set may keep it in proportion"
+        )
+    return tuple(said)
+
+
+def rows(values: Tensor, relevances: Sequence[Tensor]) -> list[Row]:
+    """The account of every sample, or of all together."""
+    apart = all(r.shape[: values.ndim] == values.shape for r in relevances)
+    if not apart:
+        values = values.sum(-1)
+    flat = [r.detach().unsqueeze(-1).flatten(values.ndim).to(values.device) for r in relevances]
+    sums = torch.stack([r.sum(-1, dtype=torch.float64) for r in flat]).sum(0)
+    sizes = torch.stack([r.abs().sum(-1, dtype=torch.float64) for r in flat]).sum(0)
+    numbers = torch.stack([values.detach(), sums, sizes], -1).reshape(-1, 3).tolist()
+    titles = ("target", "sample") if values.ndim + (not apart) > 1 else ("sample",)
+    places = itertools.product(*(range(n) for n in values.shape))
+    return [Row(place(titles, index, apart), *row) for index, row in zip(places, numbers, strict=True)]
+
+
+def place(titles: Sequence[str], index: Sequence[int], apart: bool) -> str:
+    """Which sample, in words."""
+    words = [f"{title} {i}" for title, i in zip(titles, index, strict=False)]
+    return ", ".join(words if apart else [*words, "all samples"])
+
+
+def named(found: Sequence[Row]) -> str:
+    """The first few places, and how many more there are."""
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return "; ".join(row.place for row in found[:NAMED]) + more
+
+
+def others(found: Sequence[Row]) -> str:
+    """The places behind the worst one."""
+    return f" (likewise {named(found[1:])})" if len(found) > 1 else ""
