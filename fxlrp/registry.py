@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, OpOverloadPacket, TreeSpec, tree_unflatten
 from fxlrp.errors import RuleError
-from fxlrp.numerics import Relevance, adjoint
+from fxlrp.numerics import Relevance, adjoint, coefficient
 from fxlrp.replay import replayed
 
 Parts = tuple[Tensor | Relevance, ...]
@@ -97,22 +97,26 @@ class Rule:
         holds: Given a node and the slots that relevance could take, those that are held fixed instead.
         stops: The op passes no relevance at all; liveness ends there.
         limit: The same rule without its stabiliser, by which the ledger tells what the stabiliser keeps.
+        takes_relevance: The function takes a `Relevance` too, and needs no coefficient; see `fxlrp.carried`.
     """
 
     name: str
     kind: str
-    apply: Callable[[Site, Tensor], Parts]
+    apply: Callable[[Site, Any], Parts]
     holds: Callable[[fx.Node, tuple[int, ...]], Iterable[int]] | None = None
     stops: bool = False
     limit: Rule | None = None
+    takes_relevance: bool = False
 
     @property
     def formula(self) -> str:
         """First line of the function's docstring."""
         return (self.apply.__doc__ or "").strip().split("\n")[0]
 
-    def __call__(self, site: Site, c: Tensor) -> Parts:
-        """Coefficients of the operands."""
+    def __call__(self, site: Site, c: Tensor | Relevance) -> Parts:
+        """Coefficients of the operands; relevance may reach outputs below 0, whatever is known of coefficients."""
+        if isinstance(c, Relevance) and not self.takes_relevance:
+            site, c = replace(site, facts=replace(site.facts, dead_below=False)), coefficient(c, site.out)
         return self.apply(site, c)
 
     def __repr__(self) -> str:
