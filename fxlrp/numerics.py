@@ -67,11 +67,6 @@ def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
     return torch.add(z, sign, alpha=e)
 
 
-def share(c: Tensor, z: Tensor, weight: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Coefficient for a pre-activation ``weight`` in place of the true output ``z``: ``c * z / stab(weight)``."""
-    return c * z / stabilise(weight, epsilon)
-
-
 def gain(f: Tensor, x: Tensor, slope: float = 1.0) -> Tensor:
     """``f(x) / x`` for a function with ``f(0) = 0``, continued at 0 by its slope there.
 
@@ -113,6 +108,9 @@ class Relevance:
         return Relevance(self.coefficient + other, self.rest)
 
     __radd__ = __add__
+
+    def __mul__(self, mask: Tensor) -> Relevance:
+        return Relevance(self.coefficient * mask, self.rest * mask)
 
 
 def coefficient(carried: Tensor | Relevance, x: Tensor) -> Tensor:

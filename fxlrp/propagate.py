@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
 from fxlrp import numerics
 from fxlrp._torch import tree_flatten
-from fxlrp.errors import RuleError
-from fxlrp.provenance import describe, twin_of
+from fxlrp.checks import check_parts
+from fxlrp.provenance import twin_of
 from fxlrp.registry import Facts, Rule, Site
 
 Env = dict[fx.Node, Any]
@@ -55,7 +55,7 @@ def backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed: Map
             continue
         sources, site = site_of(node, env, twins[node])
         with twin_of(node, twins[node].rule.name):
-            parts = twins[node].rule(site, numerics.coefficient(found[node], site.out))
+            parts = twins[node].rule(site, found[node])
             check_parts(node, twins[node].rule, site, parts)
             for source, part in zip(sources, parts, strict=True):
                 found[source] = found[source] + part if source in found else part
@@ -68,20 +68,3 @@ def site_of(node: fx.Node, env: Env, twin: Twin) -> tuple[list[fx.Node], Site]:
     values = tuple(env[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in nodes)
     leaves, out = numerics.widen((values, env[node]))
     return [nodes[i] for i in twin.slots], Site(node.target, leaves, spec, twin.slots, out, twin.facts)
-
-
-def check_parts(node: fx.Node, rule: Rule, site: Site, parts: object) -> None:
-    """One result per operand, shaped as it."""
-    shapes = [shape(part) for part in parts] if isinstance(parts, (tuple, list)) else shape(parts)
-    wanted = [shape(x) for x in site.operands]
-    if shapes != wanted:
-        raise RuleError(
-            f"rule {rule} returned shapes {shapes} for operands of shapes {wanted}\n  at {describe(node)}\n"
-            "A rule returns a tuple with one coefficient per operand, each shaped as its operand."
-        )
-
-
-def shape(part: object) -> Any:
-    """Shape of a coefficient; of anything else the name of its type."""
-    tensor = part.rest if isinstance(part, numerics.Relevance) else part
-    return tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__

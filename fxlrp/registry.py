@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, TreeSpec, tree_unflatten
 from fxlrp.errors import RuleError
-from fxlrp.numerics import Relevance, adjoint
+from fxlrp.numerics import Relevance, adjoint, coefficient
 from fxlrp.overloads import check_overload
 from fxlrp.recipes import recipe
 from fxlrp.replay import replayed
@@ -102,25 +102,29 @@ class Rule:
         kills_negative: On a ReLU, the operand's coefficient is 0 wherever the operand is negative.
         refuses: Given a node and its live slots, why the rule cannot serve it; empty if it can.
         recipe: A function and the arguments that make the same rule, for pickles and copies.
+        takes_relevance: The function takes a `Relevance` too, and needs no coefficient; see `fxlrp.carried`.
     """
 
     name: str
     kind: str
-    apply: Callable[[Site, Tensor], Parts]
+    apply: Callable[[Site, Any], Parts]
     holds: Callable[[fx.Node, tuple[int, ...]], Iterable[int]] | None = None
     stops: bool = False
     limit: Rule | None = None
     kills_negative: bool = False
     refuses: Callable[[fx.Node, tuple[int, ...]], str] | None = None
     recipe: tuple[Any, ...] = field(default=(), compare=False)
+    takes_relevance: bool = False
 
     @property
     def formula(self) -> str:
         """First line of the function's docstring."""
         return (self.apply.__doc__ or "").strip().split("\n")[0]
 
-    def __call__(self, site: Site, c: Tensor) -> Parts:
-        """Coefficients of the operands."""
+    def __call__(self, site: Site, c: Tensor | Relevance) -> Parts:
+        """Coefficients of the operands; relevance may reach outputs below 0, whatever is known of coefficients."""
+        if isinstance(c, Relevance) and not self.takes_relevance:
+            site, c = replace(site, facts=replace(site.facts, dead_below=False)), coefficient(c, site.out)
         return self.apply(site, c)
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx
 
+from fxlrp.carried import moved
 from fxlrp.hold import STRAIGHT
 from fxlrp.numerics import opmath
 from fxlrp.registry import Site, rule
@@ -57,7 +58,36 @@ aten = torch.ops.aten
     aten.upsample_trilinear3d.default,
     aten._upsample_bilinear2d_aa.default,
     aten._upsample_bicubic2d_aa.default,
-    # moves
+    # sums of entries at fixed indices
+    aten.col2im.default,
+    aten.index_put.default,
+    aten.index_add.default,
+    aten.scatter_add.default,
+    aten.as_strided.default,
+    aten.put.default,
+    aten.max_pool2d_with_indices_backward.default,
+    # complex numbers as pairs of real ones, and the Fourier transform
+    aten.view_as_real.default,
+    aten.view_as_complex.default,
+    aten.complex.default,
+    aten._conj.default,
+    aten._conj_physical.default,
+    aten._neg_view.default,
+    aten._fft_r2c.default,
+    aten._fft_c2c.default,
+    aten._fft_c2r.default,
+)
+def linear(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T c``: an op of degree 1 conserves exactly, and what a bias adds the bias absorbs.
+
+    Shapes: ``c`` as ``site.out``; each result as its operand.
+    Source: Bach et al. 2015, eq. 56-58 with epsilon -> 0, divided by the input; Euler's identity for k = 1.
+    """
+    return site.adjoint(c)
+
+
+@rule(
+    # views and copies
     aten.reshape.default,
     aten.flatten.using_ints,
     aten.unflatten.int,
@@ -87,7 +117,6 @@ aten = torch.ops.aten
     aten.diagonal.default,
     aten.unfold.default,
     aten.im2col.default,
-    aten.col2im.default,
     aten.tril.default,
     aten.triu.default,
     aten.alias.default,
@@ -102,33 +131,19 @@ aten = torch.ops.aten
     aten.masked_fill.Tensor,
     aten.masked_select.default,
     aten.masked_scatter.default,
-    aten.index_put.default,
     aten._unsafe_index.Tensor,
-    aten.index_add.default,
     aten.scatter.src,
     aten.scatter.value,
-    aten.scatter_add.default,
     aten.slice_scatter.default,
     aten.select_scatter.default,
     aten.diagonal_scatter.default,
-    aten.as_strided.default,
     aten.permute_copy.default,
     aten.narrow_copy.default,
-    aten.put.default,
-    aten.max_pool2d_with_indices_backward.default,
-    # complex numbers as pairs of real ones, and the Fourier transform
-    aten.view_as_real.default,
-    aten.view_as_complex.default,
-    aten.complex.default,
-    aten._conj.default,
-    aten._conj_physical.default,
-    aten._neg_view.default,
-    aten._fft_r2c.default,
-    aten._fft_c2c.default,
-    aten._fft_c2r.default,
+    takes_relevance=True,
 )
-def linear(site: Site, c: Tensor) -> tuple[Tensor, ...]:
-    """``c_x = J^T c``: an op of degree 1 conserves exactly, and what a bias adds the bias absorbs.
+@moved
+def move(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = J^T c``: every entry of the output is one of the operands' entries, or a constant.
 
     Shapes: ``c`` as ``site.out``; each result as its operand.
     Source: Bach et al. 2015, eq. 56-58 with epsilon -> 0, divided by the input; Euler's identity for k = 1.
@@ -187,7 +202,8 @@ def sampled(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return site.adjoint(c)
 
 
-@rule(aten._to_copy.default)
+@rule(aten._to_copy.default, takes_relevance=True)
+@moved
 def cast(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c``: a cast moves a value between dtypes and keeps its relevance."""
     (x,) = site.operands

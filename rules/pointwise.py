@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, fx
 
+from fxlrp.carried import carrying, move, unchanged
 from fxlrp.numerics import gain, stabilise
 from fxlrp.registry import Site, rule
 
 aten = torch.ops.aten
 
 
-@rule(aten.relu.default, kills_negative=True)
+@rule(aten.relu.default, kills_negative=True, takes_relevance=True)
+@unchanged
 def relu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * 1[x > 0]``."""
     (x,) = site.operands
     return (torch.where(x > 0, c, 0.0),)
 
 
-@rule(aten.gelu.default)
+@rule(aten.gelu.default, takes_relevance=True)
+@unchanged
 def gelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * Phi(x)``, with Phi by erf or by the tanh approximation.
 
@@ -33,28 +37,32 @@ def gelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return (c * (0.5 * torch.erfc(x * -math.sqrt(0.5))),)
 
 
-@rule(aten.silu.default)
+@rule(aten.silu.default, takes_relevance=True)
+@unchanged
 def silu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * sigmoid(x)``."""
     (x,) = site.operands
     return (c * torch.sigmoid(x),)
 
 
-@rule(aten.mish.default)
+@rule(aten.mish.default, takes_relevance=True)
+@unchanged
 def mish(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * tanh(softplus(x))``."""
     (x,) = site.operands
     return (c * torch.tanh(torch.nn.functional.softplus(x)),)
 
 
-@rule(aten.hardswish.default)
+@rule(aten.hardswish.default, takes_relevance=True)
+@unchanged
 def hardswish(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * hardsigmoid(x)``."""
     (x,) = site.operands
     return (c * torch.nn.functional.hardsigmoid(x),)
 
 
-@rule(aten.leaky_relu.default)
+@rule(aten.leaky_relu.default, takes_relevance=True)
+@unchanged
 def leaky_relu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * (1 if x > 0 else slope)``."""
     (x,) = site.operands
@@ -91,7 +99,13 @@ def absolute(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return (c * torch.sgn(x).conj(),)
 
 
-@rule(aten.hardtanh.default)
+def clipped(site: Site, r: Tensor) -> tuple[Tensor, ...]:
+    """Relevance passes unchanged if 0 stays 0; what is cut off otherwise leaks, as by the adjoint."""
+    return (r,) if site.arguments["min_val"] <= 0 <= site.arguments["max_val"] else move(site, r)
+
+
+@rule(aten.hardtanh.default, takes_relevance=True)
+@partial(carrying, way=clipped)
 def hardtanh(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * clamp(x, lo, hi) / x``, which is 1 inside; with 0 outside the range, the adjoint.
 
@@ -111,7 +125,8 @@ def root(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return (c / stabilise(site.out),)
 
 
-@rule(aten.elu.default)
+@rule(aten.elu.default, takes_relevance=True)
+@unchanged
 def elu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * f(x) / x``, continued at 0 by the slope of the negative side."""
     (x,), a = site.operands, site.arguments
@@ -141,7 +156,8 @@ SLOPES: dict[Callable[..., object], float] = {
 """Functions that are accurate near 0, with their slope there."""
 
 
-@rule(*SLOPES)  # type: ignore[arg-type]
+@rule(*SLOPES, takes_relevance=True)  # type: ignore[arg-type]
+@unchanged
 def accurate(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * f(x) / x``, continued at 0 by the slope."""
     (x,) = site.operands

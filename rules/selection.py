@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxlrp.carried import moved
 from fxlrp.registry import Site, rule
 
 aten = torch.ops.aten
@@ -32,7 +33,9 @@ aten = torch.ops.aten
     aten.clamp_min.default,
     aten.clamp_max.default,
     aten.clamp.Tensor,
+    takes_relevance=True,
 )
+@moved
 def winner(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c`` at the winning entries and 0 elsewhere; ties share it.
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxlrp.carried import arrived
 from fxlrp.errors import RuleError
-from fxlrp.numerics import EPSILON, Relevance, least, share
+from fxlrp.numerics import EPSILON, Relevance, least, stabilise
 from fxlrp.recipes import by_value
 from fxlrp.registry import Parts, Rule, Site
 from fxlrp.rules.weights import unweighted
@@ -198,11 +199,11 @@ def flat(e: float = EPSILON) -> Rule:
     Source: Lapuschkin et al. 2019.
     """
 
-    def apply(site: Site, c: Tensor) -> Parts:
+    def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_x = 1^T (R / (1 * 1))``: even shares of the receptive field."""
         return (spread(site, torch.ones_like(weights(site)[0]), None, c, e),)
 
-    return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None, refuses=unweighted)
+    return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None, refuses=unweighted, takes_relevance=True)
 
 
 @by_value
@@ -212,19 +213,21 @@ def w_square(e: float = EPSILON) -> Rule:
     Source: Montavon et al. 2017, where no layer has a bias; here, as in zennit, it keeps the share of its square.
     """
 
-    def apply(site: Site, c: Tensor) -> Parts:
+    def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_x = (w^2)^T (R / (w^2 * 1 + b^2))``."""
         w, b = weights(site)
         return (spread(site, w.square(), None if b is None else b.square(), c, e),)
 
-    return Rule("w_square", "weighted", apply, limit=w_square(0.0) if e else None, refuses=unweighted)
+    return Rule(
+        "w_square", "weighted", apply, limit=w_square(0.0) if e else None, refuses=unweighted, takes_relevance=True
+    )
 
 
-def spread(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor, e: float) -> Relevance:
+def spread(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor | Relevance, e: float) -> Relevance:
     """Relevance of an input of ones under another weight and bias, of which no entry is negative."""
     (x,) = site.operands
     whole = size(site, weight, bias, constant(x, 1.0), least(e, x.dtype))
-    return Relevance(0.0, with_weights(site, weight).adjoint(c * heard(site) / whole)[0])
+    return Relevance(0.0, with_weights(site, weight).adjoint(arrived(c, heard(site)) / whole)[0])
 
 
 def constant(x: Tensor, value: float) -> Tensor:
@@ -247,15 +250,16 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
     if not low < high:
         raise ValueError(f"z_box needs low < high, not {low} and {high}")
 
-    def apply(site: Site, c: Tensor) -> Parts:
+    def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_x = (x - low) * W+^T s - (high - x) * W-^T s`` with ``z' = x w - low w+ - high w-``."""
         w, b = weights(site)
         (x,) = site.operands
         up = with_weights(site, w.clamp(min=0), None if b is None else b.clamp(min=0))
         down = with_weights(site, w.clamp(max=0), None if b is None else b.clamp(max=0))
         corner = up(constant(x, low)) + down(constant(x, high))
-        s = share(c, heard(site), site.out - corner, e)
+        s = arrived(c, heard(site)) / stabilise(site.out - corner, e)
         return (Relevance(0.0, (x - low) * up.adjoint(s)[0] - (high - x) * down.adjoint(s)[0]),)
 
     limit = z_box(low, high, 0.0) if e else None
-    return Rule(f"z_box({low:g}, {high:g})", "weighted", apply, limit=limit, refuses=unweighted)
+    name = f"z_box({low:g}, {high:g})"
+    return Rule(name, "weighted", apply, limit=limit, refuses=unweighted, takes_relevance=True)

@@ -1,0 +1,55 @@
+"""Rules that pass relevance on as it is, where an entry of the output has one entry of the input to give it to.
+
+Rules such as flat give relevance to units whose value is 0, where no coefficient stands for it. An element-wise
+function hands it to its operand, and a move or a selection to the entry that was moved or selected; a sum has to share
+it by what its terms contribute, and does so by a coefficient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+from torch import Tensor
+
+from fxlrp.numerics import Relevance
+from fxlrp.registry import Parts, Site
+
+Way = Callable[[Site, Tensor], tuple[Tensor, ...]]
+Function = Callable[[Site, Tensor], tuple[Tensor, ...]]
+
+
+def carrying(function: Function, way: Way) -> Callable[[Site, Tensor | Relevance], Parts]:
+    """The function of a rule, which also takes relevance and lets it go its way."""
+
+    @wraps(function)
+    def apply(site: Site, c: Tensor | Relevance) -> Parts:
+        if not isinstance(c, Relevance):
+            return function(site, c)
+        rests = way(site, c.rest)
+        if not isinstance(c.coefficient, Tensor):
+            return tuple(Relevance(c.coefficient, rest) for rest in rests)
+        return tuple(Relevance(part, rest) for part, rest in zip(function(site, c.coefficient), rests, strict=True))
+
+    return apply
+
+
+def move(site: Site, r: Tensor) -> tuple[Tensor, ...]:
+    """The adjoint, of relevance; that of complex values is real."""
+    return tuple(torch.real(part) for part in site.adjoint(r.to(site.out.dtype)))
+
+
+def unchanged(function: Function) -> Callable[[Site, Tensor | Relevance], Parts]:
+    """Relevance of the only operand is that of the output, entry by entry."""
+    return carrying(function, lambda site, r: (r,))
+
+
+def moved(function: Function) -> Callable[[Site, Tensor | Relevance], Parts]:
+    """Relevance goes where the entry came from, as a coefficient does."""
+    return carrying(function, move)
+
+
+def arrived(c: Tensor | Relevance, out: Tensor) -> Tensor:
+    """Relevance at the output, whose value counts as ``out`` where a coefficient stands for relevance."""
+    return c.coefficient * out + c.rest if isinstance(c, Relevance) else c * out

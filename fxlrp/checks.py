@@ -1,0 +1,29 @@
+"""What a rule has to return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxlrp import numerics
+from fxlrp.errors import RuleError
+from fxlrp.provenance import describe
+from fxlrp.registry import Rule, Site
+
+
+def check_parts(node: fx.Node, rule: Rule, site: Site, parts: object) -> None:
+    """One result per operand, shaped as it."""
+    shapes = [shape(part) for part in parts] if isinstance(parts, (tuple, list)) else shape(parts)
+    wanted = [shape(x) for x in site.operands]
+    if shapes != wanted:
+        raise RuleError(
+            f"rule {rule} returned shapes {shapes} for operands of shapes {wanted}\n  at {describe(node)}\n"
+            "A rule returns a tuple with one coefficient per operand, each shaped as its operand."
+        )
+
+
+def shape(part: object) -> Any:
+    """Shape of a coefficient; of anything else the name of its type."""
+    tensor = part.rest if isinstance(part, numerics.Relevance) else part
+    return tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
