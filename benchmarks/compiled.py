@@ -28,7 +28,7 @@ def rules(name: str) -> str | fxlrp.RuleSet:
         return fxlrp.rule_set("epsilon") | {aten.conv2d.default: gamma(100.0), aten.linear.default: gamma(1.0)}
     if name == "captum":
         dense = [aten.linear.default, aten.conv2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default]
-        return fxlrp.rule_set("epsilon") | dict.fromkeys(dense, epsilon(1e-9))
+        return (fxlrp.rule_set("epsilon") | dict.fromkeys(dense, epsilon(1e-9))).optional()
     return name
 
 

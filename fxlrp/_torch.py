@@ -3,7 +3,6 @@
 import contextlib
 from typing import Any
 
-import torch.export._trace
 import torch.export.dynamic_shapes
 import torch.fx._lazy_graph_module
 import torch.fx.experimental._config
@@ -33,9 +32,6 @@ from torch.utils._pytree import tree_map as tree_map
 from torch.utils._pytree import tree_map_only as tree_map_only
 from torch.utils._pytree import tree_unflatten as tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
-
-PRINTERS = (torch.export._trace, torch.fx.graph_module)
-"""Modules of torch that print the graph of what fails to standard error."""
 
 
 def print_specializations() -> Any:
@@ -104,3 +100,10 @@ def load_package(path: str) -> Any:
     import torch._inductor
 
     return torch._inductor.aoti_load_package(path)
+
+
+def printers() -> tuple[Any, ...]:
+    """Modules of torch that print the graph of what fails to standard error; the first brings Inductor with it."""
+    import torch.export._trace
+
+    return torch.export._trace, torch.fx.graph_module

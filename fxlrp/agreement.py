@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from fxlrp import passes
@@ -31,7 +32,7 @@ SENSITIVITY = 64
 """How much further than the model itself, given inputs that differ by rounding, a program may be from the model."""
 
 
-def check_output(model: Model, inputs: Inputs, output: Any, explain: Callable[[], str]) -> None:
+def check_output(model: Model, inputs: Inputs, output: Any, unit: float, explain: Callable[[], str]) -> None:
     """Compare the output of a program with the model's own on the same inputs.
 
     Sums are taken in another order, so that half of the digits have to agree. An ill-conditioned model may lose more:
@@ -41,13 +42,14 @@ def check_output(model: Model, inputs: Inputs, output: Any, explain: Callable[[]
         model: The model.
         inputs: Its arguments.
         output: What the program returned in place of the model.
+        unit: The `unit` of its graph.
         explain: Says where the two part, if they do.
 
     Raises:
         VerificationError: If they differ beyond rounding, or the model's outputs differ from call to call.
     """
     own = run(model, inputs, output)
-    worst, allowed = difference(own, output), tolerance(own)
+    worst, allowed = difference(own, output), unit**0.5
     if worst <= allowed:
         return
     name = type(model).__name__
@@ -56,7 +58,7 @@ def check_output(model: Model, inputs: Inputs, output: Any, explain: Callable[[]
             f"{name} returns another output for the same inputs at a second call, {unsteady:.2g} of its largest entry "
             "away, so that no program can compute it. Find what is random in it, or what it remembers between calls."
         )
-    shaken = run(model, tree_map_only(Tensor, shake, inputs), output)
+    shaken = run(model, tree_map_only(Tensor, partial(shake, unit=unit), inputs), output)
     if worst > SENSITIVITY * difference(own, shaken):
         sizes = ", ".join(str(tuple(x.shape)) for x in tree_leaves(inputs) if isinstance(x, Tensor))
         raise VerificationError(
@@ -71,18 +73,24 @@ def run(model: Model, inputs: Inputs, like: Any) -> Any:
     """The model's own output, of the same structure as ``like``."""
     args, kwargs = inputs
     call = model.module() if isinstance(model, ExportedProgram) else model
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the model has to say, it says to who calls it
-        own = tree_map_only(Tensor, torch.detach, call(*args, **kwargs))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the model has to say, it says to who calls it
+            own = tree_map_only(Tensor, torch.detach, call(*args, **kwargs))
+    except Exception as error:
+        raise VerificationError(
+            f"{type(model).__name__} itself does not run on these inputs, so that its program cannot be compared with "
+            f"it\n  {type(error).__name__}: {error}\nMake the model run first; verify='never' explains it all the same."
+        ) from error
     return own if tree_flatten(own)[1] == tree_flatten(like)[1] else known_parts(own)
 
 
-def shake(x: Tensor) -> Tensor:
-    """The tensor, every other entry changed by rounding."""
+def shake(x: Tensor, unit: float) -> Tensor:
+    """The tensor, its entries changed by rounding, up and down in turn."""
     if not x.is_floating_point():
         return x
     signs = 1 - 2 * (torch.arange(x.numel(), device=x.device) % 2).view(x.shape)
-    return x * (1 + 2 * torch.finfo(x.dtype).eps * signs).to(x.dtype)
+    return x * (1 + 2 * max(unit, torch.finfo(x.dtype).eps) * signs).to(x.dtype)
 
 
 def floats(output: Any) -> list[Tensor]:
@@ -90,9 +98,10 @@ def floats(output: Any) -> list[Tensor]:
     return [x for x in tree_leaves(output) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
 
 
-def tolerance(output: Any) -> float:
-    """Half of the digits of the coarsest dtype."""
-    return max((torch.finfo(x.dtype).eps ** 0.5 for x in floats(output)), default=0.0)
+def unit(graph: fx.Graph) -> float:
+    """The distance of 1 from the next number of the coarsest dtype that a model computes in, inside it too."""
+    values = [part for node in graph.nodes for part in tree_leaves(node.meta.get("val")) if isinstance(part, Tensor)]
+    return max((torch.finfo(x.dtype).eps for x in floats(values)), default=0.0)
 
 
 def difference(one: Any, other: Any) -> float:
@@ -143,7 +152,7 @@ def find_difference(
     for (path, node), value in zip(nodes.items(), made, strict=True):
         same = [x for x in floats(own.get(path)) if x.shape == value.shape]
         away = min((apart(x, value) for x in same), default=0.0)
-        if away > tolerance(value):
+        if away > unit(plan.captured.graph) ** 0.5:
             kind = modules(node).get(path, "").rpartition(".")[2]
             return f"the first module whose output differs is '{path}' ({kind}), by {away:.2g} of its largest entry"
     return "the output of every module agrees: what differs is computed outside of them"

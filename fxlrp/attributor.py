@@ -21,7 +21,7 @@ from fxlrp.errors import TargetError
 from fxlrp.ledger import Ledger
 from fxlrp.many import Many
 from fxlrp.precision import errors
-from fxlrp.program import Program
+from fxlrp.program import Program, device_of
 from fxlrp.programs import Programs
 from fxlrp.results import Result, pack
 from fxlrp.settings import Settings
@@ -284,6 +284,6 @@ class Attributor:
         (emit or self._programs.program)(entry, form)
         if not entry.admits(sizes):  # the relevance pass asks more of the sizes than the model: capture for these
             return self._prepared(args, kwargs, target, inject, keep, emit)
-        device = entry.plan.captured.explained.meta["val"].device
+        device = device_of(entry.plan.captured.explained)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         return entry, form, tensors, [t.to(device) for t in numbers]

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from fxlrp import passes, targets
 from fxlrp._torch import tree_flatten, tree_map_only
-from fxlrp.agreement import check_output
+from fxlrp.agreement import check_output, unit
 from fxlrp.api import load_extensions, rule_set
 from fxlrp.backends import backend
 from fxlrp.capture import capture
@@ -98,7 +98,8 @@ def bench(
             results = run(*tensors, *numbers)
         with clocked(once, "verification of its output"):
             found = captured.output(results[: program.outputs])
-            check_output(loaded.model, (args, kwargs), found, lambda: "fxlrp.compile(...) says where at its first call")
+            where = "fxlrp.compile(...) says where at its first call"
+            check_output(loaded.model, (args, kwargs), found, unit(captured.graph), lambda: where)
         calls: dict[str, Callable[[], Any]] = {"forward": lambda: model(*args, **kwargs)}
         model = loaded.model.module() if isinstance(loaded.model, ExportedProgram) else loaded.model
         if gradient(model, args, kwargs, output, form, numbers):

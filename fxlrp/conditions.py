@@ -13,6 +13,7 @@ from fxlrp.errors import SignatureError, TargetError
 from fxlrp.numerics import opmath
 from fxlrp.places import passing
 from fxlrp.points import Point
+from fxlrp.program import device_of
 from fxlrp.signatures import Entry
 from fxlrp.targets import Form, Target, lower
 
@@ -64,7 +65,7 @@ def several(
                 f"targets[{i}] is of another kind than targets[0]: give only classes, only indices with None in the "
                 "same places, only contrasts, or only seeds; make one call for each kind"
             )
-    device = entry.plan.captured.explained.meta["val"].device
+    device = device_of(entry.plan.captured.explained)
     stacks = [torch.stack(tensors).to(device) for tensors in zip(*(t for _, t in lowered), strict=True)]
     masks = keep or {}
     return replace(form, kept=tuple(masks)), stacks, list(fitted(entry, sizes, masks, "keep"))
@@ -83,7 +84,7 @@ def fitted(entry: Entry, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor]
         if not tensor.isfinite().all():
             raise SignatureError(f"{option}={name!r} has entries that are not finite")
         try:
-            found.append(tensor.to(device=node.meta["val"].device, dtype=dtype).expand(shape).contiguous())
+            found.append(tensor.to(device=device_of(node), dtype=dtype).expand(shape).contiguous())
         except RuntimeError:
             raise SignatureError(
                 f"{option}={name!r} has shape {tuple(tensor.shape)}, which does not expand to the node's, {shape}"

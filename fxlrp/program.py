@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from fxlrp._torch import OpOverload, TreeSpec, tree_unflatten
+from fxlrp._torch import FakeTensor, OpOverload, TreeSpec, tree_unflatten
 from fxlrp.guards import Guards
 from fxlrp.sizes import Fixed
 
@@ -159,6 +159,12 @@ def floating(node: object) -> bool:
     val = node.meta.get("val") if isinstance(node, fx.Node) else None
     parts = val if isinstance(val, (tuple, list)) else [val]
     return any(isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex()) for v in parts)
+
+
+def device_of(node: fx.Node) -> torch.device:
+    """Where the node's value is; a fake tensor by itself says meta while another thread computes with its like."""
+    val = node.meta["val"]
+    return val.fake_device if isinstance(val, FakeTensor) else val.device
 
 
 def example(node: fx.Node) -> Tensor:

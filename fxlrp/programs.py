@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from fxlrp import passes
 from fxlrp._torch import TreeSpec, lazy_modules, tree_flatten
-from fxlrp.agreement import check_output, find_difference
+from fxlrp.agreement import check_output, find_difference, unit
 from fxlrp.backends import BACKENDS, Runner
 from fxlrp.cache import MAKING, Cache
 from fxlrp.capture import capture
@@ -142,7 +142,7 @@ class Programs:
             return
         with MAKING:  # while another thread exports, torch tells models that they are being exported
             explain = partial(find_difference, self._model, inputs, entry.plan, self.backend, tensors)
-            check_output(self._model, inputs, output, explain)
+            check_output(self._model, inputs, output, unit(entry.plan.captured.graph), explain)
             if self._structure is not None:
                 self._structure.ran()
         entry.verified.put((kind, sizes), True)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from fxlrp._torch import PRINTERS
+from fxlrp._torch import printers
 
 log = logging.getLogger("fxlrp")
 
@@ -34,7 +34,7 @@ def quiet() -> Iterator[None]:
         for handler in handlers():
             handler.addFilter(heard)
             stack.callback(handler.removeFilter, heard)
-        for module in PRINTERS:
+        for module in printers():
             vars(module)["print"] = printed
             stack.callback(vars(module).pop, "print")
         yield

@@ -70,14 +70,16 @@ def close(found: Tensor, expected: Tensor) -> None:
 def test_grouped_experts_are_those_in_a_batch(name: str) -> None:
     grouped, batched = (Logits(name, kind).double().eval() for kind in (None, "batched_mm"))
     assert grouped.model.config._experts_implementation == "grouped_mm"  # the default
-    found, expected = (fxlrp.compile(model)(X, target=5) for model in (grouped, batched))
+    # torch's own grouped product knows no double precision, so that the model itself cannot be run beside its program
+    found = fxlrp.compile(grouped, verify="never")(X, target=5)
+    expected = fxlrp.compile(batched)(X, target=5)
     close(found.output, expected.output)
     close(found.relevance, expected.relevance)
     x = X.clone().requires_grad_()
-    y = batched(x)  # torch's own grouped product knows no double precision
+    y = batched(x)
     (g,) = torch.autograd.grad(y[:, 5].sum(), x)
     close(found.output, y.detach())
-    close(fxlrp.compile(grouped, rules="gradient")(X, target=5).relevance, X * g)
+    close(fxlrp.compile(grouped, rules="gradient", verify="never")(X, target=5).relevance, X * g)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
