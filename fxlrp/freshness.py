@@ -92,11 +92,12 @@ def parts(module: nn.Module) -> Iterator[Any]:
         yield from own.get(table, {}).values()
 
 
-def tensors_of(model: nn.Module | ExportedProgram) -> Iterable[Tensor]:
-    """Parameters and buffers."""
-    if isinstance(model, ExportedProgram):
-        return [t for t in (*model.state_dict.values(), *model.constants.values()) if isinstance(t, Tensor)]
-    return [*model.parameters(), *model.buffers()]
+def tensors_of(model: object) -> Iterable[Tensor]:
+    """Parameters and buffers; none of what is no model, as its capture will say."""
+    if isinstance(model, nn.Module):
+        return [*model.parameters(), *model.buffers()]
+    held = (model.state_dict, model.constants) if isinstance(model, ExportedProgram) else ()
+    return [t for table in held for t in table.values() if isinstance(t, Tensor)]
 
 
 def same(one: Any, other: Any) -> bool:

@@ -514,5 +514,5 @@ def test_asking_before_the_first_call(ask: Callable[[Any], Any]) -> None:
 
 def test_every_error_has_one_base() -> None:
     errors = [getattr(fxlrp, name) for name in fxlrp.__all__ if name.endswith(("Error", "Rules"))]
-    assert len(errors) == 7
+    assert len(errors) == 8
     assert all(issubclass(error, fxlrp.FxlrpError) and error.__doc__ for error in errors)
