@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from fxlrp._torch import tree_leaves, tree_map, tree_map_only
 from fxlrp.errors import CaptureError
@@ -42,9 +43,18 @@ def open_export(
         return (model if shapes is None else export(model.module(), args, kwargs, shapes)), []
     check_module(model)
     check_inputs(args, dict(kwargs))
-    model = stand_in(model)
     # one tensor given twice would be one input of the graph, and a view would be guarded by the tensor behind it
     args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
+    found = open_module(stand_in(model), args, kwargs, dynamic_shapes)
+    if reaches_past(found[0], model):
+        return open_module(model, args, kwargs, dynamic_shapes)
+    return found
+
+
+def open_module(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> tuple[ExportedProgram, list[Fixed]]:
+    """Export a module, sizes as asked for."""
     if dynamic_shapes != AUTO:
         return export(model, args, kwargs, without_small(model, args, kwargs, dynamic_shapes)), []
     shared, own = (automatic(model, args, kwargs, shared) for shared in (True, False))
@@ -52,6 +62,16 @@ def open_export(
         with contextlib.suppress(CaptureError):  # the model fixes a size that was to be shared
             return watched_export(model, args, kwargs, shared)
     return watched_export(model, args, kwargs, own)
+
+
+def reaches_past(exported: ExportedProgram, model: nn.Module) -> bool:
+    """Whether what was exported in a model's place took the model's own tensors for constants.
+
+    A function or an object that a module holds has the model's modules, not their doubles.
+    """
+    own = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
+    named = [s.target for s in exported.graph_signature.input_specs if s.kind is InputKind.CONSTANT_TENSOR]
+    return any(t.data_ptr() in own for name in named if isinstance(t := exported.constants[str(name)], Tensor))
 
 
 def copied(exported: ExportedProgram) -> ExportedProgram:

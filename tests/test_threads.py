@@ -202,3 +202,25 @@ def test_a_cache_makes_each_value_once() -> None:
     assert all(one == found[0] for one in found)
     cache.put(9, object())
     assert len(cache) == 4
+
+
+def test_a_model_that_is_reached_by_a_function_keeps_its_parameters() -> None:
+    """The function knows the model's own modules, and not those that stand in for them while it is captured."""
+
+    class Closed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(5, 4)
+            self.layer = layer = nn.Linear(4, 3)
+            table = self.table
+            self.run = lambda ids: layer(table.weight[ids]).sum(1)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.run(ids)
+
+    model, ids = Closed().eval(), torch.tensor([[1, 2], [3, 3]])
+    attributor = fxlrp.compile(model)
+    assert attributor(ids, target=1).relevance.shape == ids.shape
+    with torch.no_grad():
+        model.layer.weight.mul_(-2)
+    torch.testing.assert_close(attributor(ids, target=1).output, model(ids).detach())
