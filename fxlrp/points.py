@@ -43,9 +43,8 @@ class Point:
 
     def coefficient(self, carried: Any, env: Env) -> Tensor:
         """Coefficient of the value, from what arrived."""
-        if not self.norms:
-            return numerics.coefficient(carried, numerics.widen(env[self.node]))
-        return self.affine(env)[0] * carried  # type: ignore[no-any-return]
+        c = numerics.coefficient(carried, numerics.widen(env[self.node]))
+        return self.affine(env)[0] * c if self.norms else c
 
     def relevance(self, carried: Any, env: Env) -> Tensor:
         """Relevance of the value, from what arrived."""

@@ -13,9 +13,9 @@ from steps import PLAIN, SIGNED
 from torch import Tensor, fx
 
 from fxlrp import numerics
-from fxlrp.emit import masked
 from fxlrp.passes.analyses import operands
 from fxlrp.pipeline import injected
+from fxlrp.points import Point, passed
 from fxlrp.propagate import Env, Twin, backward
 from fxlrp.provenance import module_path
 from fxlrp.registry import Facts
@@ -89,7 +89,9 @@ def judged(graphs: Sequence[Graph], rules: str = "", traced: bool = False) -> li
 def wrong(pack: Pack, env: Env, twins: Mapping[fx.Node, Twin], given: Conditions) -> Iterator[tuple[int, str]]:
     """Graphs of which a proof does not hold, or changes relevance; where it is first seen."""
     bare = {node: replace(twin, facts=Facts(shares=twin.facts.shares)) for node, twin in twins.items()}
-    own, plain = (backward(pack.captured.graph, env, masked(some, given.masks), given.starts) for some in (twins, bare))
+    masks = {Point(node): mask for node, mask in given.masks.items()}
+    ruled = [passed(some, {}, masks, env)[0] for some in (twins, bare)]
+    own, plain = (backward(pack.captured.graph, env, some, given.starts) for some in ruled)
     relevance = {node: numerics.relevance(c, numerics.widen(env[node])) for node, c in plain.items()}
     scale: dict[int | None, float] = {}
     for node, r in relevance.items():
