@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -111,5 +112,7 @@ def test_grouped_product(experts: int, left: int) -> None:
 
 
 def test_a_model_that_was_loaded_later_is_taken_apart_too() -> None:
+    decompositions()
+    importlib.import_module("transformers.integrations.moe")
     assert torch.ops.transformers.grouped_mm_fallback.default in decompositions()
     assert torch.ops.aten._grouped_mm.default in decompositions()
