@@ -10,7 +10,7 @@ import torch
 from torch import SymInt, Tensor, fx, nn
 
 from fxlrp._torch import compile_graph, generate
-from fxlrp.cache import MAKING, Cache
+from fxlrp.cache import Cache
 from fxlrp.dense import densify
 from fxlrp.filters import pack_convolutions
 from fxlrp.packed import pack_weights
@@ -115,7 +115,6 @@ def inductor(program: Program, store: Store | None = None) -> Callable[..., Any]
     generate(stitched)
 
     def run(*tensors: Tensor) -> Any:
-        with MAKING:  # torch 2.13 crashes where threads run compiled graphs at the same time
-            return stitched(*(x.contiguous() for x in tensors), *constants())
+        return stitched(*(x.contiguous() for x in tensors), *constants())
 
     return run
