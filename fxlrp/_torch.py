@@ -107,3 +107,9 @@ def printers() -> tuple[Any, ...]:
     import torch.export._trace
 
     return torch.export._trace, torch.fx.graph_module
+
+
+def global_hooks() -> list[Any]:
+    """Hooks on every module there is."""
+    module = torch.nn.modules.module
+    return [*module._global_forward_pre_hooks.values(), *module._global_forward_hooks.values()]

@@ -31,7 +31,7 @@ def eager(program: Program, store: Store | None = None) -> Runner:
 
     def run(*tensors: Any) -> Any:
         try:
-            return module(*tensors, *constants())
+            return module.forward(*tensors, *constants())  # without hooks on all modules: it is none of the model's
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,7 @@ def capture(
         )
     module = fx.GraphModule(exported.graph_module, exported.graph)
     by_name = {node.name: node for node in module.graph.nodes}
+    own = {place(t): (name, t) for name, t in named_tensors(model)}
     constants, names, parameters, inputs = {}, {}, set(), []
     for s in spec.input_specs:
         node = by_name[s.arg.name]
@@ -74,7 +75,9 @@ def capture(
         assert s.target is not None
         stored = exported.state_dict if s.target in exported.state_dict else exported.constants
         constants[node], names[node] = stored[s.target], s.target
-        if s.kind is InputKind.PARAMETER:
+        if s.kind is InputKind.CONSTANT_TENSOR and (found := own.get(place(stored[s.target]))) is not None:
+            names[node], constants[node] = found  # a function in the model reaches past its double
+        if s.kind is InputKind.PARAMETER or isinstance(constants[node], nn.Parameter):
             parameters.add(node)
     mark_module_outputs(module.graph)
     outputs = drop_effects(module.graph, spec.output_specs)
@@ -122,6 +125,20 @@ def name_outputs(exported: ExportedProgram) -> None:
     for spec, node in zip(exported.graph_signature.output_specs, outputs, strict=True):
         if isinstance(node, fx.Node):
             spec.arg.name = node.name
+
+
+def named_tensors(model: nn.Module | ExportedProgram) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of a module."""
+    if isinstance(model, nn.Module):
+        yield from model.named_buffers()
+        yield from model.named_parameters()
+
+
+def place(tensor: Any) -> tuple[Any, ...]:
+    """The memory that a tensor shows, and how."""
+    if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+        return (id(tensor),)
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def check_masks(graph: fx.Graph) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 
 from fxlrp._torch import tree_leaves, tree_map, tree_map_only
 from fxlrp.errors import CaptureError
@@ -45,16 +44,7 @@ def open_export(
     check_inputs(args, dict(kwargs))
     # one tensor given twice would be one input of the graph, and a view would be guarded by the tensor behind it
     args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
-    found = open_module(stand_in(model), args, kwargs, dynamic_shapes)
-    if reaches_past(found[0], model):
-        return open_module(model, args, kwargs, dynamic_shapes)
-    return found
-
-
-def open_module(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
-) -> tuple[ExportedProgram, list[Fixed]]:
-    """Export a module, sizes as asked for."""
+    model = stand_in(model)
     if dynamic_shapes != AUTO:
         return export(model, args, kwargs, without_small(model, args, kwargs, dynamic_shapes)), []
     shared, own = (automatic(model, args, kwargs, shared) for shared in (True, False))
@@ -62,16 +52,6 @@ def open_module(
         with contextlib.suppress(CaptureError):  # the model fixes a size that was to be shared
             return watched_export(model, args, kwargs, shared)
     return watched_export(model, args, kwargs, own)
-
-
-def reaches_past(exported: ExportedProgram, model: nn.Module) -> bool:
-    """Whether what was exported in a model's place took the model's own tensors for constants.
-
-    A function or an object that a module holds has the model's modules, not their doubles.
-    """
-    own = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
-    named = [s.target for s in exported.graph_signature.input_specs if s.kind is InputKind.CONSTANT_TENSOR]
-    return any(t.data_ptr() in own for name in named if isinstance(t := exported.constants[str(name)], Tensor))
 
 
 def copied(exported: ExportedProgram) -> ExportedProgram:
@@ -93,6 +73,8 @@ def check_module(model: object) -> None:
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(f"a model is an nn.Module or an ExportedProgram, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(f"{type(model).__name__} is a module of TorchScript; explain the module that it was made of")
     if model.training:
         raise CaptureError(
             f"{type(model).__name__} is in training mode, where dropout and batch norm make the output random or "
@@ -128,8 +110,8 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
     try:
         # gradients on, so that the model's own no-grad regions show
         with torch.enable_grad(), warnings.catch_warnings(), watched():
-            # recurrent modules keep a list of their own weights, which export takes for new attributes
-            warnings.filterwarnings("ignore", ".*_flat_weights.*were assigned during export", UserWarning)
+            # what a model writes into itself is written into its double
+            warnings.filterwarnings("ignore", ".*assigned during export", UserWarning)
             try:
                 return made(model)
             except RuntimeError as error:

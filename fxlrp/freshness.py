@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from fxlrp._torch import global_hooks
+
 SAMPLES = 64
 """Entries of a large tensor that a probe reads."""
 WHOLE = 512
 """A tensor of at most so many entries is read whole."""
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 """Attributes that are compared by value; any others are by identity."""
+OFTEN = 2
+"""An attribute that so many runs of the model have written is one that it writes whenever it runs."""
 TABLES = (
     "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs",
@@ -31,9 +36,9 @@ class Structure:
     other objects, such as an entry of a configuration, is not seen.
     """
 
-    def __init__(self, model: nn.Module | ExportedProgram) -> None:
+    def __init__(self, model: nn.Module | ExportedProgram, runs: Counter[tuple[int, str]] | None = None) -> None:
         self.model = model
-        self._written: set[tuple[int, str]] = set()
+        self.runs: Counter[tuple[int, str]] = Counter() if runs is None else runs
         self._look()
 
     def _look(self) -> None:
@@ -46,7 +51,7 @@ class Structure:
 
     def _identities(self) -> list[tuple[int, ...]]:
         found = [tuple(map(id, itertools.chain(module.__dict__.values(), parts(module)))) for module in self.modules]
-        return found or [tuple(map(id, tensors_of(self.model)))]
+        return [*(found or [tuple(map(id, tensors_of(self.model)))]), tuple(map(id, global_hooks()))]
 
     def changed(self) -> bool:
         """Whether the model is another one now."""
@@ -59,7 +64,7 @@ class Structure:
 
     def _differs(self) -> bool:
         """The same, attribute by attribute: equal numbers may be different objects."""
-        if not self.modules:
+        if not self.modules or list(map(id, global_hooks())) != list(self.identities[-1]):
             return True
         for module, known, held in zip(self.modules, self.attributes, self.parts, strict=True):
             if list(map(id, parts(module))) != list(map(id, held)) or self.changes(module, known):
@@ -72,14 +77,14 @@ class Structure:
         return [
             name
             for name in now.keys() | known.keys()
-            if (id(module), name) not in self._written
+            if self.runs[id(module), name] < OFTEN
             and not (name in now and name in known and same(now[name], known[name]))
         ]
 
     def ran(self) -> None:
-        """Leave aside what a run of the model has just written: an attribute that it sets anew at every call."""
+        """Note what a run of the model has just written, to leave aside what it sets anew whenever it runs."""
         for module, known in zip(self.modules, self.attributes, strict=True):
-            self._written.update((id(module), name) for name in self.changes(module, known))
+            self.runs.update((id(module), name) for name in self.changes(module, known))
         self._look()
 
 
@@ -87,7 +92,7 @@ def parts(module: nn.Module) -> Iterator[Any]:
     """The function that runs a module, its parameters, buffers, submodules and hooks."""
     own = module.__dict__
     yield type(module)
-    yield type(module).forward
+    yield inspect.getattr_static(type(module), "forward", None)
     for table in TABLES:
         yield from own.get(table, {}).values()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import torch
 from torch import Tensor, fx
@@ -37,6 +37,7 @@ class Store:
         self._state = 1
         self._names: dict[Hashable, int] = {}
         self._values: WeakValueDictionary[int, Value] = WeakValueDictionary()
+        self._users: WeakSet[Constants] = WeakSet()
 
     def state(self) -> int:
         """A number that is another one after a tensor has changed."""
@@ -45,28 +46,21 @@ class Store:
                 self._state += 1
             return self._state
 
-    def values(self, module: fx.GraphModule, fixed: Iterable[fx.Node], kept: Iterable[fx.Node]) -> list[Value]:
-        """The values of some nodes, still to be computed unless another program has them.
-
-        Args:
-            module: The program.
-            fixed: Its nodes that are the same at every call, in order.
-            kept: Those of them that are wanted.
-        """
+    def values(self, user: Constants) -> list[Value]:
+        """The values that a program takes, still to be computed unless another program has them."""
         with self.lock:
             names: dict[fx.Node, int] = {}
-            tensors = []
-            for node in fixed:
+            for node in user.fixed:
                 if node.op == "get_attr":
-                    tensor = getattr(module, str(node.target))
-                    tensors += [tensor] if isinstance(tensor, Tensor) else []
-                    key: Hashable = id(tensor) if isinstance(tensor, Tensor) else repr(tensor)
+                    held = getattr(user.module, str(node.target))
+                    key: Hashable = id(held) if isinstance(held, Tensor) else repr(held)
                 else:
                     key = expression(node, names)
                 names[node] = self._names.setdefault(key, len(self._names))
             self.state()  # a change that nobody has asked for yet
-            self._watch = Watch((*self._watch.tensors, *tensors))
-            return [self._values.setdefault(names[node], Value()) for node in kept]
+            self._users.add(user)
+            self._watch = Watch(tensor for living in self._users for tensor in living.tensors)
+            return [self._values.setdefault(names[node], Value()) for node in user.kept]
 
 
 HINTS: dict[Any, int] = {}
@@ -96,7 +90,9 @@ class Constants:
 
     def __init__(self, module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node], store: Store) -> None:
         self.module, self.fixed, self.kept, self.store = module, fixed, kept, store
-        self.values = store.values(module, fixed, kept)
+        held = (getattr(module, str(node.target)) for node in fixed if node.op == "get_attr")
+        self.tensors = [x for x in held if isinstance(x, Tensor)]
+        self.values = store.values(self)
 
     def __call__(self) -> tuple[Any, ...]:
         """The values, one for each placeholder that `split` put in their place."""

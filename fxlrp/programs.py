@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -49,6 +50,7 @@ class Programs:
         self._captures = 0
         self._entries: Cache[int, Entry] = Cache(CACHE)
         self._last: tuple[Entry, Program] | None = None
+        self._runs: Counter[tuple[int, str]] = Counter()
         self.refresh()
 
     def __len__(self) -> int:
@@ -170,7 +172,7 @@ class Programs:
     def _made(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec
     ) -> tuple[Entry, dict[Any, int]]:
-        structure = self._structure or Structure(self._model)
+        structure = self._structure or Structure(self._model, self._runs)
         captured = self._captured(args, kwargs)
         if captured.in_spec != spec:
             raise SignatureError(

@@ -135,7 +135,7 @@ def plain_mode() -> Iterator[None]:
 
 def bind(model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Check the arguments against the model's forward and put keywords in a fixed order."""
-    if isinstance(model, nn.Module):
+    if isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):  # those have no signature
         try:
             inspect.signature(model.forward).bind(*args, **kwargs)
         except TypeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -225,10 +226,69 @@ class Counting(nn.Module):
 def test_what_a_model_writes_at_every_call_is_no_change() -> None:
     model = Counting().eval()
     attributor = fxlrp.compile(model)
-    for _ in range(3):
+    for _ in range(5):
         attributor(torch.ones(1, 3), target=1)
         model(torch.ones(1, 3))
-    assert attributor._programs._captures == 1
+    assert attributor._programs._captures == 2  # the second run tells a habit from what is done once
+
+
+class Lazy(nn.Module):
+    """Makes an attribute when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(3, 2), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            self.scale = 2.0
+        return self.layer(x) * self.scale
+
+
+def test_what_a_model_writes_once_may_change_later() -> None:
+    model, x = Lazy().eval(), torch.ones(1, 3)
+    attributor = fxlrp.compile(model)
+    attributor(x, target=1)
+    model.scale = 7.0
+    torch.testing.assert_close(attributor(x, target=1).output, model(x).detach())
+
+
+def test_hooks_on_all_modules_are_seen() -> None:
+    model, x = nn.Linear(3, 2).eval(), torch.ones(1, 3)
+    attributor = fxlrp.compile(model)
+    attributor(x, target=1)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, args, output: output * 1.5 if isinstance(output, Tensor) else output
+    )
+    try:
+        torch.testing.assert_close(attributor(x, target=1).output, model(x).detach())
+    finally:
+        handle.remove()
+    torch.testing.assert_close(attributor(x, target=1).output, model(x).detach())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+def test_modules_of_torchscript_are_refused() -> None:
+    for model in (torch.jit.script(nn.Linear(3, 2).eval()), torch.jit.trace(nn.Linear(3, 2).eval(), torch.ones(1, 3))):
+        with pytest.raises(fxlrp.CaptureError, match="TorchScript"):
+            fxlrp.compile(model)(torch.ones(1, 3), target=1)
+
+
+def test_programs_that_are_gone_are_watched_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) * (torch.tensor([1.0, 2.0]) + 1)
+
+    attributor = fxlrp.compile(Constant().eval(), rules="epsilon_plus")
+    monkeypatch.setattr(attributor._programs._entries, "size", 2)
+    for n in range(1, 8):
+        attributor(torch.ones(n, 3), target=1)
+        gc.collect()
+    assert len(attributor._programs._store._watch.tensors) <= 2 + 3  # weight and bias, and a constant of each program
 
 
 def test_refresh_sees_what_is_hidden() -> None:
