@@ -113,3 +113,43 @@ def global_hooks() -> list[Any]:
     """Hooks on every module there is."""
     module = torch.nn.modules.module
     return [*module._global_forward_pre_hooks.values(), *module._global_forward_hooks.values()]
+
+
+def export_schema() -> Any:
+    """The dataclasses that describe how torch.export writes a program as JSON."""
+    import torch._export.serde.schema
+
+    return torch._export.serde.schema
+
+
+def is_tagged(kind: Any) -> bool:
+    """Whether a class of that description is written as one field of several."""
+    return issubclass(kind, torch._export.serde.union._Union)
+
+
+def dtypes() -> dict[int, torch.dtype]:
+    """Types of tensors by their number in that description."""
+    from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
+
+    return _SERIALIZE_TO_TORCH_DTYPE  # type: ignore[no-any-return]
+
+
+def memory_formats() -> dict[int, torch.memory_format]:
+    """Memory formats by their number in that description."""
+    from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_MEMORY_FORMAT
+
+    return _SERIALIZE_TO_TORCH_MEMORY_FORMAT  # type: ignore[no-any-return]
+
+
+def schema_of(target: str) -> Any:
+    """The schema of an op as an exported program names it; None of a function on sizes."""
+    prefix = "torch.ops.aten."
+    if not target.startswith(prefix):
+        return None
+    packet, overload = target.removeprefix(prefix).split(".")
+    return getattr(getattr(torch.ops.aten, packet), overload)._schema
+
+
+def dump_tree(tree: Any) -> str:
+    """How values are nested, as torch.export writes it."""
+    return torch.utils._pytree.treespec_dumps(tree_flatten(tree)[1])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import shutil
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -34,30 +36,34 @@ def replaced(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_archive(path: Path, allowed: Sequence[str]) -> zipfile.ZipFile:
-    """An archive whose members are all expected, stored as they are, and inside one folder.
+def read_file(path: Path) -> bytes:
+    """All of a file, read once: what is checked is what is used, whatever happens to the file meanwhile.
+
+    Raises:
+        ArtifactError: If it cannot be read.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}")
+    try:
+        return path.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error or type(error).__name__}") from error
+
+
+def open_archive(content: bytes, path: Path) -> zipfile.ZipFile:
+    """An archive whose members are stored as they are, and inside one folder.
 
     Args:
-        path: The file.
-        allowed: Patterns of the names below that folder.
+        content: All of it.
+        path: Where it comes from, for errors.
 
     Raises:
         ArtifactError: If it is no such archive. Stored members are as large as the file says, so that none can grow.
     """
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, struct.error, OverflowError) as error:
         raise ArtifactError(f"{path} is no archive, or is cut off: {error}") from error
-    try:
-        check_members(path, archive, allowed)
-    except BaseException:
-        archive.close()
-        raise
-    return archive
-
-
-def check_members(path: Path, archive: zipfile.ZipFile, allowed: Sequence[str]) -> None:
-    """Refuse what torch would not have written."""
     members = archive.infolist()
     names = [member.filename for member in members]
     if len(set(names)) < len(names):
@@ -65,13 +71,36 @@ def check_members(path: Path, archive: zipfile.ZipFile, allowed: Sequence[str]) 
     if len({name.split("/")[0] for name in names}) != 1:
         raise ArtifactError(f"{path} is no artefact: its members are not in one folder")
     for member in members:
-        inner = member.filename.partition("/")[2]
-        if ".." in inner.split("/") or not any(re.fullmatch(pattern, inner) for pattern in allowed):
-            raise ArtifactError(f"{path} has an unexpected member, {member.filename!r}")
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise ArtifactError(f"{path}: {member.filename!r} is compressed or encrypted, which artefacts are not")
-    if sum(member.file_size for member in members) > path.stat().st_size:
+        if member.compress_size != member.file_size:
+            raise ArtifactError(f"{path}: {member.filename!r} claims two sizes")
+    if sum(member.file_size for member in members) > len(content):
         raise ArtifactError(f"{path}: its members claim to be larger than the file")
+    return archive
+
+
+def check_members(archive: zipfile.ZipFile, allowed: Sequence[str], path: Path) -> None:
+    """Refuse members that a format does not have.
+
+    Args:
+        archive: The archive.
+        allowed: Patterns of the names below its folder.
+        path: Where it comes from, for errors.
+    """
+    for name in archive.namelist():
+        inner = name.partition("/")[2]
+        if ".." in inner.split("/") or not any(re.fullmatch(pattern, inner) for pattern in allowed):
+            raise ArtifactError(f"{path} has an unexpected member, {name!r}")
+
+
+def rewritten(archive: zipfile.ZipFile) -> bytes:
+    """The same members in an archive of our own, which every reader reads alike."""
+    new = io.BytesIO()
+    with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as copy:
+        for name in archive.namelist():
+            copy.writestr(zipfile.ZipInfo(name), read(archive, name.partition("/")[2]))
+    return new.getvalue()
 
 
 def read(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -93,16 +122,8 @@ def full(archive: zipfile.ZipFile, name: str) -> str:
 
 def digests(archive: zipfile.ZipFile, without: str) -> dict[str, str]:
     """SHA-256 of every member but one, by its name below the folder."""
-    found = {}
-    for member in archive.infolist():
-        name = member.filename.partition("/")[2]
-        if name != without:
-            try:
-                with archive.open(member) as file:
-                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-            except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-                raise ArtifactError(f"{name} cannot be read: {error}") from error
-    return found
+    names = (name.partition("/")[2] for name in archive.namelist())
+    return {name: hashlib.sha256(read(archive, name)).hexdigest() for name in names if name != without}
 
 
 def append(path: Path, name: str, content: str) -> None:

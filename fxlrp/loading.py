@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +19,11 @@ from fxlrp.doubts import Question
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.manifest import MEMBER, TARGET, Manifest
 from fxlrp.onnx_files import read_onnx
+from fxlrp.reading import build
 from fxlrp.results import Result
 from fxlrp.targets import INDEX, SEED, Target, lower
-from fxlrp.untrusted import check_model, check_payload
+from fxlrp.untrusted import check_model
+from fxlrp.weight_files import read_weights
 
 COMMON = [
     re.escape(MEMBER),
@@ -169,7 +173,8 @@ def single(found: dict[str, Tensor]) -> Any:
 def load(path: str | Path, *, allow_native_code: bool = False) -> Artifact:
     """Load an artefact that `Attributor.save` wrote.
 
-    Nothing in a ``.pt2`` or ``.onnx`` file is executed but the ATen or ONNX ops of its graph.
+    A ``.pt2`` file is data: what runs are the ops of its graph that are on fxlrp's own list, on tensors whose places
+    in the file were checked. It is read once, and nothing of it is unpickled, imported or evaluated.
 
     Args:
         path: The file.
@@ -179,22 +184,23 @@ def load(path: str | Path, *, allow_native_code: bool = False) -> Artifact:
         ArtifactError: If the file is missing, damaged, changed, or not what fxlrp writes.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}")
+    content = archive.read_file(path)
     if path.suffix == ".onnx":
-        return Artifact(*read_onnx(path))
-    with archive.open_archive(path, [*PT2, *AOTI]) as members:
+        return Artifact(*read_onnx(path, content))
+    with archive.open_archive(content, path) as members:
         manifest = Manifest.from_json(archive.read(members, MEMBER))
+        if manifest.format not in FORMATS:
+            raise ArtifactError(f"{path} is of format {manifest.format!r}, which is none of {', '.join(FORMATS)}")
+        allowed, reader = FORMATS[manifest.format]
+        archive.check_members(members, allowed, path)
         manifest.check_parts(archive.digests(members, without=MEMBER))
-        if manifest.format not in LOADERS:
-            raise ArtifactError(f"{path} is of format {manifest.format!r}, which is none of {', '.join(LOADERS)}")
         if manifest.format == "aoti" and not allow_native_code:
             raise ArtifactError(
                 f"{path} holds machine code, which would run with your rights. "
                 "If you trust its origin: fxlrp.load(path, allow_native_code=True)"
             )
         check_torch(manifest)
-        return Artifact(manifest, LOADERS[manifest.format](path, members))
+        return Artifact(manifest, reader(members, manifest))
 
 
 def check_torch(manifest: Manifest) -> None:
@@ -206,31 +212,36 @@ def check_torch(manifest: Manifest) -> None:
         )
 
 
-def load_pt2(path: Path, members: zipfile.ZipFile) -> Run:
-    """Of an archive of torch.export, whose graph and weights are looked through first."""
-    check_model(archive.read(members, "models/model.json"))
-    for kind in ("weights", "constants"):
-        check_payload(archive.read(members, f"data/{kind}/model_{kind}_config.json"))
-    if archive.read(members, "data/sample_inputs/model.pt"):
+def read_pt2(members: zipfile.ZipFile, manifest: Manifest) -> Run:
+    """What runs an archive of torch.export: its graph and its weights, looked through."""
+    read = functools.partial(archive.read, members)
+    if read("data/sample_inputs/model.pt"):
         raise ArtifactError("the artefact has sample inputs, which are pickled and not read")
-    try:
-        program = torch.export.load(path)
-        module = program.module()
-    except Exception as error:
-        raise ArtifactError(f"{path} cannot be loaded\n  {type(error).__name__}: {error}") from error
+    model = check_model(read("models/model.json"), manifest)["graph_module"]
+    weights = {k: w for kind in ("weights", "constants") for k, w in read_weights(kind, read, manifest.device).items()}
+    module = build(model["graph"], model["signature"], weights)
+    if len(module.graph.find_nodes(op="placeholder")) != len(manifest.inputs):
+        raise ArtifactError("the graph takes other inputs than the manifest says")
+    return lambda tensors: module(*tensors)
+
+
+def read_aoti(members: zipfile.ZipFile, manifest: Manifest) -> Run:
+    """What runs a package of AOTInductor, from a copy that has the members that were checked and nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "model.pt2"
+        copy.write_bytes(archive.rewritten(members))
+        try:
+            module = load_package(str(copy))
+        except Exception as error:
+            raise ArtifactError(f"the machine code cannot be loaded\n  {type(error).__name__}: {error}") from error
     return lambda tensors: list(module(*tensors).values())
 
 
-def load_aoti(path: Path, members: zipfile.ZipFile) -> Run:
-    """Of a package of AOTInductor."""
-    try:
-        module = load_package(str(path))
-    except Exception as error:
-        raise ArtifactError(f"{path} cannot be loaded\n  {type(error).__name__}: {error}") from error
-    return lambda tensors: list(module(*tensors).values())
-
-
-LOADERS: dict[str, Callable[[Path, zipfile.ZipFile], Run]] = {"pt2": load_pt2, "aoti": load_aoti}
+FORMATS: dict[str, tuple[Sequence[str], Callable[[zipfile.ZipFile, Manifest], Run]]] = {
+    "pt2": (PT2, read_pt2),
+    "aoti": (AOTI, read_aoti),
+}
+"""What each format has for members, and what reads them."""
 
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}

@@ -79,7 +79,7 @@ def trailer(manifest: Manifest) -> bytes:
     return content
 
 
-def read_onnx(path: Path) -> tuple[Manifest, Callable[[Sequence[Tensor]], list[Tensor]]]:
+def read_onnx(path: Path, content: bytes) -> tuple[Manifest, Callable[[Sequence[Tensor]], list[Tensor]]]:
     """The manifest of an ONNX file, and what runs it.
 
     Raises:
@@ -87,7 +87,6 @@ def read_onnx(path: Path) -> tuple[Manifest, Callable[[Sequence[Tensor]], list[T
     """
     onnx = require("onnx", "onnx")
     runtime = require("onnxruntime", "onnx")
-    content = path.read_bytes()
     try:
         model = onnx.ModelProto.FromString(content)
         described = {entry.key: entry.value for entry in model.metadata_props}

@@ -193,7 +193,7 @@ def write_aoti(exported: Exported, path: Path) -> None:
 
 def seal(manifest: Manifest, path: Path) -> None:
     """Add the manifest to an archive, with the digests of everything else."""
-    with archive.open_archive(path, [".*"]) as members:
+    with archive.open_archive(path.read_bytes(), path) as members:
         parts = archive.digests(members, without=MEMBER)
     archive.append(path, MEMBER, replace(manifest, parts=parts).to_json())
 

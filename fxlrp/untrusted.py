@@ -1,66 +1,121 @@
-"""What a graph from elsewhere may say, so that torch can read it and nothing but ATen ops runs.
+"""What the parts of a ``.pt2`` file may say: the graph, its sizes and its trees, and where the weights are.
 
-`torch.export.load` parses sizes with ``eval``, runs guards as Python code, looks functions up by name and unpickles
-where it is told to. None of this is reached by what passes here.
+Nothing of this reaches an evaluator of Python: `fxlrp.reading` makes the program of the ops, their arguments and the
+weights alone. What it does not need is looked through all the same, so that a file that is accepted is one that fxlrp
+could have written.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from fxlrp import described
+from fxlrp._torch import dump_tree, export_schema
+from fxlrp.clauses import parsed as parse_expression
 from fxlrp.errors import ArtifactError
+from fxlrp.manifest import Manifest
 
-FILES = r"from_file|save|load|open"
-COMPARE = "lt|le|gt|ge|eq|ne|and_|or_|not_"
-OPS = re.compile(
-    rf"torch\.ops\.aten\.(?!({FILES})\b)\w+\.\w+"
-    rf"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|pos|getitem|{COMPARE})"
-    r"|torch\.(sym_(max|min|int|float|not|ite|sqrt)|_sym_\w+)|math\.(ceil|floor|trunc|sqrt)"
-)
-SIZES = re.compile(
-    r"(\s|\d|[-+*/%(),<>=&|~]|Symbol\('[suz]+\d+'|\b([suz]+\d+|positive|integer|Integer|Add|Mul|Pow|int_oo|oo|True|False|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Max|Min|Mod|PythonMod"
-    r"|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt|TruncToFloat|ToFloat|IntTrueDiv|FloatTrueDiv|ModularIndexing"
-    r"|Where|PowByNatural|FloatPow|LShift|RShift|IsNonOverlappingAndDenseIndicator)\b)*"
-)
-WORD = re.compile(r"\w*")
-PLAIN = re.compile(r"[\w.+\-]*")
-IMMUTABLE = "torch.fx.immutable_collections.immutable"
-CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict", f"{IMMUTABLE}_dict", f"{IMMUTABLE}_list")
-NEVER = ("as_custom_obj", "as_graph", "as_operator", "custom_obj", "buffer_mutation", "user_input_mutation")
+NEVER = ("as_custom_obj", "as_graph", "as_operator", "as_string_to_argument", "custom_obj", "token")
+"""Members of torch's description of graphs that hold graphs, objects and names of functions."""
+SYMBOL = re.compile(r"(s|u|zuf|zf)\d{1,6}")
+PLAIN = re.compile(r"[\w.+\-]{0,200}")
+BOUND = 2**63
+EXPONENTS = range(-8, 9)
+FUNCTIONS = {
+    *("Add", "Mul", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "ModularIndexing"),
+    *("CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "ToFloat", "IntTrueDiv", "FloatTrueDiv", "Rational"),
+    *("Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "And", "Or", "Not"),
+    *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "Where"),
+}
+"""Functions of sizes that stay small: powers and shifts are not among them."""
 
 
-def check_model(content: bytes) -> None:
-    """Check the graph of a ``.pt2`` archive.
+def check_model(content: bytes, manifest: Manifest) -> dict[str, Any]:
+    """Check the graph of a ``.pt2`` archive and return it.
 
     Raises:
         ArtifactError: Naming the first entry that fxlrp would not have written.
     """
     model = parsed(content)
-    if not isinstance(model, dict) or model.get("guards_code"):
-        raise ArtifactError("the graph has guards, which are Python code")
     for key, value in entries(model):
         if key in NEVER and value is not None:
             raise ArtifactError(f"the graph has an entry {key!r}, which fxlrp does not write")
         if key == "metadata" and value:
             raise ArtifactError("the graph has metadata, which fxlrp does not write")
-        if isinstance(value, str) and not allowed(key, value):
+        if key == "expr_str":
+            check_size(value)
+    described.check(model, export_schema().ExportedProgram, "the graph")
+    if model.get("guards_code"):
+        raise ArtifactError("the graph has guards, which are Python code")
+    for name in model["range_constraints"]:
+        if not SYMBOL.fullmatch(name):
+            raise ArtifactError(f"the graph has an unexpected name of a size: {name[:100]!r}")
+    check_trees(model["graph_module"], manifest)
+    check_texts(model)
+    return model
+
+
+def check_trees(module: dict[str, Any], manifest: Manifest) -> None:
+    """Check how inputs and outputs are nested: as the manifest says, and nowhere else."""
+    calls = module["module_call_graph"]
+    if [call["fqn"] for call in calls if call.get("signature")] != [""] or module.get("treespec_namedtuple_fields"):
+        raise ArtifactError("the graph has trees that fxlrp does not write")
+    (signature,) = (call["signature"] for call in calls if call.get("signature"))
+    taken = dump_tree((tuple(spec.name for spec in manifest.inputs), {}))
+    returned = dump_tree({spec.name: spec.name for spec in manifest.outputs})
+    for found, expected in ((signature["in_spec"], taken), (signature["out_spec"], returned)):
+        if parsed(found.encode(errors="replace")) != parsed(expected.encode()):
+            raise ArtifactError(f"the graph has a tree that is not the manifest's: {found[:100]!r}")
+
+
+def check_texts(model: dict[str, Any]) -> None:
+    """Refuse texts that are no plain names."""
+    for key, value in entries(model):
+        if isinstance(value, str) and key not in ("expr_str", "in_spec", "out_spec") and not PLAIN.fullmatch(value):
             raise ArtifactError(f"the graph has an unexpected {key}: {value[:100]!r}")
 
 
-def check_payload(content: bytes) -> None:
-    """Check where the weights of a ``.pt2`` archive are said to be.
+def check_size(text: Any) -> None:
+    """Refuse what is no expression of sizes as torch writes it, ``Add(Symbol('s77', positive=True), Integer(1))``.
 
     Raises:
-        ArtifactError: If one is pickled, or elsewhere.
+        ArtifactError: If it is none, or could compute a huge number.
     """
-    for key, value in entries(parsed(content)):
-        if key == "use_pickle" and value is not False:
-            raise ArtifactError("a weight is pickled, which may run code: fxlrp does not write such")
-        if isinstance(value, str) and not PLAIN.fullmatch(value):
-            raise ArtifactError(f"the weights have an unexpected {key}: {value[:100]!r}")
+    if not is_size(parse_expression(text).body):
+        raise ArtifactError(f"the graph has an unexpected size: {text[:100]!r}")
+
+
+def is_size(node: ast.AST) -> bool:
+    """Whether a syntax tree is one of a size."""
+    match node:
+        case ast.Call(ast.Name("Symbol"), [ast.Constant(str(name))], keywords):
+            plain = all(k.arg in ("positive", "integer", "nonnegative") and is_truth(k.value) for k in keywords)
+            return plain and bool(SYMBOL.fullmatch(name))
+        case ast.Call(ast.Name("Integer" | "Float"), [number], _):
+            return is_number(number)
+        case ast.Call(ast.Name("Pow"), [base, ast.Call(ast.Name("Integer"), [exponent], [])], []):
+            return is_size(base) and is_number(exponent) and ast.literal_eval(exponent) in EXPONENTS
+        case ast.Call(ast.Name(name), arguments, []):
+            return name in FUNCTIONS and all(map(is_size, arguments))
+        case ast.Name("true" | "false" | "int_oo" | "oo"):
+            return True
+    return is_number(node)
+
+
+def is_number(node: ast.AST) -> bool:
+    """Whether a syntax tree is a number of 64 bits."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        node = node.operand
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float) and abs(node.value) < BOUND
+
+
+def is_truth(node: ast.AST) -> bool:
+    """Whether a syntax tree is True or False."""
+    return isinstance(node, ast.Constant) and type(node.value) is bool
 
 
 def parsed(content: bytes) -> Any:
@@ -71,9 +126,9 @@ def parsed(content: bytes) -> Any:
         raise ArtifactError(f"the graph is damaged: {type(error).__name__}: {error}") from error
 
 
-def entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def entries(value: Any) -> Iterator[tuple[str, Any]]:
     """Every value with the key that it is under, keys of mappings among them."""
-    stack = [(key, value)]
+    stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         key, value = stack.pop()
         yield key, value
@@ -82,18 +137,3 @@ def entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             stack.extend(value.items())
         elif isinstance(value, list):
             stack.extend((key, item) for item in value)
-
-
-def allowed(key: str, value: str) -> bool:
-    """Whether a text is what fxlrp writes under a key."""
-    if key == "target":
-        return bool(OPS.fullmatch(value))
-    if key == "expr_str":
-        return bool(SIZES.fullmatch(value))
-    if key in ("name", "as_name"):
-        return bool(WORD.fullmatch(value))
-    if key in ("in_spec", "out_spec"):
-        return all(
-            kind in CONTAINERS or kind is None for name, kind in entries(parsed(value.encode())) if name == "type"
-        )
-    return bool(PLAIN.fullmatch(value))

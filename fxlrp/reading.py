@@ -1,0 +1,200 @@
+"""From the graph and the weights of a ``.pt2`` file, which were looked through, to the module that runs them.
+
+It is made of the ops, their arguments and the weights alone. `torch.export.load` would also evaluate sizes, run guards
+as Python code and unpickle; nothing of that is needed to compute.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxlrp._torch import dtypes, memory_formats, schema_of
+from fxlrp.errors import ArtifactError
+from fxlrp.safe_ops import resolve
+
+Find = Callable[[str], fx.Node]
+
+POSITIONAL = 1
+
+
+def number(value: Any) -> float:
+    """A floating point number of JSON, of which torch writes some as words."""
+    return float(value)
+
+
+def size(find: Find, value: Mapping[str, Any]) -> Any:
+    """A number or, by its name, what computes it."""
+    (part,) = value.values()
+    return find(part) if "as_name" in value else part
+
+
+def tensor(find: Find, value: Mapping[str, Any]) -> fx.Node | None:
+    """A tensor by its name, or none."""
+    return None if "as_none" in value else find(value.get("as_tensor", value)["name"])
+
+
+def device(_: Find, value: Mapping[str, Any]) -> torch.device:
+    """A device."""
+    return torch.device(value["type"], value.get("index"))
+
+
+ARGUMENTS: dict[str, Callable[[Find, Any], Any]] = {
+    "as_none": lambda find, _: None,
+    "as_tensor": tensor,
+    "as_tensors": lambda find, x: [tensor(find, t) for t in x],
+    "as_optional_tensor": tensor,
+    "as_optional_tensors": lambda find, x: [tensor(find, t) for t in x],
+    "as_int": lambda find, x: x,
+    "as_ints": lambda find, x: x,
+    "as_bool": lambda find, x: x,
+    "as_bools": lambda find, x: x,
+    "as_string": lambda find, x: x,
+    "as_float": lambda find, x: number(x),
+    "as_floats": lambda find, x: [number(n) for n in x],
+    "as_complex": lambda find, x: complex(number(x["real"]), number(x["imag"])),
+    "as_sym_int": size,
+    "as_sym_float": size,
+    "as_sym_bool": size,
+    "as_sym_ints": lambda find, x: [size(find, n) for n in x],
+    "as_sym_floats": lambda find, x: [size(find, n) for n in x],
+    "as_sym_bools": lambda find, x: [size(find, n) for n in x],
+    "as_scalar_type": lambda find, x: dtypes()[x],
+    "as_memory_format": lambda find, x: memory_formats()[x],
+    "as_layout": lambda find, x: torch.strided,
+    "as_device": device,
+}
+"""How each kind of argument is read."""
+RESULTS = ("as_tensor", "as_sym_int", "as_sym_float", "as_sym_bool")
+"""Kinds of results that have a name."""
+
+
+def build(graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The module of a graph, which takes the user's tensors in order and returns a tuple.
+
+    Names in the file are looked up and nothing else: the code that is made of the graph has names of its own.
+
+    Raises:
+        ArtifactError: If something is used before it is there, is not there, or is called in a way that its op is not.
+    """
+    made = fx.Graph()
+    root = nn.Module()
+    known: dict[str, fx.Node] = {}
+
+    def find(name: str) -> fx.Node:
+        if name not in known:
+            raise ArtifactError(f"the graph uses {name[:100]!r}, which nothing before it computes")
+        return known[name]
+
+    def keep(name: str, node: fx.Node) -> None:
+        if name in known:
+            raise ArtifactError(f"the graph computes {name[:100]!r} twice")
+        known[name] = node
+
+    for given, spec in zip_same(graph["inputs"], signature["input_specs"], "inputs"):
+        keep(name_of(given), take(made, root, spec, given, weights))
+    for node in graph["nodes"]:
+        call = made.call_function(*called(find, node))
+        for name, result in results(made, node, call):
+            keep(name, result)
+    for returned, spec in zip_same(graph["outputs"], signature["output_specs"], "outputs"):
+        if spec.keys() != {"user_output"} or spec["user_output"]["arg"] != returned:
+            raise ArtifactError("the graph writes to its inputs, or returns what it does not compute")
+    made.output(tuple(find(name_of(returned)) for returned in graph["outputs"]))
+    return fx.GraphModule(root, made)
+
+
+def zip_same(one: list[Any], other: list[Any], what: str) -> Any:
+    """Both in turn.
+
+    Raises:
+        ArtifactError: If one is longer.
+    """
+    if len(one) != len(other):
+        raise ArtifactError(f"the graph has {len(one)} {what}, and its signature {len(other)}")
+    return zip(one, other, strict=True)
+
+
+def name_of(value: Mapping[str, Any]) -> str:
+    """The name of a tensor that goes in or comes out.
+
+    Raises:
+        ArtifactError: If it is something else.
+    """
+    if "as_tensor" not in value:
+        raise ArtifactError(f"the graph takes or returns {min(value)!r}, where fxlrp writes tensors")
+    name: str = value["as_tensor"]["name"]
+    return name
+
+
+def take(
+    made: fx.Graph, root: nn.Module, spec: Mapping[str, Any], given: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> fx.Node:
+    """A node for an input: what the user gives, or a weight that the module has."""
+    ((kind, content),) = spec.items()
+    if content.get("arg") != (given if kind == "user_input" else given["as_tensor"]):
+        raise ArtifactError("the signature of the graph names other inputs than the graph")
+    if kind == "user_input":
+        return made.placeholder(f"input_{len(made.nodes)}")
+    key = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}.get(kind)
+    if key is None:
+        raise ArtifactError(f"the graph takes a {kind}, which fxlrp does not write")
+    if content[key] not in weights:
+        raise ArtifactError(f"the artefact has no weight {content[key][:100]!r}")
+    name = f"weight_{len(made.nodes)}"
+    root.register_buffer(name, weights[content[key]])
+    return made.get_attr(name)
+
+
+def called(find: Find, node: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The function of a node, and its arguments in the order of the op's schema."""
+    target = node["target"]
+    function = resolve(target)
+    values = [(given["name"], given.get("kind"), argument(find, given["arg"])) for given in node["inputs"]]
+    schema = schema_of(target)
+    if schema is None:
+        return function, tuple(value for _, _, value in values), {}
+    names = [a.name for a in schema.arguments]
+    if len({name for name, _, _ in values}) < len(values) or any(name not in names for name, _, _ in values):
+        raise ArtifactError(f"{target} is called with {', '.join(n[:40] for n, _, _ in values)}, and takes {names}")
+    args = [value for _, kind, value in values if kind == POSITIONAL]
+    if [name for name, kind, _ in values if kind == POSITIONAL] != names[: len(args)]:
+        raise ArtifactError(f"{target} is called with its arguments in another order than {', '.join(names)}")
+    return function, tuple(args), {name: value for name, kind, value in values if kind != POSITIONAL}
+
+
+def argument(find: Find, value: Mapping[str, Any]) -> Any:
+    """An argument of an op.
+
+    Raises:
+        ArtifactError: If it is of a kind that fxlrp does not write.
+    """
+    ((kind, content),) = value.items()
+    if kind not in ARGUMENTS:
+        raise ArtifactError(f"the graph has an argument {kind!r}, which fxlrp does not write")
+    return ARGUMENTS[kind](find, content)
+
+
+def results(made: fx.Graph, node: Mapping[str, Any], call: fx.Node) -> list[tuple[str, fx.Node]]:
+    """The names of what a node returns: one thing, a list, or several."""
+    outputs = node["outputs"]
+    schema = schema_of(node["target"])
+    several = len(outputs) > 1 or (schema is not None and len(schema.returns) > 1)
+    if len(outputs) == 1 and "as_tensors" in outputs[0]:
+        outputs, several = [{"as_tensor": t} for t in outputs[0]["as_tensors"]], True
+    found = []
+    for i, output in enumerate(outputs):
+        ((kind, content),) = output.items()
+        if kind == "as_none":
+            continue
+        if kind not in RESULTS:
+            raise ArtifactError(f"the graph computes {kind!r}, which fxlrp does not write")
+        name = content.get("name", content.get("as_name"))
+        if name is None:
+            raise ArtifactError(f"{node['target']} returns a number, which fxlrp does not write")
+        found.append((name, made.call_function(operator.getitem, (call, i)) if several else call))
+    return found

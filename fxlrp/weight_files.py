@@ -1,0 +1,72 @@
+"""The weights of a ``.pt2`` file: bytes, and where in them each tensor lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxlrp import described
+from fxlrp._torch import dtypes, export_schema
+from fxlrp.errors import ArtifactError
+from fxlrp.untrusted import parsed
+
+MOST = 2**31
+"""Entries of a tensor whose strides are 0, which needs no bytes."""
+
+
+def read_weights(kind: str, read: Callable[[str], bytes], device: str) -> dict[str, Tensor]:
+    """The tensors that a file lists as weights or as constants, by name.
+
+    Args:
+        kind: ``"weights"`` or ``"constants"``.
+        read: Gives the content of a member.
+        device: Where they are put.
+
+    Raises:
+        ArtifactError: If one is pickled, is missing, or lies beyond its bytes.
+    """
+    config = parsed(read(f"data/{kind}/model_{kind}_config.json"))
+    described.check(config, export_schema().PayloadConfig, f"the list of {kind}")
+    storages: dict[tuple[str, int], Tensor] = {}
+    found = {}
+    for name, about in config["config"].items():
+        if about["use_pickle"] or about["tensor_meta"] is None:
+            raise ArtifactError(f"the weight {name[:100]!r} is pickled, which may run code: fxlrp does not write such")
+        key = about["path_name"], about["tensor_meta"]["dtype"]
+        if key not in storages:
+            storages[key] = storage(read(f"data/{kind}/{about['path_name']}"), dtypes().get(key[1]), name).to(device)
+        found[name] = placed(storages[key], about["tensor_meta"], name)
+    return found
+
+
+def storage(content: bytes, dtype: torch.dtype | None, name: str) -> Tensor:
+    """All bytes of a member as one row of numbers, in memory of its own."""
+    if dtype is None or len(content) % dtype.itemsize:
+        raise ArtifactError(f"the weight {name[:100]!r} has {len(content)} bytes, which do not fit its type")
+    whole = torch.empty(len(content) // dtype.itemsize, dtype=dtype)
+    whole.view(torch.uint8).numpy()[:] = np.frombuffer(content, np.uint8)
+    return whole
+
+
+def placed(whole: Tensor, about: dict[str, Any], name: str) -> Tensor:
+    """The tensor that lies in a row of numbers.
+
+    Raises:
+        ArtifactError: If it has no plain geometry, or one that leaves the row.
+    """
+    values = [*about["sizes"], *about["strides"], about["storage_offset"]]
+    if not all("as_int" in value and value["as_int"] >= 0 for value in values):
+        raise ArtifactError(f"the weight {name[:100]!r} has sizes that are no numbers")
+    sizes, strides = ([n["as_int"] for n in about[key]] for key in ("sizes", "strides"))
+    offset = about["storage_offset"]["as_int"]
+    last = offset + sum((n - 1) * stride for n, stride in zip(sizes, strides, strict=False))
+    entries = 1
+    for n in sizes:
+        entries *= n
+    if len(sizes) != len(strides) or (entries and last >= whole.numel()) or entries > max(MOST, whole.numel()):
+        raise ArtifactError(f"the weight {name[:100]!r} lies beyond its bytes")
+    return whole.as_strided(sizes, strides, offset) if entries else whole.new_empty(sizes)
