@@ -1,0 +1,105 @@
+"""What pools, samplers and convolutions rely on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fxlrp.expectations import Check, expect, expect_range, expect_shape, several
+
+SCALES = 1e-6, 1e6
+"""Factors by which images grow; beyond, places in them are no numbers that a processor can count to."""
+
+
+def check_pool_backward(dims: int) -> Check:
+    """Each maximum came from an entry of its own image."""
+
+    def check(grad_output: Tensor, self: Tensor, indices: Tensor) -> None:
+        expect(self.ndim in (dims + 1, dims + 2), f"images of {dims} dimensions")
+        expect_shape(grad_output, [*self.shape[:-dims], *grad_output.shape[self.ndim - dims :]], "grad_output")
+        expect_shape(indices, grad_output.shape, "indices")
+        expect_range(indices, math.prod(self.shape[-dims:]))
+
+    return check
+
+
+def check_average_backward(dims: int) -> Check:
+    """One gradient per image."""
+
+    def check(grad_output: Tensor, self: Tensor) -> None:
+        expect(self.ndim in (dims + 1, dims + 2), f"images of {dims} dimensions")
+        expect_shape(grad_output, [*self.shape[:-dims], *grad_output.shape[self.ndim - dims :]], "grad_output")
+
+    return check
+
+
+def check_fractional_pool(self: Tensor, random_samples: Tensor) -> None:
+    """Samples are shares of what is left over."""
+    dims = random_samples.shape[-1]
+    expect(self.ndim > dims, f"images of {dims} dimensions")
+    batch = self.shape[0] if self.ndim == dims + 2 else 1
+    expect_shape(random_samples, (batch, self.shape[-dims - 1], dims), "random_samples")
+    expect(bool(((random_samples >= 0) & (random_samples < 1)).all()), "random_samples from 0 to 1")
+
+
+def check_scales(
+    scales: Any = None, scales_h: Any = None, scales_w: Any = None, scales_d: Any = None, scale_factors: Any = None
+) -> None:
+    """Factors are numbers near enough to 1."""
+    low, high = SCALES
+    for given in (scales, scales_h, scales_w, scales_d, scale_factors):
+        factors = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
+        expect(all(low <= factor <= high for factor in factors), f"factors from {low:g} to {high:g}, not {given}")
+
+
+def check_grid(interpolation_mode: int, padding_mode: int) -> None:
+    """Modes are among those that there are."""
+    expect(interpolation_mode in (0, 1, 2) and padding_mode in (0, 1, 2), "modes that there are")
+
+
+def check_grid_backward(
+    grad_output: Tensor, input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int
+) -> None:
+    """One gradient per channel and place of the grid."""
+    check_grid(interpolation_mode, padding_mode)
+    expect_shape(grad_output, [*input.shape[:2], *grid.shape[1:-1]], "grad_output")
+
+
+def check_convolution_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> None:
+    """One gradient per entry of the output."""
+    n = weight.ndim - 2
+    expect(n >= 1 and input.ndim == weight.ndim and groups >= 1, "images and filters of one number of dimensions")
+    numbers = (several(x, n) for x in (stride, padding, dilation, output_padding))
+    sizes = [
+        output_size(size, kernel, *rest, transposed=transposed)
+        for size, kernel, *rest in zip(input.shape[2:], weight.shape[2:], *numbers, strict=True)
+    ]
+    inside, outside = (0, 1) if transposed else (1, 0)
+    ins, outs = weight.shape[inside], weight.shape[outside]
+    expect(input.shape[1] == (ins if transposed else ins * groups), "the channels of the filters")
+    expect_shape(grad_output, [input.shape[0], outs * groups if transposed else outs, *sizes], "grad_output")
+
+
+def output_size(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, output_padding: int, transposed: bool
+) -> int:
+    """Size of one dimension of a convolution's output."""
+    expect(stride >= 1 and dilation >= 1 and padding >= 0, "strides and dilations of 1 or more")
+    reach = dilation * (kernel - 1)
+    if transposed:
+        return (size - 1) * stride - 2 * padding + reach + output_padding + 1
+    return (size + 2 * padding - reach - 1) // stride + 1
+

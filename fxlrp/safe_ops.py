@@ -1,0 +1,221 @@
+"""What a graph from elsewhere may call, so that it cannot reach memory that is not its own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from fxlrp import image_checks, memory_checks, norm_checks
+from fxlrp._torch import OpOverload
+from fxlrp.dense import ORDERS, ordered
+from fxlrp.errors import ArtifactError
+from fxlrp.expectations import Check
+from fxlrp.vocabulary import OPS
+
+PREFIX = "torch.ops.aten."
+LARGEST = 2**63 - 1
+"""Of sizes."""
+
+RESIZED = (
+    *(f"upsample_{kind}{backward}" for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d",
+                                                "bicubic2d", "trilinear3d") for backward in ("", "_backward")),
+    *(f"_upsample_{kind}_aa{backward}" for kind in ("bilinear2d", "bicubic2d") for backward in ("", "_backward")),
+)  # fmt: skip
+
+CHECKS: dict[str, Check] = {
+    "_adaptive_avg_pool2d_backward.default": image_checks.check_average_backward(2),
+    "_adaptive_avg_pool3d_backward.default": image_checks.check_average_backward(3),
+    "_batch_norm_with_update_functional.default": norm_checks.check_batch_norm,
+    "_cdist_backward.default": memory_checks.check_cdist_backward,
+    "_embedding_bag.default": memory_checks.check_bag,
+    "_embedding_bag_dense_backward.default": memory_checks.check_bag_backward,
+    "_embedding_bag_forward_only.default": memory_checks.check_bag,
+    "_embedding_bag_per_sample_weights_backward.default": memory_checks.check_bag_weights_backward,
+    "_fft_c2c.default": memory_checks.check_transform,
+    "_fft_c2r.default": memory_checks.check_half_transform,
+    "_fft_r2c.default": memory_checks.check_real_transform,
+    "_fused_rms_norm_backward.default": norm_checks.check_rms_norm_backward,
+    "_native_batch_norm_legit.no_stats": norm_checks.check_batch_norm,
+    "_native_batch_norm_legit_functional.default": norm_checks.check_batch_norm,
+    "_native_batch_norm_legit_no_training.default": norm_checks.check_batch_norm,
+    "_pdist_backward.default": memory_checks.check_pdist_backward,
+    "_scaled_dot_product_cudnn_attention.default": norm_checks.check_attention,
+    "_scaled_dot_product_cudnn_attention_backward.default": norm_checks.check_attention_backward,
+    "_scaled_dot_product_efficient_attention.default": norm_checks.check_attention,
+    "_scaled_dot_product_efficient_attention_backward.default": norm_checks.check_attention_backward,
+    "_scaled_dot_product_flash_attention.default": norm_checks.check_attention,
+    "_scaled_dot_product_flash_attention_backward.default": norm_checks.check_attention_backward,
+    "_scaled_dot_product_flash_attention_for_cpu.default": norm_checks.check_flash_attention,
+    "_scaled_dot_product_flash_attention_for_cpu_backward.default": norm_checks.check_flash_attention_backward,
+    "_segment_reduce_backward.default": memory_checks.check_segments_backward,
+    "adaptive_max_pool2d_backward.default": image_checks.check_pool_backward(2),
+    "adaptive_max_pool3d_backward.default": image_checks.check_pool_backward(3),
+    "as_strided.default": memory_checks.check_strided,
+    "as_strided_copy.default": memory_checks.check_strided,
+    "as_strided_scatter.default": memory_checks.check_strided_scatter,
+    "batch_norm.default": norm_checks.check_frozen_norm,
+    "convolution_backward.default": image_checks.check_convolution_backward,
+    "div.Scalar_mode": memory_checks.check_division,
+    "div.Tensor_mode": memory_checks.check_division,
+    "dropout.default": norm_checks.check_dropout,
+    "embedding_dense_backward.default": memory_checks.check_embedding_backward,
+    "floor_divide.default": memory_checks.check_division,
+    "fmod.Scalar": memory_checks.check_division,
+    "fmod.Tensor": memory_checks.check_division,
+    "fractional_max_pool2d.default": image_checks.check_fractional_pool,
+    "fractional_max_pool2d_backward.default": image_checks.check_pool_backward(2),
+    "fractional_max_pool3d.default": image_checks.check_fractional_pool,
+    "fractional_max_pool3d_backward.default": image_checks.check_pool_backward(3),
+    "grid_sampler_2d.default": image_checks.check_grid,
+    "grid_sampler_2d_backward.default": image_checks.check_grid_backward,
+    "grid_sampler_3d.default": image_checks.check_grid,
+    "grid_sampler_3d_backward.default": image_checks.check_grid_backward,
+    "instance_norm.default": norm_checks.check_instance_norm,
+    "linalg_lu_solve.default": memory_checks.check_pivots,
+    "lu_unpack.default": memory_checks.check_unpacked_pivots,
+    "max_pool2d_with_indices_backward.default": image_checks.check_pool_backward(2),
+    "max_pool3d_with_indices_backward.default": image_checks.check_pool_backward(3),
+    "native_batch_norm_backward.default": norm_checks.check_batch_norm_backward,
+    "native_group_norm.default": norm_checks.check_group_norm,
+    "native_group_norm_backward.default": norm_checks.check_group_norm_backward,
+    "native_layer_norm_backward.default": norm_checks.check_layer_norm_backward,
+    "nll_loss2d_backward.default": memory_checks.check_loss_backward,
+    "nll_loss2d_forward.default": memory_checks.check_loss,
+    "nll_loss_backward.default": memory_checks.check_loss_backward,
+    "nll_loss_forward.default": memory_checks.check_loss,
+    "remainder.Scalar": memory_checks.check_division,
+    "remainder.Scalar_Tensor": memory_checks.check_division,
+    "remainder.Tensor": memory_checks.check_division,
+    "segment_reduce.default": memory_checks.check_segments,
+    "unfold_backward.default": memory_checks.check_unfold_backward,
+    "view.dtype": memory_checks.check_view_as,
+    **{f"{name}.{kind}": image_checks.check_scales for name in RESIZED for kind in ("default", "vec")},
+}
+"""What torch leaves unchecked of some ops."""
+
+EMPTY = ("empty.memory_format", "empty_like.default", "new_empty.default")
+"""Their results show what was in memory before."""
+
+
+def on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of sizes that stay within what a size can be."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        if not all(isinstance(x, (bool, int, float)) for x in args):
+            raise ValueError(f"{function.__name__} is of numbers")
+        if function in POWERS and args[1:] and not -64 <= args[1] <= 64:
+            raise ValueError(f"{function.__name__} by {args[1]} is beyond what a size can be")
+        try:
+            result = function(*args)
+        except (ArithmeticError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{function.__name__} of {args}: {error}") from error
+        if not isinstance(result, (bool, int, float)) or abs(result) > LARGEST and isinstance(result, int):
+            raise ValueError(f"{function.__name__} of {args} is beyond what a size can be")
+        return result
+
+    return call
+
+
+def take(values: Any, index: Any) -> Any:
+    """One of several results."""
+    if not isinstance(values, (list, tuple)) or type(index) is not int or not -len(values) <= index < len(values):
+        raise ValueError(f"there is no result {index!r}")
+    return values[index]
+
+
+POWERS = (operator.pow, operator.lshift, operator.rshift)
+FUNCTIONS = {
+    "_operator": ("add and_ eq floordiv ge gt le lshift lt mod mul ne neg not_ or_ pos pow rshift sub truediv", operator),
+    "math": ("ceil floor sqrt trunc", math),
+    "torch": ("sym_float sym_int sym_ite sym_max sym_min sym_not sym_sqrt _sym_sqrt", torch),
+}
+NUMBERS: dict[str, Callable[..., Any]] = {
+    f"{module}.{name}": on_numbers(getattr(source, name))
+    for module, (names, source) in FUNCTIONS.items()
+    for name in names.split()
+} | {"_operator.getitem": take}
+"""Functions of sizes, as torch.export writes their names."""
+
+
+@functools.cache
+def resolve(target: str) -> Callable[..., Any]:
+    """The function of a name such as ``torch.ops.aten.add.Tensor``, ``_operator.add`` or ``math.trunc``.
+
+    It takes the arguments of the op and gives its results. Of arguments that torch would trust though they are wrong,
+    it raises a ValueError.
+
+    Args:
+        target: What a graph calls.
+
+    Raises:
+        ArtifactError: If artefacts may not call it.
+    """
+    if target in NUMBERS:
+        return NUMBERS[target]
+    name = target.removeprefix(PREFIX)
+    if name == target or name not in OPS:
+        raise ArtifactError(f"the graph calls {target[:100]!r}, which artefacts may not call")
+    packet, overload = name.split(".")
+    op = getattr(getattr(torch.ops.aten, packet, None), overload, None)
+    if op is None:
+        raise ArtifactError(f"the graph calls {target!r}, which torch {torch.__version__} does not have")
+    return safe(op, name)
+
+
+def safe(op: OpOverload, name: str) -> Callable[..., Any]:
+    """An overload after the checks that it needs."""
+    call: Callable[..., Any] = op
+    if op in ORDERS:
+        call = in_order(op)
+    if name in EMPTY:
+        call = filled(op)
+    checks = [CHECKS[name]] if name in CHECKS else []
+    if {argument.name for argument in op._schema.arguments} & {"dtype", "layout", "device"}:
+        checks.append(memory_checks.check_new)
+    return checked(op, call, checks) if checks else call
+
+
+def in_order(op: OpOverload) -> Callable[..., Any]:
+    """An overload on operands in the order of memory that it reads; see `fxlrp.dense`."""
+    order, which = ORDERS[op]
+    names = [argument.name for argument in op._schema.arguments]
+    operands = set(names[which])
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        return op(**{name: ordered(x, order) if name in operands else x for name, x in given.items()})
+
+    return call
+
+
+def filled(op: OpOverload) -> Callable[..., Any]:
+    """An overload for new memory, with zeros in it: it would show what was there before."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return op(*args, **kwargs).zero_()
+
+    return call
+
+
+def checked(op: OpOverload, call: Callable[..., Any], checks: list[Check]) -> Callable[..., Any]:
+    """A call after checks of the arguments that these name."""
+    schema = {argument.name: argument.default_value for argument in op._schema.arguments}
+    wanted = [(check, [name for name in inspect.signature(check).parameters if name in schema]) for check in checks]
+
+    def checked_call(*args: Any, **kwargs: Any) -> Any:
+        given = {**schema, **dict(zip(schema, args, strict=False)), **kwargs}
+        try:
+            for check, names in wanted:
+                check(**{name: given[name] for name in names})
+        except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+            raise ValueError(f"{op}: {error}") from error
+        return call(*args, **kwargs)
+
+    return checked_call
