@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from torch.fx.immutable_collections import immutable_dict
+
 from fxlrp import described
 from fxlrp._torch import dump_tree, export_schema
 from fxlrp.clauses import parsed as parse_expression
@@ -66,7 +68,7 @@ def check_trees(module: dict[str, Any], manifest: Manifest) -> None:
         raise ArtifactError("the graph has trees that fxlrp does not write")
     (signature,) = (call["signature"] for call in calls if call.get("signature"))
     taken = dump_tree((tuple(spec.name for spec in manifest.inputs), {}))
-    returned = dump_tree({spec.name: spec.name for spec in manifest.outputs})
+    returned = dump_tree(immutable_dict((spec.name, spec.name) for spec in manifest.outputs))  # as fx returns it
     for found, expected in ((signature["in_spec"], taken), (signature["out_spec"], returned)):
         if parsed(found.encode(errors="replace")) != parsed(expected.encode()):
             raise ArtifactError(f"the graph has a tree that is not the manifest's: {found[:100]!r}")
