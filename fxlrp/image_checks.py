@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -82,10 +81,10 @@ def check_convolution_backward(
     """One gradient per entry of the output."""
     n = weight.ndim - 2
     expect(n >= 1 and input.ndim == weight.ndim and groups >= 1, "images and filters of one number of dimensions")
-    numbers = (several(x, n) for x in (stride, padding, dilation, output_padding))
+    steps, edges, gaps, extra = (several(x, n) for x in (stride, padding, dilation, output_padding))
     sizes = [
-        output_size(size, kernel, *rest, transposed=transposed)
-        for size, kernel, *rest in zip(input.shape[2:], weight.shape[2:], *numbers, strict=True)
+        output_size(*numbers, transposed)
+        for numbers in zip(input.shape[2:], weight.shape[2:], steps, edges, gaps, extra, strict=True)
     ]
     inside, outside = (0, 1) if transposed else (1, 0)
     ins, outs = weight.shape[inside], weight.shape[outside]
@@ -102,4 +101,3 @@ def output_size(
     if transposed:
         return (size - 1) * stride - 2 * padding + reach + output_padding + 1
     return (size + 2 * padding - reach - 1) // stride + 1
-

@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ CHECKS: dict[str, Check] = {
     "_native_batch_norm_legit_functional.default": norm_checks.check_batch_norm,
     "_native_batch_norm_legit_no_training.default": norm_checks.check_batch_norm,
     "_pdist_backward.default": memory_checks.check_pdist_backward,
+    "_scaled_dot_product_attention_math.default": norm_checks.check_no_dropout,
     "_scaled_dot_product_cudnn_attention.default": norm_checks.check_attention,
     "_scaled_dot_product_cudnn_attention_backward.default": norm_checks.check_attention_backward,
     "_scaled_dot_product_efficient_attention.default": norm_checks.check_attention,
@@ -92,6 +93,7 @@ CHECKS: dict[str, Check] = {
     "remainder.Scalar": memory_checks.check_division,
     "remainder.Scalar_Tensor": memory_checks.check_division,
     "remainder.Tensor": memory_checks.check_division,
+    "scaled_dot_product_attention.default": norm_checks.check_no_dropout,
     "segment_reduce.default": memory_checks.check_segments,
     "unfold_backward.default": memory_checks.check_unfold_backward,
     "view.dtype": memory_checks.check_view_as,
@@ -116,7 +118,7 @@ def on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
             result = function(*args)
         except (ArithmeticError, TypeError, RuntimeError) as error:
             raise ValueError(f"{function.__name__} of {args}: {error}") from error
-        if not isinstance(result, (bool, int, float)) or abs(result) > LARGEST and isinstance(result, int):
+        if not isinstance(result, (bool, int, float)) or (abs(result) > LARGEST and isinstance(result, int)):
             raise ValueError(f"{function.__name__} of {args} is beyond what a size can be")
         return result
 
@@ -132,7 +134,10 @@ def take(values: Any, index: Any) -> Any:
 
 POWERS = (operator.pow, operator.lshift, operator.rshift)
 FUNCTIONS = {
-    "_operator": ("add and_ eq floordiv ge gt le lshift lt mod mul ne neg not_ or_ pos pow rshift sub truediv", operator),
+    "_operator": (
+        "add and_ eq floordiv ge gt le lshift lt mod mul ne neg not_ or_ pos pow rshift sub truediv",
+        operator,
+    ),
     "math": ("ceil floor sqrt trunc", math),
     "torch": ("sym_float sym_int sym_ite sym_max sym_min sym_not sym_sqrt _sym_sqrt", torch),
 }
