@@ -82,10 +82,8 @@ def check_convolution_backward(
     n = weight.ndim - 2
     expect(n >= 1 and input.ndim == weight.ndim and groups >= 1, "images and filters of one number of dimensions")
     steps, edges, gaps, extra = (several(x, n) for x in (stride, padding, dilation, output_padding))
-    sizes = [
-        output_size(*numbers, transposed)
-        for numbers in zip(input.shape[2:], weight.shape[2:], steps, edges, gaps, extra, strict=True)
-    ]
+    images = zip(input.shape[2:], weight.shape[2:], steps, edges, gaps, extra, strict=True)
+    sizes = [output_size(size, kernel, *numbers, transposed=transposed) for size, kernel, *numbers in images]
     inside, outside = (0, 1) if transposed else (1, 0)
     ins, outs = weight.shape[inside], weight.shape[outside]
     expect(input.shape[1] == (ins if transposed else ins * groups), "the channels of the filters")
@@ -93,7 +91,7 @@ def check_convolution_backward(
 
 
 def output_size(
-    size: int, kernel: int, stride: int, padding: int, dilation: int, output_padding: int, transposed: bool
+    size: int, kernel: int, stride: int, padding: int, dilation: int, output_padding: int, *, transposed: bool
 ) -> int:
     """Size of one dimension of a convolution's output."""
     expect(stride >= 1 and dilation >= 1 and padding >= 0, "strides and dilations of 1 or more")

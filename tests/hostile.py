@@ -27,10 +27,13 @@ def mutations(content: bytes, rng: Random) -> tuple[str, bytes]:
 
 
 def sealed(members: Members, rng: Random | None = None) -> Members:
-    """The members with a manifest that fits, or mostly."""
-    if MEMBER not in members or (rng is not None and rng.random() > SEALED):
+    """The members with a manifest that fits, or mostly, if there is one."""
+    if rng is not None and rng.random() > SEALED:
         return members
-    about = json.loads(members[MEMBER])
+    try:
+        about = dict(json.loads(members[MEMBER]))
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return members
     about.pop(DIGEST, None)
     about["parts"] = {name: hashlib.sha256(data).hexdigest() for name, data in members.items() if name != MEMBER}
     return {**members, MEMBER: written({**about, DIGEST: digest(about)})}

@@ -12,7 +12,8 @@ from hostile_json import NUMBERS, TEXTS, Json, places, scramble, weird
 EXPRESSIONS = (
     "2**2**2**40", "LShift(1, 10**12)", "9**9**9**9", "Symbol('s0')", "Symbol('s77') + 1", "1/0", "oo", "-oo", "zoo",
     "-1",    "Max(" * 500 + "1" + ")" * 500, "(" * 10**5, "__import__('os').system('touch canary')", "(lambda: 0)()",
-    "1 if 1 else 2",    "Integer(10)**Integer(10)**Integer(10)", "FloorDiv(Symbol('s0', positive=True, integer=True), 0)", "s0", "10**400",
+    "1 if 1 else 2",    "Integer(10)**Integer(10)**Integer(10)",
+    "FloorDiv(Symbol('s0', positive=True, integer=True), 0)", "s0", "10**400",
     "Symbol('s0', positive=False)", "Piecewise((1, True))", "Symbol('x').__class__", "1.5", "int_oo", "Mod(7, 0)", "",
 )  # fmt: skip
 CONTEXTS = (
@@ -29,7 +30,8 @@ TARGETS = (
     "torch.ops.aten.set_.source_Storage", "torch.ops.aten.add.out", "torch.ops.aten._sparse_coo_tensor_unsafe.default",
     "torch.ops.aten._nested_view_from_buffer.default", "torch.ops.prims.add.default", "torch.os.system", "os.system",
     "torch.load", "torch.ops.load_library", "_operator.pow", "_operator.getitem", "_operator.setitem",
-    "_operator.attrgetter",    "builtins.eval", "math.factorial", "torch.ops.higher_order.cond", "torch.ops.aten.sym_size.int", "torch.hub.load",
+    "_operator.attrgetter",    "builtins.eval", "math.factorial",
+    "torch.ops.higher_order.cond", "torch.ops.aten.sym_size.int", "torch.hub.load",
     "torch.ops.mkldnn._linear_pointwise.default", "torch.sym_max", "torch.ops.aten.empty.memory_format", "",
 )  # fmt: skip
 INDEXED = ("index", "indices", "target", "offsets", "pivots", "offset2bag", "lengths")

@@ -21,7 +21,7 @@ TEXTS = (
 def weird(rng: Random) -> Json:
     """A value that is not expected anywhere."""
     nested: Json = []
-    for _ in range(rng.choice((2, 50, 900))):
+    for _ in range(rng.choice((2, 50, 200))):
         nested = [nested] if rng.random() < 0.5 else {"a": nested}
     others = (
         None,

@@ -26,6 +26,7 @@ class Sample:
         draw: Makes its inputs.
         target: What a call explains.
         kind: The kind of target that it is saved for.
+        sizes: Which sizes may change.
         formats: Formats that it is saved in.
     """
 
@@ -33,6 +34,7 @@ class Sample:
     draw: Callable[[], tuple[Tensor, ...]]
     target: Any = 1
     kind: str = "index"
+    sizes: str | None = "auto"
     formats: tuple[str, ...] = ("pt2",)
 
     def inputs(self) -> tuple[Tensor, ...]:
@@ -44,7 +46,7 @@ class Sample:
     def save(self, path: Path, format: str) -> Path:
         """Write it to a file."""
         torch.manual_seed(0)
-        attributor = fxlrp.compile(self.model().eval(), self.inputs(), dynamic_shapes="auto")
+        attributor = fxlrp.compile(self.model().eval(), self.inputs(), dynamic_shapes=self.sizes)
         return attributor.save(path, *self.inputs(), format=format, target=self.kind)
 
 
@@ -94,7 +96,7 @@ SAMPLES = {
     "images": Sample(network, images, formats=("pt2", "onnx", "aoti")),
     "seeds": Sample(network, images, torch.ones(2, 10), "seed"),
     "text": Sample(Text, ids, formats=("pt2", "onnx")),
-    "selections": Sample(Selections, lambda: (*ids(), torch.rand(2, 1, 4, 6))),
+    "selections": Sample(Selections, lambda: (*ids(), torch.rand(2, 1, 4, 6)), sizes=None),
 }
 
 

@@ -48,7 +48,7 @@ def entries(members: Members) -> list[Entry]:
 
 
 def pack(found: Sequence[Entry], end: Callable[[int, int, int], bytes] | None = None, prefix: bytes = b"") -> bytes:
-    """An archive of entries, with the usual end or one that is made of their number and the directory's size and place."""
+    """An archive of entries, with the usual end or one made of their number, the directory's size and place."""
     body, directory = bytearray(prefix), bytearray()
     for entry in found:
         crc = zlib.crc32(entry.data) if entry.crc is None else entry.crc
