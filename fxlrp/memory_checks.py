@@ -76,9 +76,14 @@ def check_cdist_backward(grad: Tensor, x1: Tensor, x2: Tensor, cdist: Tensor) ->
     expect_shape(grad, cdist.shape, "grad")
 
 
+def check_pdist(self: Tensor) -> None:
+    """Rows are vectors."""
+    expect(self.ndim == 2, "rows of vectors")
+
+
 def check_pdist_backward(grad: Tensor, self: Tensor, pdist: Tensor) -> None:
     """One gradient per pair of rows."""
-    expect(self.ndim == 2, "rows of vectors")
+    check_pdist(self)
     pairs = self.shape[0] * (self.shape[0] - 1) // 2
     expect_vectors(pairs, grad=grad, pdist=pdist)
 
@@ -132,7 +137,7 @@ def check_bag(
     expect_range(indices, weight.shape[0])
     expect_offsets(offsets, indices.shape[0])
     expect(mode in (0, 1, 2) and -1 <= padding_idx < weight.shape[0], "a mode and a padding that there are")
-    expect(not include_last_offset or offsets.shape[0] > 0, "the last offset")
+    expect(offsets.shape[0] > int(include_last_offset), "a bag")
     expect_vectors(indices.shape[0], per_sample_weights=per_sample_weights)
 
 

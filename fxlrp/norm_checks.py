@@ -75,6 +75,18 @@ def check_instance_norm(running_mean: Tensor | None, running_var: Tensor | None,
     expect(not use_input_stats or (running_mean is None and running_var is None), "no statistics to write to")
 
 
+def check_batch_statistics(input: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool) -> None:
+    """Without running statistics, those of the batch are what there is."""
+    expect(training, "to be in training")
+    check_batch_norm(input, weight, bias)
+
+
+def check_softmax_backward(grad_output: Tensor, output: Tensor, dim: int) -> None:
+    """One gradient per entry of the output."""
+    expect_shape(grad_output, output.shape, "grad_output")
+    expect(-max(output.ndim, 1) <= dim < max(output.ndim, 1), "a dimension that there is")
+
+
 def check_dropout(train: bool) -> None:
     """Nothing is drawn."""
     expect(not train, "to be out of training")
