@@ -48,6 +48,8 @@ ORDERS: dict[OpOverload, tuple[Order, slice]] = {
     aten.adaptive_max_pool3d_backward.default: (rows, ALL),
     aten.fractional_max_pool2d_backward.default: (rows, ALL),
     aten.fractional_max_pool3d_backward.default: (rows, ALL),
+    aten.median.dim: (rows, ALL),
+    aten.nanmedian.dim: (rows, ALL),
     aten.native_group_norm.default: (rows_or_pixels, ALL),
     aten.native_group_norm_backward.default: (rows, ALL),
     aten.nll_loss2d_backward.default: (rows, ALL),

@@ -53,7 +53,7 @@ def several(numbers: int | Sequence[int], n: int) -> list[int]:
     given = [numbers] if isinstance(numbers, int) else list(numbers)
     return given * n if len(given) == 1 else given
 
+
 def extent(size: Sequence[int], stride: Sequence[int]) -> int:
     """From the first entry to the last."""
     return sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-

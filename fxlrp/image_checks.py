@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fxlrp.expectations import Check, expect, expect_range, expect_shape, several
 
+LONGEST = 2**40
+"""Entries that are added at an end of a dimension."""
 SCALES = 1e-6, 1e6
 """Factors by which images grow; beyond, places in them are no numbers that a processor can count to."""
 
@@ -36,6 +38,33 @@ def check_average_backward(dims: int) -> Check:
     return check
 
 
+def check_pad(dims: int) -> Check:
+    """What is cut off is there."""
+
+    def check(self: Tensor, padding: Sequence[int]) -> None:
+        padded_sizes(self, padding, dims)
+
+    return check
+
+
+def check_pad_backward(dims: int) -> Check:
+    """One gradient per entry of the output."""
+
+    def check(grad_output: Tensor, self: Tensor, padding: Sequence[int]) -> None:
+        expect_shape(grad_output, [*self.shape[:-dims], *padded_sizes(self, padding, dims)], "grad_output")
+
+    return check
+
+
+def padded_sizes(x: Tensor, padding: Sequence[int], dims: int) -> list[int]:
+    """Sizes with what is added before and behind; torch counts from the last dimension."""
+    expect(x.ndim in (dims + 1, dims + 2) and len(padding) == 2 * dims, f"images of {dims} dimensions")
+    ends = list(zip(padding[::2], padding[1::2], strict=True))[::-1]
+    sizes = x.shape[-dims:]
+    expect(all(-n < p <= LONGEST for n, pair in zip(sizes, ends, strict=True) for p in pair), "no more than is there")
+    return [n + sum(pair) for n, pair in zip(sizes, ends, strict=True)]
+
+
 def check_fractional_pool(self: Tensor, random_samples: Tensor) -> None:
     """Samples are shares of what is left over."""
     dims = random_samples.shape[-1]
@@ -45,14 +74,34 @@ def check_fractional_pool(self: Tensor, random_samples: Tensor) -> None:
     expect(bool(((random_samples >= 0) & (random_samples < 1)).all()), "random_samples from 0 to 1")
 
 
+def check_window(self: Tensor, kernel_size: Any, stride: Any, padding: Any) -> None:
+    """A window is not longer than what it moves over."""
+    (kernel,), (pad,) = several(kernel_size, 1), several(padding, 1)
+    step = max(several(stride, 1), default=kernel)
+    expect(self.ndim > 0 and kernel <= self.shape[-1] + 2 * pad + step, "windows that fit in")
+
+
 def check_scales(
-    scales: Any = None, scales_h: Any = None, scales_w: Any = None, scales_d: Any = None, scale_factors: Any = None
+    output_size: Sequence[int] | None,
+    self: Tensor | None = None,
+    input_size: Sequence[int] | None = None,
+    scales_d: float | None = None,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+    scales: float | None = None,
 ) -> None:
+    """Factors are those by which sizes grow."""
+    before = input_size if input_size is not None else () if self is None else self.shape
+    factors = [scale for scale in (scales_d, scales_h, scales_w, scales) if scale is not None]
+    if factors and output_size is not None:
+        places = zip(before[2:], output_size, factors, strict=True)
+        expect(all(abs(size * factor - after) < 2 for size, after, factor in places), "factors that fit the sizes")
+
+
+def check_factors(scale_factors: Sequence[float] | None) -> None:
     """Factors are numbers near enough to 1."""
     low, high = SCALES
-    for given in (scales, scales_h, scales_w, scales_d, scale_factors):
-        factors = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
-        expect(all(low <= factor <= high for factor in factors), f"factors from {low:g} to {high:g}, not {given}")
+    expect(all(low <= factor <= high for factor in scale_factors or ()), f"factors from {low:g} to {high:g}")
 
 
 def check_grid(interpolation_mode: int, padding_mode: int) -> None:
@@ -82,11 +131,9 @@ def check_convolution_backward(
     """One gradient per entry of the output."""
     n = weight.ndim - 2
     expect(n >= 1 and input.ndim == weight.ndim and groups >= 1, "images and filters of one number of dimensions")
-    numbers = (several(x, n) for x in (stride, padding, dilation, output_padding))
-    sizes = [
-        output_size(size, kernel, *rest, transposed=transposed)
-        for size, kernel, *rest in zip(input.shape[2:], weight.shape[2:], *numbers, strict=True)
-    ]
+    steps, edges, gaps, extra = (several(x, n) for x in (stride, padding, dilation, output_padding))
+    images = zip(input.shape[2:], weight.shape[2:], steps, edges, gaps, extra, strict=True)
+    sizes = [output_size(size, kernel, *numbers, transposed=transposed) for size, kernel, *numbers in images]
     inside, outside = (0, 1) if transposed else (1, 0)
     ins, outs = weight.shape[inside], weight.shape[outside]
     expect(input.shape[1] == (ins if transposed else ins * groups), "the channels of the filters")
@@ -94,7 +141,7 @@ def check_convolution_backward(
 
 
 def output_size(
-    size: int, kernel: int, stride: int, padding: int, dilation: int, output_padding: int, transposed: bool
+    size: int, kernel: int, stride: int, padding: int, dilation: int, output_padding: int, *, transposed: bool
 ) -> int:
     """Size of one dimension of a convolution's output."""
     expect(stride >= 1 and dilation >= 1 and padding >= 0, "strides and dilations of 1 or more")
@@ -102,4 +149,3 @@ def output_size(
     if transposed:
         return (size - 1) * stride - 2 * padding + reach + output_padding + 1
     return (size + 2 * padding - reach - 1) // stride + 1
-

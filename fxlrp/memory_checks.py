@@ -31,9 +31,7 @@ def check_view_as(self: Tensor, dtype: torch.dtype) -> None:
     expect(dtype in DTYPES and (dtype is not torch.bool or self.dtype is torch.bool), f"another dtype than {dtype}")
 
 
-def check_strided(
-    self: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
-) -> None:
+def check_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> None:
     """What is read is between the first and the last entry of the tensor, whatever else is in its storage."""
     first = self.storage_offset()
     start = first if storage_offset is None else storage_offset
@@ -53,7 +51,9 @@ def check_strided_scatter(
 
 def check_division(self: Any, other: Any) -> None:
     """The smallest integer divided by -1 is none, which stops the process."""
-    whole = [x for x in (self, other) if not (isinstance(x, float) or (isinstance(x, Tensor) and x.is_floating_point()))]
+    whole = [
+        x for x in (self, other) if not (isinstance(x, float) or (isinstance(x, Tensor) and x.is_floating_point()))
+    ]
     if len(whole) == 2:
         expect(not (has(other, -1) and has_smallest(self)), "no division of the smallest integer by -1")
 
@@ -71,21 +71,24 @@ def has_smallest(x: Any) -> bool:
 def check_cdist_backward(grad: Tensor, x1: Tensor, x2: Tensor, cdist: Tensor) -> None:
     """One gradient per pair."""
     expect(min(x1.ndim, x2.ndim) >= 2 and x1.shape[-1] == x2.shape[-1], "vectors of one length")
-    batch = torch.broadcast_shapes(x1.shape[:-2], x2.shape[:-2])
+    batch = torch.broadcast_shapes(x1.shape[:-2], x2.shape[:-2])  # type: ignore[no-untyped-call]
     expect_shape(cdist, [*batch, x1.shape[-2], x2.shape[-2]], "cdist")
     expect_shape(grad, cdist.shape, "grad")
 
 
+def check_pdist(self: Tensor) -> None:
+    """Rows are vectors."""
+    expect(self.ndim == 2, "rows of vectors")
+
+
 def check_pdist_backward(grad: Tensor, self: Tensor, pdist: Tensor) -> None:
     """One gradient per pair of rows."""
-    expect(self.ndim == 2, "rows of vectors")
+    check_pdist(self)
     pairs = self.shape[0] * (self.shape[0] - 1) // 2
     expect_vectors(pairs, grad=grad, pdist=pdist)
 
 
-def check_unfold_backward(
-    grad_in: Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int
-) -> None:
+def check_unfold_backward(grad_in: Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int) -> None:
     """One gradient per entry of each window."""
     n = len(input_sizes)
     expect(-n <= dim < n and min(input_sizes) >= 0 and step >= 1, "a dimension of the input")
@@ -134,7 +137,7 @@ def check_bag(
     expect_range(indices, weight.shape[0])
     expect_offsets(offsets, indices.shape[0])
     expect(mode in (0, 1, 2) and -1 <= padding_idx < weight.shape[0], "a mode and a padding that there are")
-    expect(not include_last_offset or offsets.shape[0] > 0, "the last offset")
+    expect(offsets.shape[0] > int(include_last_offset), "a bag")
     expect_vectors(indices.shape[0], per_sample_weights=per_sample_weights)
 
 

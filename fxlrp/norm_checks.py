@@ -75,6 +75,18 @@ def check_instance_norm(running_mean: Tensor | None, running_var: Tensor | None,
     expect(not use_input_stats or (running_mean is None and running_var is None), "no statistics to write to")
 
 
+def check_batch_statistics(input: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool) -> None:
+    """Without running statistics, those of the batch are what there is."""
+    expect(training, "to be in training")
+    check_batch_norm(input, weight, bias)
+
+
+def check_softmax_backward(grad_output: Tensor, output: Tensor, dim: int) -> None:
+    """One gradient per entry of the output."""
+    expect_shape(grad_output, output.shape, "grad_output")
+    expect(-max(output.ndim, 1) <= dim < max(output.ndim, 1), "a dimension that there is")
+
+
 def check_dropout(train: bool) -> None:
     """Nothing is drawn."""
     expect(not train, "to be out of training")
@@ -99,9 +111,14 @@ def check_batch_norm_backward(
         expect_vectors(input.shape[1], save_mean=save_mean, save_invstd=save_invstd)
 
 
+def check_no_dropout(dropout_p: float) -> None:
+    """Nothing is drawn."""
+    expect(dropout_p == 0, "no dropout")
 
-def check_attention(query: Tensor, key: Tensor, value: Tensor) -> None:
+
+def check_attention(query: Tensor, key: Tensor, value: Tensor, dropout_p: float) -> None:
     """Heads fit to each other."""
+    check_no_dropout(dropout_p)
     expect(query.ndim == key.ndim == value.ndim == 4, "batches of heads")
     expect(query.shape[0] == key.shape[0] == value.shape[0], "one batch")
     expect(key.shape[1] == value.shape[1] and key.shape[1] > 0, "a value for each key")
@@ -109,9 +126,11 @@ def check_attention(query: Tensor, key: Tensor, value: Tensor) -> None:
     expect(query.shape[3] == key.shape[3], "queries and keys of one length")
 
 
-def check_flash_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> None:
+def check_flash_attention(
+    query: Tensor, key: Tensor, value: Tensor, dropout_p: float, attn_mask: Tensor | None
+) -> None:
     """Values are as long as keys, and a mask is for these."""
-    check_attention(query, key, value)
+    check_attention(query, key, value, dropout_p)
     expect(key.shape[3] == value.shape[3], "values and keys of one length")
     if attn_mask is not None:
         scores = [*query.shape[:3], key.shape[2]]
@@ -126,19 +145,20 @@ def check_flash_attention_backward(
     value: Tensor,
     out: Tensor,
     logsumexp: Tensor,
-    attn_mask: Tensor | None = None,
+    dropout_p: float,
+    attn_mask: Tensor | None,
 ) -> None:
     """One gradient per entry of the output, and one normaliser per query."""
-    check_flash_attention(query, key, value, attn_mask)
-    check_attention_backward(grad_out, query, key, value, out, logsumexp)
+    check_flash_attention(query, key, value, dropout_p, attn_mask)
+    check_attention_backward(grad_out, query, key, value, out, logsumexp, dropout_p)
     expect_shape(logsumexp, query.shape[:3], "logsumexp")
 
 
 def check_attention_backward(
-    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor
+    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor, dropout_p: float
 ) -> None:
     """The same for kernels that pad normalisers."""
-    check_attention(query, key, value)
+    check_attention(query, key, value, dropout_p)
     expect_shape(out, [*query.shape[:3], value.shape[3]], "out")
     expect_shape(grad_out, out.shape, "grad_out")
     expect(tuple(logsumexp.shape[:2]) == tuple(query.shape[:2]) and logsumexp.ndim >= 3, "a normaliser per query")

@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,10 +41,13 @@ CHECKS: dict[str, Check] = {
     "_fft_c2r.default": memory_checks.check_half_transform,
     "_fft_r2c.default": memory_checks.check_real_transform,
     "_fused_rms_norm_backward.default": norm_checks.check_rms_norm_backward,
-    "_native_batch_norm_legit.no_stats": norm_checks.check_batch_norm,
+    "_log_softmax_backward_data.default": norm_checks.check_softmax_backward,
+    "_native_batch_norm_legit.no_stats": norm_checks.check_batch_statistics,
     "_native_batch_norm_legit_functional.default": norm_checks.check_batch_norm,
     "_native_batch_norm_legit_no_training.default": norm_checks.check_batch_norm,
     "_pdist_backward.default": memory_checks.check_pdist_backward,
+    "_pdist_forward.default": memory_checks.check_pdist,
+    "_scaled_dot_product_attention_math.default": norm_checks.check_no_dropout,
     "_scaled_dot_product_cudnn_attention.default": norm_checks.check_attention,
     "_scaled_dot_product_cudnn_attention_backward.default": norm_checks.check_attention_backward,
     "_scaled_dot_product_efficient_attention.default": norm_checks.check_attention,
@@ -54,11 +57,14 @@ CHECKS: dict[str, Check] = {
     "_scaled_dot_product_flash_attention_for_cpu.default": norm_checks.check_flash_attention,
     "_scaled_dot_product_flash_attention_for_cpu_backward.default": norm_checks.check_flash_attention_backward,
     "_segment_reduce_backward.default": memory_checks.check_segments_backward,
+    "_softmax_backward_data.default": norm_checks.check_softmax_backward,
     "adaptive_max_pool2d_backward.default": image_checks.check_pool_backward(2),
     "adaptive_max_pool3d_backward.default": image_checks.check_pool_backward(3),
     "as_strided.default": memory_checks.check_strided,
     "as_strided_copy.default": memory_checks.check_strided,
     "as_strided_scatter.default": memory_checks.check_strided_scatter,
+    "avg_pool2d_backward.default": image_checks.check_average_backward(2),
+    "avg_pool3d_backward.default": image_checks.check_average_backward(3),
     "batch_norm.default": norm_checks.check_frozen_norm,
     "convolution_backward.default": image_checks.check_convolution_backward,
     "div.Scalar_mode": memory_checks.check_division,
@@ -79,6 +85,7 @@ CHECKS: dict[str, Check] = {
     "instance_norm.default": norm_checks.check_instance_norm,
     "linalg_lu_solve.default": memory_checks.check_pivots,
     "lu_unpack.default": memory_checks.check_unpacked_pivots,
+    "max_pool1d.default": image_checks.check_window,
     "max_pool2d_with_indices_backward.default": image_checks.check_pool_backward(2),
     "max_pool3d_with_indices_backward.default": image_checks.check_pool_backward(3),
     "native_batch_norm_backward.default": norm_checks.check_batch_norm_backward,
@@ -92,10 +99,18 @@ CHECKS: dict[str, Check] = {
     "remainder.Scalar": memory_checks.check_division,
     "remainder.Scalar_Tensor": memory_checks.check_division,
     "remainder.Tensor": memory_checks.check_division,
+    "scaled_dot_product_attention.default": norm_checks.check_no_dropout,
     "segment_reduce.default": memory_checks.check_segments,
     "unfold_backward.default": memory_checks.check_unfold_backward,
     "view.dtype": memory_checks.check_view_as,
-    **{f"{name}.{kind}": image_checks.check_scales for name in RESIZED for kind in ("default", "vec")},
+    **{
+        f"{kind}_pad{dims}d{backward}.default": check(dims)
+        for kind in ("reflection", "replication")
+        for dims in (1, 2, 3)
+        for backward, check in (("", image_checks.check_pad), ("_backward", image_checks.check_pad_backward))
+    },
+    **{f"{name}.default": image_checks.check_scales for name in RESIZED},
+    **{f"{name}.vec": image_checks.check_factors for name in RESIZED},
 }
 """What torch leaves unchecked of some ops."""
 
@@ -116,7 +131,7 @@ def on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
             result = function(*args)
         except (ArithmeticError, TypeError, RuntimeError) as error:
             raise ValueError(f"{function.__name__} of {args}: {error}") from error
-        if not isinstance(result, (bool, int, float)) or abs(result) > LARGEST and isinstance(result, int):
+        if not isinstance(result, (bool, int, float)) or (abs(result) > LARGEST and isinstance(result, int)):
             raise ValueError(f"{function.__name__} of {args} is beyond what a size can be")
         return result
 
@@ -132,7 +147,10 @@ def take(values: Any, index: Any) -> Any:
 
 POWERS = (operator.pow, operator.lshift, operator.rshift)
 FUNCTIONS = {
-    "_operator": ("add and_ eq floordiv ge gt le lshift lt mod mul ne neg not_ or_ pos pow rshift sub truediv", operator),
+    "_operator": (
+        "add and_ eq floordiv ge gt le lshift lt mod mul ne neg not_ or_ pos pow rshift sub truediv",
+        operator,
+    ),
     "math": ("ceil floor sqrt trunc", math),
     "torch": ("sym_float sym_int sym_ite sym_max sym_min sym_not sym_sqrt _sym_sqrt", torch),
 }

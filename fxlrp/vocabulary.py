@@ -108,7 +108,7 @@ MOVES = """
     split_with_sizes.default squeeze.default squeeze.dim squeeze.dims stack.default t.default to.device to.dtype
     to.dtype_layout _to_copy.default transpose.int tril.default triu.default type_as.default unbind.int
     unbind_copy.int unflatten.int unfold.default unfold_backward.default unsqueeze.default view.default view.dtype
-    view_as_complex.default view_as_real.default view_copy.default _reshape_alias.default _unsafe_view.default
+    view_as_complex.default view_as_real.default view_copy.default _unsafe_view.default
 """
 
 SELECTIONS = """
