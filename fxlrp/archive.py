@@ -16,6 +16,9 @@ from pathlib import Path
 
 from fxlrp.errors import ArtifactError
 
+END = b"PK\5\6"
+"""How the last record of an archive begins, which has 22 bytes if no comment follows."""
+
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
@@ -47,7 +50,7 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, MemoryError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error or type(error).__name__}") from error
+        raise ArtifactError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def open_archive(content: bytes, path: Path) -> zipfile.ZipFile:
@@ -64,7 +67,15 @@ def open_archive(content: bytes, path: Path) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, struct.error, OverflowError) as error:
         raise ArtifactError(f"{path} is no archive, or is cut off: {error}") from error
+    check_layout(archive, content, path)
+    return archive
+
+
+def check_layout(archive: zipfile.ZipFile, content: bytes, path: Path) -> None:
+    """Refuse what is laid out as torch would not have written it, and what two readers could read differently."""
     members = archive.infolist()
+    if not members or min(m.header_offset for m in members) or content[-22:-18] != END:
+        raise ArtifactError(f"{path} is no artefact: an archive of fxlrp is the whole file")
     names = [member.filename for member in members]
     if len(set(names)) < len(names):
         raise ArtifactError(f"{path} has two members of one name")
@@ -77,7 +88,6 @@ def open_archive(content: bytes, path: Path) -> zipfile.ZipFile:
             raise ArtifactError(f"{path}: {member.filename!r} claims two sizes")
     if sum(member.file_size for member in members) > len(content):
         raise ArtifactError(f"{path}: its members claim to be larger than the file")
-    return archive
 
 
 def check_members(archive: zipfile.ZipFile, allowed: Sequence[str], path: Path) -> None:

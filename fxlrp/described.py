@@ -6,7 +6,7 @@ import functools
 from dataclasses import MISSING, fields, is_dataclass
 from enum import IntEnum
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from fxlrp._torch import is_tagged
 from fxlrp.errors import ArtifactError
@@ -59,7 +59,8 @@ def fits_fields(value: dict[str, Any], kind: Any) -> bool:
 def parts(value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
     """The parts of a value: name, value and type of each."""
     if is_dataclass(kind):
-        return [(name, part, hints(kind)[name]) for name, part in value.items()]
+        types = hints(cast(type, kind))
+        return [(name, part, types[name]) for name, part in value.items()]
     if get_origin(kind) is list:
         return [(str(i), part, get_args(kind)[0]) for i, part in enumerate(value)]
     if get_origin(kind) is dict:
@@ -70,6 +71,6 @@ def parts(value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
 
 
 @functools.cache
-def hints(kind: Any) -> dict[str, Any]:
+def hints(kind: type) -> dict[str, Any]:
     """Types of the fields of a dataclass."""
     return get_type_hints(kind)

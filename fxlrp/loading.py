@@ -156,7 +156,7 @@ class Artifact:
         try:
             with torch.inference_mode(False), torch.no_grad():
                 found = self._run([tensor.contiguous() for tensor in tensors.values()])
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, ArtifactError):
             raise
         except Exception as error:
             raise SignatureError(

@@ -20,6 +20,7 @@ from fxlrp.safe_ops import resolve
 Find = Callable[[str], fx.Node]
 
 POSITIONAL = 1
+STRIDED = 7
 
 
 def number(value: Any) -> float:
@@ -38,9 +39,24 @@ def tensor(find: Find, value: Mapping[str, Any]) -> fx.Node | None:
     return None if "as_none" in value else find(value.get("as_tensor", value)["name"])
 
 
-def device(_: Find, value: Mapping[str, Any]) -> torch.device:
+def device(value: Mapping[str, Any]) -> torch.device:
     """A device."""
-    return torch.device(value["type"], value.get("index"))
+    index = value.get("index")
+    try:
+        return torch.device(value["type"] if index is None else f"{value['type']}:{index}")
+    except RuntimeError as error:
+        raise ArtifactError(f"the graph names a device that torch does not know: {error}") from error
+
+
+def entry(table: Mapping[int, Any], number: int) -> Any:
+    """What a number of torch's description stands for.
+
+    Raises:
+        ArtifactError: If it is nothing that fxlrp writes.
+    """
+    if number not in table:
+        raise ArtifactError(f"the graph has the type, layout or format {number}, which fxlrp does not write")
+    return table[number]
 
 
 ARGUMENTS: dict[str, Callable[[Find, Any], Any]] = {
@@ -63,14 +79,41 @@ ARGUMENTS: dict[str, Callable[[Find, Any], Any]] = {
     "as_sym_ints": lambda find, x: [size(find, n) for n in x],
     "as_sym_floats": lambda find, x: [size(find, n) for n in x],
     "as_sym_bools": lambda find, x: [size(find, n) for n in x],
-    "as_scalar_type": lambda find, x: dtypes()[x],
-    "as_memory_format": lambda find, x: memory_formats()[x],
-    "as_layout": lambda find, x: torch.strided,
-    "as_device": device,
+    "as_scalar_type": lambda find, x: entry(dtypes(), x),
+    "as_memory_format": lambda find, x: entry(memory_formats(), x),
+    "as_layout": lambda find, x: entry({STRIDED: torch.strided}, x),
+    "as_device": lambda find, x: device(x),
 }
 """How each kind of argument is read."""
 RESULTS = ("as_tensor", "as_sym_int", "as_sym_float", "as_sym_bool")
 """Kinds of results that have a name."""
+
+
+class Known:
+    """What a graph has computed so far, by name."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, fx.Node] = {}
+
+    def find(self, name: str) -> fx.Node:
+        """What has a name.
+
+        Raises:
+            ArtifactError: If nothing has.
+        """
+        if name not in self.nodes:
+            raise ArtifactError(f"the graph uses {name[:100]!r}, which nothing before it computes")
+        return self.nodes[name]
+
+    def keep(self, name: str, node: fx.Node) -> None:
+        """Give something a name.
+
+        Raises:
+            ArtifactError: If something else has it.
+        """
+        if name in self.nodes:
+            raise ArtifactError(f"the graph computes {name[:100]!r} twice")
+        self.nodes[name] = node
 
 
 def build(graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -81,30 +124,17 @@ def build(graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Mappi
     Raises:
         ArtifactError: If something is used before it is there, is not there, or is called in a way that its op is not.
     """
-    made = fx.Graph()
-    root = nn.Module()
-    known: dict[str, fx.Node] = {}
-
-    def find(name: str) -> fx.Node:
-        if name not in known:
-            raise ArtifactError(f"the graph uses {name[:100]!r}, which nothing before it computes")
-        return known[name]
-
-    def keep(name: str, node: fx.Node) -> None:
-        if name in known:
-            raise ArtifactError(f"the graph computes {name[:100]!r} twice")
-        known[name] = node
-
+    made, root, known = fx.Graph(), nn.Module(), Known()
     for given, spec in zip_same(graph["inputs"], signature["input_specs"], "inputs"):
-        keep(name_of(given), take(made, root, spec, given, weights))
+        known.keep(name_of(given), take(made, root, spec, given, weights))
     for node in graph["nodes"]:
-        call = made.call_function(*called(find, node))
+        call = made.call_function(*called(known.find, node))
         for name, result in results(made, node, call):
-            keep(name, result)
+            known.keep(name, result)
     for returned, spec in zip_same(graph["outputs"], signature["output_specs"], "outputs"):
-        if spec.keys() != {"user_output"} or spec["user_output"]["arg"] != returned:
+        if spec != {"user_output": {"arg": returned}}:
             raise ArtifactError("the graph writes to its inputs, or returns what it does not compute")
-    made.output(tuple(find(name_of(returned)) for returned in graph["outputs"]))
+    made.output(tuple(known.find(name_of(returned)) for returned in graph["outputs"]))
     return fx.GraphModule(root, made)
 
 

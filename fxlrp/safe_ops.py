@@ -233,7 +233,7 @@ def checked(op: OpOverload, call: Callable[..., Any], checks: list[Check]) -> Ca
             for check, names in wanted:
                 check(**{name: given[name] for name in names})
         except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
-            raise ValueError(f"{op}: {error}") from error
+            raise ArtifactError(f"the graph of the artefact asks for what {op} must not do: {error}") from error
         return call(*args, **kwargs)
 
     return checked_call

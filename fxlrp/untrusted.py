@@ -42,15 +42,12 @@ def check_model(content: bytes, manifest: Manifest) -> dict[str, Any]:
     Raises:
         ArtifactError: Naming the first entry that fxlrp would not have written.
     """
-    model = parsed(content)
-    for key, value in entries(model):
-        if key in NEVER and value is not None:
-            raise ArtifactError(f"the graph has an entry {key!r}, which fxlrp does not write")
-        if key == "metadata" and value:
-            raise ArtifactError("the graph has metadata, which fxlrp does not write")
-        if key == "expr_str":
-            check_size(value)
+    model: dict[str, Any] = parsed(content)
+    check_entries(model)
     described.check(model, export_schema().ExportedProgram, "the graph")
+    devices = {"cpu", manifest.device.partition(":")[0]}
+    if any(key in ("device", "as_device") and value["type"] not in devices for key, value in entries(model)):
+        raise ArtifactError(f"the graph is of other devices than {manifest.device}")
     if model.get("guards_code"):
         raise ArtifactError("the graph has guards, which are Python code")
     for name in model["range_constraints"]:
@@ -59,6 +56,17 @@ def check_model(content: bytes, manifest: Manifest) -> dict[str, Any]:
     check_trees(model["graph_module"], manifest)
     check_texts(model)
     return model
+
+
+def check_entries(model: Any) -> None:
+    """Refuse entries that fxlrp does not write, wherever they are."""
+    for key, value in entries(model):
+        if key in NEVER and value is not None:
+            raise ArtifactError(f"the graph has an entry {key!r}, which fxlrp does not write")
+        if key == "metadata" and value:
+            raise ArtifactError("the graph has metadata, which fxlrp does not write")
+        if key == "expr_str":
+            check_size(value)
 
 
 def check_trees(module: dict[str, Any], manifest: Manifest) -> None:
@@ -112,7 +120,7 @@ def is_number(node: ast.AST) -> bool:
     """Whether a syntax tree is a number of 64 bits."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         node = node.operand
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float) and abs(node.value) < BOUND
+    return isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and abs(node.value) < BOUND
 
 
 def is_truth(node: ast.AST) -> bool:
