@@ -12,6 +12,7 @@ from torch import Tensor
 from fxlrp import described
 from fxlrp._torch import dtypes, export_schema
 from fxlrp.errors import ArtifactError
+from fxlrp.memory_checks import DTYPES
 from fxlrp.untrusted import parsed
 
 MOST = 2**31
@@ -45,8 +46,10 @@ def read_weights(kind: str, read: Callable[[str], bytes], device: str) -> dict[s
 
 def storage(content: bytes, dtype: torch.dtype | None, name: str) -> Tensor:
     """All bytes of a member as one row of numbers, in memory of its own."""
-    if dtype is None or len(content) % dtype.itemsize:
+    if dtype not in DTYPES or len(content) % dtype.itemsize:
         raise ArtifactError(f"the weight {name[:100]!r} has {len(content)} bytes, which do not fit its type")
+    if dtype is torch.bool and content.strip(b"\0\1"):
+        raise ArtifactError(f"the weight {name[:100]!r} has truth values that are neither 0 nor 1")
     whole = torch.empty(len(content) // dtype.itemsize, dtype=dtype)
     whole.view(torch.uint8).numpy()[:] = np.frombuffer(content, np.uint8)
     return whole
