@@ -97,7 +97,7 @@ MOVES = """
     cat.default chunk.default clone.default col2im.default constant_pad_nd.default contiguous.default copy.default
     detach.default diag_embed.default diagonal.default diagonal_backward.default diagonal_scatter.default
     dropout.default expand.default expand_as.default flatten.using_ints flip.default im2col.default
-    lift_fresh_copy.default movedim.intlist narrow.default narrow_copy.default pad.default permute.default
+    lift_fresh_copy.default movedim.intlist narrow.default narrow_copy.default permute.default
     permute_copy.default pixel_shuffle.default pixel_unshuffle.default reflection_pad1d.default
     reflection_pad1d_backward.default reflection_pad2d.default reflection_pad2d_backward.default
     reflection_pad3d.default reflection_pad3d_backward.default repeat.default repeat_interleave.Tensor
