@@ -35,6 +35,7 @@ def check_average_backward(dims: int) -> Check:
 
     def check(grad_output: Tensor, self: Tensor) -> None:
         expect(self.ndim in (dims + 1, dims + 2), f"images of {dims} dimensions")
+        expect(min(self.shape[-dims:]) > 0, "images that are not empty")
         expect_shape(grad_output, [*self.shape[:-dims], *grad_output.shape[self.ndim - dims :]], "grad_output")
 
     return check
