@@ -175,9 +175,9 @@ def test_new_memory_is_empty() -> None:
     [
         "torch.ops.aten.from_file.default", "torch.ops.aten.relu_.default", "torch.ops.aten.add.out", "os.system",
         "torch.ops.aten.relu.__class__", "torch.ops.aten.relu.overloads", "torch.ops.aten.__init__.__func__",
-        "torch.ops.mkldnn._linear_pointwise.default", "torch.ops.aten._sparse_coo_tensor_unsafe.default", 
+        "torch.ops.mkldnn._linear_pointwise.default", "torch.ops.aten._sparse_coo_tensor_unsafe.default",
         "relu.default",
-        "torch.ops.aten.set_.source_Storage", "torch.ops.aten.relu", "_operator.setitem", "math.factorial", "", 
+        "torch.ops.aten.set_.source_Storage", "torch.ops.aten.relu", "_operator.setitem", "math.factorial", "",
         "\ud800",
         "torch.ops.aten.rand.default", "torch.load",
     ],
