@@ -139,7 +139,7 @@ MATRICES = """
 """
 
 NEW = """
-    arange.default arange.start arange.start_step empty.memory_format empty_like.default eye.default eye.m
+    arange.default arange.start arange.start_step fill.Scalar fill.Tensor empty.memory_format empty_like.default eye.default eye.m
     full.default full_like.default linspace.default new_empty.default new_full.default new_ones.default
     new_zeros.default ones.default ones_like.default scalar_tensor.default zeros.default zeros_like.default
 """
@@ -151,8 +151,8 @@ SIZES = """
 """
 
 GROUPS = (
-    SUMS_AND_PRODUCTS, POINTWISE, REDUCTIONS, NORMS_AND_ATTENTION, POOLS_AND_SAMPLERS, MOVES, COPIES, SELECTIONS, MATRICES,
-    NEW, SIZES,
+    SUMS_AND_PRODUCTS, POINTWISE, REDUCTIONS, NORMS_AND_ATTENTION, POOLS_AND_SAMPLERS, MOVES, COPIES, SELECTIONS,
+    MATRICES, NEW, SIZES,
 )  # fmt: skip
 OPS = frozenset(name for group in GROUPS for name in group.split())
 """Overloads of ATen, such as ``add.Tensor``."""
