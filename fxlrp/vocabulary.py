@@ -139,9 +139,9 @@ MATRICES = """
 """
 
 NEW = """
-    arange.default arange.start arange.start_step fill.Scalar fill.Tensor empty.memory_format empty_like.default eye.default eye.m
-    full.default full_like.default linspace.default new_empty.default new_full.default new_ones.default
-    new_zeros.default ones.default ones_like.default scalar_tensor.default zeros.default zeros_like.default
+    arange.default arange.start arange.start_step empty.memory_format empty_like.default eye.default eye.m
+    fill.Scalar fill.Tensor full.default full_like.default linspace.default new_empty.default new_full.default
+    new_ones.default new_zeros.default ones.default ones_like.default scalar_tensor.default zeros.default zeros_like.default
 """
 
 SIZES = """
