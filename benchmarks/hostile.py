@@ -102,6 +102,9 @@ class Watch:
             first = getattr(first, "co_filename", "")
         if event in ("open", "os.listdir", "os.scandir") and str(first) == self.path:
             return
+        source = event == "open" and str(first).endswith(".py") and args[1] == "r"
+        if source or (event == "import" and str(first).startswith("torch.")):  # what torch needs to tell of an error
+            return
         told = re.sub(r"\d+", "N", f"{event} {str(first)[:80]}")  # the code that torch.fx writes is numbered
         if told not in self.usual:
             self.seen.append(told)

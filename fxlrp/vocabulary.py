@@ -141,7 +141,8 @@ MATRICES = """
 NEW = """
     arange.default arange.start arange.start_step empty.memory_format empty_like.default eye.default eye.m
     fill.Scalar fill.Tensor full.default full_like.default linspace.default new_empty.default new_full.default
-    new_ones.default new_zeros.default ones.default ones_like.default scalar_tensor.default zeros.default zeros_like.default
+    new_ones.default new_zeros.default ones.default ones_like.default scalar_tensor.default
+    zeros.default zeros_like.default
 """
 
 SIZES = """
