@@ -7,7 +7,7 @@ a file in the folder that it is read in, and a record of every file, process, li
 A mutant is *refused* (`ArtifactError` at loading, an error of fxlrp at the call), *loads*, or asks for more *resources*
 at the call than there are. *Bad* is everything else: another exception, a signal, more than ten seconds, a gibibyte at
 loading, a canary touched, an input changed. The exit status is then 1. With ``--out`` a run that was cut off goes on
-where it was. ``--valid`` loads good artefacts instead, and compares them with what torch.export loads, to the last bit.
+where it was.
 """
 
 from __future__ import annotations
