@@ -7,7 +7,7 @@ a file in the folder that it is read in, and a record of every file, process, li
 A mutant is *refused* (`ArtifactError` at loading, an error of fxlrp at the call), *loads*, or asks for more *resources*
 at the call than there are. *Bad* is everything else: another exception, a signal, more than ten seconds, a gibibyte at
 loading, a canary touched, an input changed. The exit status is then 1. With ``--out`` a run that was cut off goes on
-where it was. ``--valid`` loads good artefacts instead, and compares them with what torch.export loads, to the last bit.
+where it was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import sys
 import tempfile
@@ -52,7 +53,7 @@ SPACE = 4 << 30
 TAKEN = 1 << 30
 """Bytes of memory that loading may take."""
 WATCHED = (
-    "open", "import", "exec", "compile", "os.", "subprocess.", "ctypes.", "socket.", "shutil.", "pty.", "mmap.",
+    "open", "import", "exec", "os.", "subprocess.", "ctypes.", "socket.", "shutil.", "pty.", "mmap.",
     "pickle.find_class", "marshal.", "code.", "urllib.", "webbrowser.", "tempfile.", "glob.", "sqlite3.",
 )  # fmt: skip
 SHORTAGE = ("not enough memory", "can't allocate", "DefaultCPUAllocator", "bad_alloc", "Failed to allocate")
@@ -84,10 +85,13 @@ class Batch:
 
 
 class Watch:
-    """What Python is told of while a mutant is read: files, processes, libraries, sockets and modules opened."""
+    """What Python is told of while a file is read: files, processes, libraries, sockets and modules opened.
+
+    What good files make it open is usual.
+    """
 
     def __init__(self) -> None:
-        self.path, self.seen = "", list[str]()
+        self.path, self.seen, self.usual = "", list[str](), set[str]()
         sys.addaudithook(self.hear)
 
     def hear(self, event: str, args: tuple[Any, ...]) -> None:
@@ -98,9 +102,12 @@ class Watch:
             first = getattr(first, "co_filename", "")
         if event in ("open", "os.listdir", "os.scandir") and str(first) == self.path:
             return
-        if event in ("exec", "compile") and "eval_with_key" in str([first, *args[1:]]):  # a graph, as torch.fx runs it
+        source = event == "open" and str(first).endswith(".py") and args[1] == "r"
+        if source or (event == "import" and str(first).startswith("torch.")):  # what torch needs to tell of an error
             return
-        self.seen.append(f"{event} {str(first)[:80]}")
+        told = re.sub(r"\d+", "N", f"{event} {str(first)[:80]}")  # the code that torch.fx writes is numbered
+        if told not in self.usual:
+            self.seen.append(told)
 
     @contextmanager
     def on(self, path: Path) -> Iterator[list[str]]:
@@ -112,10 +119,13 @@ class Watch:
             self.path = ""
 
 
+WATCH = Watch()
+"""Of this process and of all that are forked from it."""
+
+
 def work(batch: Batch) -> list[Any]:
     """Verdicts on mutants."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    watch = Watch()
     space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (space + SPACE, space + SPACE))
     found = []
@@ -130,7 +140,7 @@ def work(batch: Batch) -> list[Any]:
             path = inside / f"mutant{ENDINGS[batch.format]}"
             path.write_bytes(content)
             before = surroundings(Path(folder))
-            verdict, what = judged(path, name, watch)
+            verdict, what = judged(path, name)
             if surroundings(Path(folder)) != before:
                 verdict, what = "bad", "a canary was touched"
             found.append((number, kind, verdict, what))
@@ -144,13 +154,13 @@ def surroundings(folder: Path) -> Any:
     return files, {line.split()[-1] for line in maps if " r-xp " in line and "/" in line}
 
 
-def judged(path: Path, name: str, watch: Watch) -> tuple[str, str]:
+def judged(path: Path, name: str) -> tuple[str, str]:
     """Load a file and call it."""
     sample = SAMPLES[name]
     args, target = sample.inputs(), sample.target
     copies = [x.clone() for x in args]
     start, taken = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with watch.on(path) as seen:
+    with WATCH.on(path) as seen:
         verdict, what = tried(path, args, target, taken)
     if seen:
         return "bad", f"{seen[0]} ({len(seen)} events), {verdict}"
@@ -229,12 +239,16 @@ def show(account: dict[str, Any]) -> int:
 
 
 def warm(folder: Path) -> None:
-    """Load and call every sample once, so that nothing is left to import."""
-    for format, ending in ENDINGS.items():
-        for path in sorted((folder / format).glob(f"*{ending}")):
-            if format != "aoti":
-                sample = SAMPLES[path.stem]
+    """Load and call every sample twice: first to import what it needs, then to learn what is usual."""
+    paths = [path for format in ENDINGS if format != "aoti" for path in sorted((folder / format).glob("*.*"))]
+    for _ in range(2):
+        usual = set[str]()
+        for path in paths:
+            sample = SAMPLES[path.stem]
+            with WATCH.on(path) as seen:
                 fxlrp.load(path)(*sample.inputs(), target=sample.target)
+            usual.update(seen)
+    WATCH.usual = usual
 
 
 def main() -> int:
@@ -243,6 +257,7 @@ def main() -> int:
     parser.add_argument("--formats", nargs="+", default=list(ENDINGS), choices=list(ENDINGS))
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=Path, help="keep the valid artefacts in this folder, and take them from it")
     parser.add_argument("--out", type=Path, help="keep account in this JSON file, and go on from it")
     options = parser.parse_args()
     account: dict[str, Any] = {"seed": options.seed, "formats": {}}
@@ -251,9 +266,10 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = options.samples or Path(name)
+        missing = [format for format in options.formats if not (folder / format).exists()]
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # what is compiled here would leave threads behind
-            pool.starmap(save, [(folder, options.formats)])
+            pool.starmap(save, [(folder, missing)])
         warm(folder)
         for format in options.formats:
             fuzz(format, options, account, folder)

@@ -42,7 +42,9 @@ def close_vectors(x: Tensor) -> Tensor:
 ALL = slice(None)
 ORDERS: dict[OpOverload, tuple[Order, slice]] = {
     aten._embedding_bag.default: (rows, ALL),
+    aten._embedding_bag_dense_backward.default: (rows, ALL),
     aten._embedding_bag_forward_only.default: (rows, ALL),
+    aten._embedding_bag_per_sample_weights_backward.default: (rows, ALL),
     aten._pdist_forward.default: (rows, ALL),
     aten._pdist_backward.default: (rows, ALL),
     aten.adaptive_max_pool3d_backward.default: (rows, ALL),

@@ -12,6 +12,10 @@ from fxlrp.expectations import Check, expect, expect_range, expect_shape, severa
 
 LONGEST = 2**40
 """Entries that are added at an end of a dimension."""
+WIDEST = 2**24
+"""Entries that a window covers."""
+ROUNDING = 1e-6
+"""Relative error of factors."""
 SCALES = 1e-6, 1e6
 """Factors by which images grow; beyond, places in them are no numbers that a processor can count to."""
 
@@ -33,6 +37,7 @@ def check_average_backward(dims: int) -> Check:
 
     def check(grad_output: Tensor, self: Tensor) -> None:
         expect(self.ndim in (dims + 1, dims + 2), f"images of {dims} dimensions")
+        expect(min(self.shape[-dims:]) > 0, "images that are not empty")
         expect_shape(grad_output, [*self.shape[:-dims], *grad_output.shape[self.ndim - dims :]], "grad_output")
 
     return check
@@ -74,11 +79,10 @@ def check_fractional_pool(self: Tensor, random_samples: Tensor) -> None:
     expect(bool(((random_samples >= 0) & (random_samples < 1)).all()), "random_samples from 0 to 1")
 
 
-def check_window(self: Tensor, kernel_size: Any, stride: Any, padding: Any) -> None:
-    """A window is not longer than what it moves over."""
-    (kernel,), (pad,) = several(kernel_size, 1), several(padding, 1)
-    step = max(several(stride, 1), default=kernel)
-    expect(self.ndim > 0 and kernel <= self.shape[-1] + 2 * pad + step, "windows that fit in")
+def check_window(kernel_size: Any, stride: Any, padding: Any) -> None:
+    """Windows and steps are of sizes that can be counted through."""
+    numbers = [n for given in (kernel_size, stride, padding) for n in several(given, 1)]
+    expect(max(numbers) <= WIDEST, f"windows of {WIDEST} at most")
 
 
 def check_scales(
@@ -95,7 +99,8 @@ def check_scales(
     factors = [scale for scale in (scales_d, scales_h, scales_w, scales) if scale is not None]
     if factors and output_size is not None:
         places = zip(before[2:], output_size, factors, strict=True)
-        expect(all(abs(size * factor - after) < 2 for size, after, factor in places), "factors that fit the sizes")
+        fits = (after <= size * factor * (1 + ROUNDING) for size, after, factor in places)
+        expect(all(fits), "factors by which sizes grow so far")
 
 
 def check_factors(scale_factors: Sequence[float] | None) -> None:

@@ -120,8 +120,9 @@ def check_attention(query: Tensor, key: Tensor, value: Tensor, dropout_p: float)
     """Heads fit to each other."""
     check_no_dropout(dropout_p)
     expect(query.ndim == key.ndim == value.ndim == 4, "batches of heads")
+    expect(min(*query.shape, *key.shape, *value.shape) > 0, "tensors that are not empty")
     expect(query.shape[0] == key.shape[0] == value.shape[0], "one batch")
-    expect(key.shape[1] == value.shape[1] and key.shape[1] > 0, "a value for each key")
+    expect(key.shape[1] == value.shape[1], "a value for each key")
     expect(query.shape[1] % key.shape[1] == 0 and key.shape[2] == value.shape[2], "a key for each query")
     expect(query.shape[3] == key.shape[3], "queries and keys of one length")
 

@@ -103,6 +103,7 @@ CHECKS: dict[str, Check] = {
     "segment_reduce.default": memory_checks.check_segments,
     "unfold_backward.default": memory_checks.check_unfold_backward,
     "view.dtype": memory_checks.check_view_as,
+    "view_copy.dtype": memory_checks.check_view_as,
     **{
         f"{kind}_pad{dims}d{backward}.default": check(dims)
         for kind in ("reflection", "replication")

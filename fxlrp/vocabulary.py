@@ -96,19 +96,26 @@ MOVES = """
     alias.default as_strided.default as_strided_copy.default as_strided_scatter.default broadcast_to.default
     cat.default chunk.default clone.default col2im.default constant_pad_nd.default contiguous.default copy.default
     detach.default diag_embed.default diagonal.default diagonal_backward.default diagonal_scatter.default
-    dropout.default expand.default expand_as.default flatten.using_ints flip.default im2col.default
-    lift_fresh_copy.default movedim.intlist narrow.default narrow_copy.default pad.default permute.default
-    permute_copy.default pixel_shuffle.default pixel_unshuffle.default reflection_pad1d.default
+    dropout.default expand.default expand_as.default flatten.using_ints flip.default im2col.default movedim.intlist
+    narrow.default permute.default pixel_shuffle.default pixel_unshuffle.default reflection_pad1d.default
     reflection_pad1d_backward.default reflection_pad2d.default reflection_pad2d_backward.default
     reflection_pad3d.default reflection_pad3d_backward.default repeat.default repeat_interleave.Tensor
-    repeat_interleave.self_int replication_pad1d.default replication_pad1d_backward.default replication_pad2d.default
-    replication_pad2d_backward.default replication_pad3d.default replication_pad3d_backward.default reshape.default
-    resolve_conj.default resolve_neg.default roll.default rot90.default select.int select_backward.default
-    select_scatter.default slice.Tensor slice_backward.default slice_scatter.default split.Tensor
-    split_with_sizes.default squeeze.default squeeze.dim squeeze.dims stack.default t.default to.device to.dtype
-    to.dtype_layout _to_copy.default transpose.int tril.default triu.default type_as.default unbind.int
-    unbind_copy.int unflatten.int unfold.default unfold_backward.default unsqueeze.default view.default view.dtype
-    view_as_complex.default view_as_real.default view_copy.default _unsafe_view.default
+    repeat_interleave.self_int replication_pad1d.default replication_pad1d_backward.default
+    replication_pad2d.default replication_pad2d_backward.default replication_pad3d.default
+    replication_pad3d_backward.default reshape.default resolve_conj.default resolve_neg.default roll.default
+    rot90.default select.int select_backward.default select_scatter.default slice.Tensor slice_backward.default
+    slice_scatter.default split.Tensor split_with_sizes.default squeeze.default squeeze.dim squeeze.dims
+    stack.default t.default to.device to.dtype to.dtype_layout _to_copy.default transpose.int tril.default
+    triu.default type_as.default unbind.int unflatten.int unfold.default unfold_backward.default unsqueeze.default
+    view.default view.dtype view_as_complex.default view_as_real.default _unsafe_view.default
+"""
+
+COPIES = """
+    _conj_copy.default _neg_view_copy.default alias_copy.default detach_copy.default diagonal_copy.default
+    expand_copy.default lift_fresh_copy.default narrow_copy.default permute_copy.default select_copy.int
+    slice_copy.Tensor split_copy.Tensor split_with_sizes_copy.default squeeze_copy.default squeeze_copy.dim
+    squeeze_copy.dims t_copy.default transpose_copy.int unbind_copy.int unfold_copy.default unsqueeze_copy.default
+    view_as_complex_copy.default view_as_real_copy.default view_copy.default view_copy.dtype
 """
 
 SELECTIONS = """
@@ -133,8 +140,9 @@ MATRICES = """
 
 NEW = """
     arange.default arange.start arange.start_step empty.memory_format empty_like.default eye.default eye.m
-    full.default full_like.default linspace.default new_empty.default new_full.default new_ones.default
-    new_zeros.default ones.default ones_like.default scalar_tensor.default zeros.default zeros_like.default
+    fill.Scalar fill.Tensor full.default full_like.default linspace.default new_empty.default new_full.default
+    new_ones.default new_zeros.default ones.default ones_like.default scalar_tensor.default
+    zeros.default zeros_like.default
 """
 
 SIZES = """
@@ -144,8 +152,8 @@ SIZES = """
 """
 
 GROUPS = (
-    SUMS_AND_PRODUCTS, POINTWISE, REDUCTIONS, NORMS_AND_ATTENTION, POOLS_AND_SAMPLERS, MOVES, SELECTIONS, MATRICES,
-    NEW, SIZES,
+    SUMS_AND_PRODUCTS, POINTWISE, REDUCTIONS, NORMS_AND_ATTENTION, POOLS_AND_SAMPLERS, MOVES, COPIES, SELECTIONS,
+    MATRICES, NEW, SIZES,
 )  # fmt: skip
 OPS = frozenset(name for group in GROUPS for name in group.split())
 """Overloads of ATen, such as ``add.Tensor``."""

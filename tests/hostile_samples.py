@@ -105,7 +105,7 @@ def save(folder: Path, formats: Sequence[str]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for format in formats:
-        (folder / format).mkdir()
+        (folder / format).mkdir(parents=True)
         for name, sample in SAMPLES.items():
             if format in sample.formats:
                 sample.save(folder / format / f"{name}{ENDINGS[format]}", format)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from cases import CASES, OpCase
 from torch import Tensor
 
+from fxlrp import ArtifactError
 from fxlrp._torch import OpOverload, tree_leaves, tree_map_only
 from fxlrp.registry import RULES
-from fxlrp.safe_ops import CHECKS, EMPTY, resolve
+from fxlrp.safe_ops import CHECKS, EMPTY, NUMBERS, resolve
 from fxlrp.vocabulary import OPS
 
 aten = torch.ops.aten
@@ -62,3 +64,153 @@ def test_good_arguments(case: OpCase) -> None:
         assert all((x == 0).all() for x in found)
     else:
         assert all(map(same, found, outcome(case.overload, case)))
+
+
+def x(*shape: int) -> Tensor:
+    return torch.ones(shape)
+
+
+def i(*shape: int, at: int = 10**12) -> Tensor:
+    return torch.full(shape, at)
+
+
+IMAGE, IMAGE_3D, HEADS = (2, 3, 4, 4), (2, 3, 4, 4, 4), (2, 2, 5, 8)
+POOL: tuple[Any, ...] = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+SMALLEST = torch.tensor([-(2**63), 3])
+ATTACKS: dict[str, list[tuple[Any, ...]]] = {
+    "max_pool2d_with_indices_backward.default": [
+        (x(1, 1, 2, 2), x(1, 1, 4, 4), *POOL, i(1, 1, 2, 2)),
+        (x(1, 1, 2, 2), x(1, 1, 4, 4), *POOL, i(1, 1, 2, 2, at=-1)),
+        (x(9, 1, 2, 2), x(1, 1, 4, 4), *POOL, i(9, 1, 2, 2, at=0)),
+    ],
+    "adaptive_max_pool2d_backward.default": [(x(1, 1, 2, 2), x(1, 1, 4, 4), i(1, 1, 2, 2))],
+    "adaptive_max_pool3d_backward.default": [(x(1, 1, 2, 2, 2), x(1, 1, 4, 4, 4), i(1, 1, 2, 2, 2))],
+    "fractional_max_pool2d.default": [(x(*IMAGE), [2, 2], [2, 2], i(2, 3, 2).float())],
+    "_adaptive_avg_pool2d_backward.default": [(x(1, 3, 2, 2), x(*IMAGE)), (x(2, 3, 2, 2), x(2, 3, 0, 4))],
+    "avg_pool3d_backward.default": [(x(0, 3, 2, 2, 2), x(*IMAGE_3D), [2] * 3, [2] * 3, [0] * 3, False, True, None)],
+    "reflection_pad1d_backward.default": [(x(1, 3, 11), x(2, 3, 8), [2, 1])],
+    "replication_pad2d.default": [(x(*IMAGE), [2**63 - 1] * 4)],
+    "max_pool1d.default": [(x(2, 3, 8), [2**62], [2], [2])],
+    "upsample_nearest2d.default": [(x(*IMAGE), [8, 8], 1e-300, 1e-300), (x(*IMAGE), [8, 8], math.nan, 2.0)],
+    "upsample_bilinear2d.vec": [(x(*IMAGE), None, False, [1e-300, 1.0])],
+    "grid_sampler_2d.default": [(x(*IMAGE), x(2, 5, 5, 2), 7, 0, False), (x(*IMAGE), x(2, 5, 5, 2), 0, -1, False)],
+    "grid_sampler_3d_backward.default": [(x(2, 3, 1, 1, 1), x(*IMAGE_3D), x(2, 5, 5, 5, 3), 0, 0, False, [True, True])],
+    "convolution_backward.default": [
+        (x(2, 3, 9, 9), x(*IMAGE), x(3, 3, 2, 2), None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3)
+    ],
+    "native_layer_norm_backward.default": [
+        (x(2, 5, 8), x(2, 5, 8), [8], x(2, 1, 1), x(2, 5, 1), None, None, [True] * 3),
+        (x(2, 1, 8), x(2, 5, 8), [8], x(2, 5, 1), x(2, 5, 1), None, None, [True] * 3),
+    ],
+    "native_group_norm.default": [
+        (x(*IMAGE), x(3), x(3), 2, 3, 10**6, 1, 0.1),
+        (x(*IMAGE), x(3), x(3), 2, 3, 16, 0, 0.1),
+    ],
+    "native_batch_norm_backward.default": [(x(*IMAGE), x(*IMAGE), x(1), None, None, x(3), x(3), True, 0.1, [True] * 3)],
+    "_native_batch_norm_legit.no_stats": [
+        (x(*IMAGE), None, None, False, 0.1, 0.1),
+        (x(*IMAGE), x(1), None, True, 0.1, 0.1),
+    ],
+    "_softmax_backward_data.default": [(x(2, 3), x(2, 300), 1, torch.float32), (x(2, 3), x(2, 3), 7, torch.float32)],
+    "_scaled_dot_product_flash_attention_for_cpu.default": [
+        (x(*HEADS), x(1, 2, 5, 8), x(1, 2, 5, 8)),
+        (x(2, 2, 0, 8), x(*HEADS), x(*HEADS)),
+        (x(*HEADS), x(*HEADS), x(*HEADS), 0.5),
+    ],
+    "_scaled_dot_product_flash_attention_for_cpu_backward.default": [
+        (x(*HEADS), x(*HEADS), x(*HEADS), x(*HEADS), x(*HEADS), x(2, 2, 1), 0.0, False)
+    ],
+    "scaled_dot_product_attention.default": [(x(*HEADS), x(*HEADS), x(*HEADS), None, 0.5)],
+    "embedding_dense_backward.default": [(x(3, 4), i(3), 5, -1, True)],
+    "_embedding_bag.default": [(x(5, 4), i(3, at=1), i(0)), (x(5, 4), i(3), i(1, at=0)), (x(5, 4), i(3, at=1), i(2))],
+    "_embedding_bag_dense_backward.default": [
+        (x(1, 4), i(1), i(1, at=0), i(1, at=1), i(0), 5, False, 0, None),
+        (x(1, 4), i(1, at=0), i(1), i(1, at=1), i(0), 5, False, 0, None),
+        (x(1, 4), i(1, at=0), i(1, at=0), i(1, at=1), i(1, 4), 5, False, 2, None),
+    ],
+    "_embedding_bag_per_sample_weights_backward.default": [(x(1, 4), x(5, 4), i(1), i(1, at=0), i(1, at=0), 0)],
+    "segment_reduce.default": [(x(5), "sum", i(1)), (x(5), "sum", None, None, i(2, at=-5))],
+    "nll_loss_backward.default": [(x(2), x(2, 3), i(2), None, 0, -100, x())],
+    "linalg_lu_solve.default": [(torch.eye(3), i(3).int(), x(3, 2)), (torch.eye(3), i(3, at=0).int(), x(3, 2))],
+    "lu_unpack.default": [(x(7, 5), i(3, 5, at=1).int())],
+    "_cdist_backward.default": [(x(2, 2), x(2, 3, 2), x(2, 3, 2), 2.0, x(2, 3, 3))],
+    "_pdist_backward.default": [(x(1), x(5, 3), 2.0, x(10))],
+    "unfold_backward.default": [(x(), [5, 5], 0, 4, 1)],
+    "_fft_r2c.default": [(x(2, 4), [2**40], 0, True), (x(2, 4), [-9], 0, True)],
+    "_fft_c2r.default": [(x(2, 3).cfloat(), [1], 0, 500)],
+    "as_strided.default": [(x(8)[2:4], [4], [1]), (x(8)[2:4], [1], [1], 0), (x(8), [3], [2**62])],
+    "as_strided_scatter.default": [(x(8), x(4), [4], [4])],
+    "view.dtype": [(i(2), torch.bool)],
+    "zeros.default": [([2], torch.quint8), ([2], None, torch.sparse_coo), ([2], None, None, "meta")],
+    "floor_divide.default": [(SMALLEST, -1), (SMALLEST.to(torch.int64), torch.tensor([-1, 1]))],
+    "fmod.Scalar": [(SMALLEST, -1)],
+    "batch_norm.default": [(x(*IMAGE), None, None, x(3), x(3), True, 0.1, 0.1, False)],
+    "instance_norm.default": [(x(*IMAGE), None, None, x(3), x(3), True, 0.1, 0.1, False)],
+    "dropout.default": [(x(3), 0.5, True)],
+}
+
+
+def keywords(name: str, args: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip((a.name for a in overload(name)._schema.arguments), args, strict=False))
+
+
+@pytest.mark.parametrize(("name", "args"), [(name, args) for name, calls in ATTACKS.items() for args in calls])
+def test_attacks(name: str, args: tuple[Any, ...]) -> None:
+    """Each reads or writes memory of others, kills the process, or writes to its arguments, if torch runs it."""
+    call = resolve(f"torch.ops.aten.{name}")
+    with pytest.raises(ValueError, match=name.removesuffix(".default")):
+        call(*args)
+    with pytest.raises(ValueError, match=name.removesuffix(".default")):
+        call(**keywords(name, args))
+
+
+def test_new_memory_is_empty() -> None:
+    torch.full((10**4,), 7.0)
+    for name, args in (("empty.memory_format", ([10**4],)), ("empty_like.default", (x(10**4),))):
+        assert not resolve(f"torch.ops.aten.{name}")(*args).any()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.ops.aten.from_file.default", "torch.ops.aten.relu_.default", "torch.ops.aten.add.out", "os.system",
+        "torch.ops.aten.relu.__class__", "torch.ops.aten.relu.overloads", "torch.ops.aten.__init__.__func__",
+        "torch.ops.mkldnn._linear_pointwise.default", "torch.ops.aten._sparse_coo_tensor_unsafe.default",
+        "relu.default",
+        "torch.ops.aten.set_.source_Storage", "torch.ops.aten.relu", "_operator.setitem", "math.factorial", "",
+        "\ud800",
+        "torch.ops.aten.rand.default", "torch.load",
+    ],
+)  # fmt: skip
+def test_what_is_not_called(target: str) -> None:
+    with pytest.raises(ArtifactError, match="may not call"):
+        resolve(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "result"),
+    [
+        ("_operator.add", (3, 4), 7),
+        ("_operator.pow", (2, 10), 1024),
+        ("_operator.getitem", ([1, 2], -1), 2),
+        ("torch.sym_max", (3, 4), 4),
+        ("torch.sym_int", (3.7,), 3),
+        ("math.trunc", (3.7,), 3),
+        ("_operator.pow", (10, 10**9), None),
+        ("_operator.lshift", (1, 10**9), None),
+        ("_operator.mul", (2**62, 4), None),
+        ("_operator.mul", ("ab", 10**9), None),
+        ("_operator.floordiv", (1, 0), None),
+        ("_operator.getitem", ([1, 2], 2), None),
+        ("_operator.getitem", ({"a": 1}, "a"), None),
+        ("math.trunc", (math.inf,), None),
+        ("torch.sym_int", (math.nan,), None),
+    ],
+)
+def test_numbers(target: str, args: tuple[Any, ...], result: int | None) -> None:
+    assert target in NUMBERS
+    if result is not None:
+        assert resolve(target)(*args) == result
+    else:
+        with pytest.raises(ValueError, match=r"\w"):
+            resolve(target)(*args)
