@@ -1,37 +1,14 @@
-"""Files that are written whole or not at all, and archives that are looked through before anything reads them."""
+"""Archives that are looked through before anything reads them."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from fxlrp.errors import ArtifactError
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A new file that takes the place of ``path`` when everything has gone well: others see the old one or the new.
-
-    It has the same name, in a folder of its own beside the old one.
-    """
-    if not path.parent.is_dir():
-        raise ArtifactError(f"there is no folder {path.parent}")
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        new = folder / path.name
-        yield new
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_archive(path: Path, allowed: Sequence[str]) -> zipfile.ZipFile:
@@ -103,9 +80,3 @@ def digests(archive: zipfile.ZipFile, without: str) -> dict[str, str]:
             except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
                 raise ArtifactError(f"{name} cannot be read: {error}") from error
     return found
-
-
-def append(path: Path, name: str, content: str) -> None:
-    """Add a member to an archive."""
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
-        archive.writestr(full(archive, name), content)

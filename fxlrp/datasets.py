@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,17 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task
+from rich.text import Text
 
-from fxlrp.archive import replaced
+from fxlrp.cells import own_columns
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.extras import require
+from fxlrp.files import replaced
 from fxlrp.loading import load
 from fxlrp.manifest import Manifest
+from fxlrp.pictures import write_page
 from fxlrp.shards import PART, Job, RowTarget, digest, most_rows, taken
-from fxlrp.sources import Source, find
-from fxlrp.spread import silent, spread
-from fxlrp.terminal import console
+from fxlrp.sources import Images, Source, find
+from fxlrp.spread import connected, silent, spread
+from fxlrp.terminal import aside
 
 RUN, LOCK, COPY = "_run.json", ".lock", "_source"
 """What a run was made of, who has the folder, rows of a Ray Dataset; readers of Parquet leave such names out."""
@@ -35,6 +37,8 @@ def batch(
     *,
     target: RowTarget = None,
     columns: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
+    png: bool = False,
     batch_size: int = 32,
     shard: int = 256,
     workers: int = 1,
@@ -45,8 +49,10 @@ def batch(
     """Attribute every row of a data set with a saved artefact; a run that was stopped goes on where it was.
 
     Rows ``i * shard`` to ``(i + 1) * shard`` become ``out/part-00000i.parquet``, whole or not at all. Its columns are
-    ``row`` (number in the source, or in the copy of a Ray Dataset), ``file`` (of an image), and each result of the
-    artefact as a flat list, with its shape beside it: ``np.reshape(row["relevance.x"], row["relevance.x.shape"])``.
+    ``row`` (number in the source, or in the copy of a Ray Dataset), ``file`` (of an image), those in ``keep``,
+    ``target`` (the class or index that was explained, also where it was the largest; empty if the artefact does not
+    return what it explains), and each result of the artefact as a flat list, with its shape beside it:
+    ``np.reshape(row["relevance.x"], row["relevance.x.shape"])``.
 
     On a cluster (``RAY_ADDRESS``, or a Ray that is running already) all paths must be the same on every machine.
 
@@ -59,6 +65,8 @@ def batch(
             or a seed if the artefact was saved for seeds.
         columns: Column of each input; by default that of the same name, or the only one there is. A row holds one
             sample, without the batch dimension. Images are numbers from 0 to 1, or to 255 for an input of integers.
+        keep: Columns of the source that become columns of the results.
+        png: Draw every row of a folder of images, and a page of the pictures, ``out/_pictures/index.html``.
         batch_size: Most rows that run together; they have the same shapes.
         shard: Rows per file.
         workers: Processes, each with the artefact in its memory.
@@ -76,6 +84,8 @@ def batch(
         TargetError: If a row's target selects nothing.
         FxlrpError: If Ray is not installed, or workers die again and again.
     """
+    if isinstance(keep, str):
+        raise SignatureError(f"keep={keep!r} is one name: give a list of them")
     for name, number in (("batch_size", batch_size), ("shard", shard), ("workers", workers), ("threads", threads)):
         if number is not None and number < 1:
             raise SignatureError(f"{name}={number}, but there must be at least 1")
@@ -86,48 +96,67 @@ def batch(
     path, out = Path(artifact).resolve(), Path(out).resolve()
     about = load(path, allow_native_code=allow_native_code).manifest
     most_rows(about, batch_size)
-    given = opened(source, shard, about) if isinstance(source, (str, Path)) else None
+    keep = check_kept(about, keep)
+    given = opened(source, shard, about, keep) if isinstance(source, (str, Path)) else None
+    if png and not isinstance(given, Images):
+        raise SignatureError("png=True (--png) draws images: the source must be a folder of them")
     chosen = columns_of(about, columns or {}, target, names_of(source if given is None else given))
     settings = {
         "artefact": (seal := digest(path)),
         "source": "a Ray Dataset" if given is None else str(given.root),
-        "names, sizes and times of the files": None if given is None else fingerprint(given),
+        "files": None if given is None else stamps(given),
         "shard": shard,
         "target": target,
         "columns": chosen,
+        "keep": keep,
+        "png": png,
     }
     if given is not None and out.is_relative_to(given.root):
         raise ArtifactError(f"{out} lies in the source, and would become a part of it: choose another folder")
     with alone(out):
         settle(out, json.loads(json.dumps(settings)))
-        rows = opened(copied(source, out), shard, about) if given is None else given
-        job = Job(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard)
+        rows = opened(copied(source, out), shard, about, keep) if given is None else given
+        job = Job(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard, png)
         gpu = about.device.startswith("cuda")
-        return run(job, progress, workers=workers, threads=threads, gpu=gpu)
+        written = run(job, progress, workers=workers, threads=threads, gpu=gpu)
+        if png:
+            write_page(out, f"{about.model}, rules {about.rules}: {rows.root.name}", about.explained.name)
+        return written
 
 
-def run(job: Job, progress: bool, **resources: Any) -> int:
+def run(job: Job, progress: bool, *, workers: int, threads: int | None, gpu: bool) -> int:
     """Do the shards that have no file yet."""
     missing = [number for number in job.shards() if not (job.out / PART.format(number)).exists()]
     if not missing:
         return 0
-    written = 0
-    shown = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*shown, console=console(stderr=True), transient=True, disable=not progress) as bar:
-        task = bar.add_task("attributing", total=job.source.total)
-        bar.advance(task, job.source.total - sum(map(job.size, missing)))
-        for number in spread(job, missing, **resources):
-            written += job.size(number)
-            bar.advance(task, job.size(number))
+    rows = sum(map(job.size, missing))
+    shown = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), Rate())
+    options: dict[str, Any] = {"transient": True, "disable": not progress, "speed_estimate_period": 600}
+    with aside() as error, Progress(*shown, console=error, **options) as bar:
+        task = bar.add_task("starting Ray", total=job.source.total, completed=job.source.total - rows)
+        with connected(min(workers, len(missing)) * (threads or 1)):
+            bar.update(task, description="attributing")
+            for number in spread(job, missing, workers=workers, threads=threads, gpu=gpu):
+                bar.advance(task, job.size(number))
     swept(job.out)
-    return written
+    return rows
 
 
-def opened(root: str | Path, shard: int, about: Manifest) -> Source:
+class Rate(ProgressColumn):
+    """How fast it goes, once that is known."""
+
+    def render(self, task: Task) -> Text:
+        """Rows per second."""
+        return Text(f"{task.speed:.1f} rows/s" if task.speed else "", "progress.data.speed")
+
+
+def opened(root: str | Path, shard: int, about: Manifest, keep: Sequence[str] = ()) -> Source:
     """The rows of files."""
     image = taken(about)[0]
     channels = image.shape[1] if len(image.shape) == 4 and isinstance(image.shape[1], int) else None
-    return find(Path(root).resolve(), shard, channels, 255 if "int" in image.dtype else 1)
+    source = find(Path(root).resolve(), shard, channels, 255 if "int" in image.dtype else 1)
+    source.keep(keep)
+    return source
 
 
 def names_of(rows: Any) -> list[str]:
@@ -135,10 +164,9 @@ def names_of(rows: Any) -> list[str]:
     return rows.columns if isinstance(rows, Source) else rows.columns() or []
 
 
-def fingerprint(source: Source) -> str:
-    """Changes with the names, sizes and times of the files."""
-    times = [source.path(name).stat().st_mtime_ns for name, _ in source.files]
-    return hashlib.sha256(json.dumps([source.files, times]).encode()).hexdigest()
+def stamps(source: Source) -> dict[str, list[int]]:
+    """Size and time of each file."""
+    return {name: [size, source.path(name).stat().st_mtime_ns] for name, size in source.files}
 
 
 @contextmanager
@@ -174,10 +202,17 @@ def settle(out: Path, settings: Mapping[str, Any]) -> None:
         raise ArtifactError(f"{path} is damaged: choose another folder") from error
     for name, value in settings.items():
         if before.get(name) != value:
-            raise ArtifactError(
-                f"{out} has results of another run: {name}, was {before.get(name)}, is {value} now. "
-                "Choose another folder"
-            )
+            difference = f"{name}, was {before.get(name)}, is {value} now"
+            if name == "files" and isinstance(value, dict) and isinstance(before.get(name), dict):
+                difference = changed(before[name], value)
+            raise ArtifactError(f"{out} has results of another run: {difference}. Choose another folder")
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first file that is not as it was."""
+    name = min(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    how = "is new" if name not in before else "is gone" if name not in now else "was changed"
+    return f"the file {name} {how} since it began"
 
 
 def swept(out: Path) -> None:
@@ -200,6 +235,19 @@ def copied(dataset: Any, out: Path) -> Path:
             raise SignatureError("the Ray Dataset has no rows")
         new.replace(final)
     return final
+
+
+def check_kept(about: Manifest, keep: Sequence[str]) -> list[str]:
+    """The columns to keep, each once.
+
+    Raises:
+        SignatureError: If one has the name of a column of results.
+    """
+    if taken_names := [column for column in keep if column in own_columns(about)]:
+        raise SignatureError(
+            f"column {taken_names[0]!r} cannot be kept, as results have one of this name: rename it in the source"
+        )
+    return list(dict.fromkeys(keep))
 
 
 def columns_of(about: Manifest, given: Mapping[str, str], target: RowTarget, columns: Sequence[str]) -> dict[str, str]:
