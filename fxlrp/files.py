@@ -45,7 +45,7 @@ def replaced(path: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{final.name[:PREFIX]}.", dir=final.parent))
         try:
-            new = folder / final.name
+            new = folder / path.name
             yield new
             settle(new, final)
         finally:

@@ -95,7 +95,7 @@ def shown(part: Path, explained: str) -> Iterator[str]:
 def caption(target: Any, output: Any, shape: Any) -> str:
     """What was explained, and its value, as far as results have them."""
     index = tuple(target) if isinstance(target, list) else (target,)
-    if None in index:
-        return "one output per sample" if target is None and output is None else ""
-    place = f"explains {', '.join(map(str, index))}"
-    return place if output is None else f"{place}: {np.reshape(output, shape)[index]:+.4g}"
+    index = () if None in index else index
+    words = [f"explains {', '.join(map(str, index))}"] if index else []
+    value = [] if output is None else np.reshape(output, shape)[index]
+    return ": ".join([*words, *([f"{float(value):+.4g}"] if np.ndim(value) == 0 else [])])
