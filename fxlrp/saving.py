@@ -31,6 +31,7 @@ from fxlrp.pipeline import Plan
 from fxlrp.program import Program
 from fxlrp.rulesets import RuleSet
 from fxlrp.targets import LARGEST
+from fxlrp.typed import spell_types
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def named(plan: Plan, program: Program) -> fx.GraphModule:
     relevances = [f"relevance.{name}" for name in program.relevances]
     reads = [f"read.{name}" for name in program.reads]
     graph.output(dict(zip([*output_names(plan), *relevances, *reads], result, strict=True)))
+    spell_types(graph)
     densify(graph)  # the program may have been traced with inputs in another order
     return fx.GraphModule(program.module, graph)
 

@@ -175,6 +175,28 @@ def test_what_the_caller_is_in_does_not_matter(saved: Path, name: str) -> None:
     assert warnings == [one.warnings for one in expected]
 
 
+def test_numbers_of_the_default_type(tmp_path: Path) -> None:
+    """Those that a model makes of whole numbers, or of nothing, are of the type that was the default when it was saved."""
+
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor, n: Tensor) -> Tensor:
+            ramp = torch.arange(0.0, 3.0) + torch.ones(3) / 3
+            chosen = torch.where(n > 1, 0.1, 0.7)
+            return x * (ramp + n * 0.1 + n.sqrt() + n / 7) * chosen
+
+    x, n = torch.rand(2, 3), torch.tensor([[1, 2, 3], [3, 2, 1]])
+    path = fxlrp.compile(Mixed().eval()).save(tmp_path / "mixed.pt2", x, n)
+    artifact, raw = fxlrp.load(path), torch.export.load(path).module()
+    expected = artifact.results(x, n, target=1)
+    with default_dtype(torch.float64):
+        found = artifact.results(x, n, target=1)
+        alone = raw(x, n, torch.tensor([[1], [1]]))
+    for name, one in expected.items():
+        assert one.dtype is torch.float32
+        assert torch.equal(found[name], one)
+        assert torch.equal(alone[name], one)
+
+
 def test_one_output_needs_no_target(tmp_path: Path) -> None:
     attributor = fxlrp.compile(cnn().double(), objective=lambda y: y[:, 3] - y[:, 5])
     artifact = fxlrp.load(attributor.save(tmp_path / "contrast.pt2", images(2).double()))
