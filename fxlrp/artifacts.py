@@ -42,7 +42,7 @@ def save(
         target: The kind of target.
 
     Raises:
-        ArtifactError: If the program cannot be written in this format, its results differ, or there can be no such file.
+        ArtifactError: If the program cannot be written in this format, its results differ, or the file cannot be there.
         SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
     """
     if target not in FORMS:

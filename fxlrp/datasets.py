@@ -84,11 +84,9 @@ def batch(
         TargetError: If a row's target selects nothing.
         FxlrpError: If Ray is not installed, or workers die again and again.
     """
+    check_numbers(batch_size=batch_size, shard=shard, workers=workers, threads=threads)
     if isinstance(keep, str):
         raise SignatureError(f"keep={keep!r} is one name: give a list of them")
-    for name, number in (("batch_size", batch_size), ("shard", shard), ("workers", workers), ("threads", threads)):
-        if number is not None and number < 1:
-            raise SignatureError(f"{name}={number}, but there must be at least 1")
     if target is not None and not isinstance(target, (str, int, tuple)):
         raise TargetError(f"target={target!r} is none of: None, a class, an index tuple, the name of a column")
     if not isinstance(source, (str, Path, require("ray.data", "ray").Dataset)):
@@ -122,6 +120,17 @@ def batch(
         if png:
             write_page(out, f"{about.model}, rules {about.rules}: {rows.root.name}", about.explained.name)
         return written
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """Refuse numbers of things that are none.
+
+    Raises:
+        SignatureError: If there is one.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise SignatureError(f"{name}={number}, but there must be at least 1")
 
 
 def run(job: Job, progress: bool, *, workers: int, threads: int | None, gpu: bool) -> int:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from fxlrp.errors import ArtifactError
 
@@ -72,7 +72,9 @@ def destination(path: Path) -> Path:
     if stat.S_ISDIR(mode):
         raise ArtifactError(f"{path} is a folder: give the name of a file in it")
     if not stat.S_ISREG(mode):
-        raise ArtifactError(f"{path} is a device, a pipe or a socket, which cannot be replaced: give the name of a file")
+        raise ArtifactError(
+            f"{path} is a device, a pipe or a socket, which cannot be replaced: give the name of a file"
+        )
     if not os.access(final, os.W_OK):
         raise ArtifactError(f"{path} is protected from writing: allow it, or choose another name")
     return final
@@ -101,9 +103,9 @@ def opened_folder(path: Path) -> Iterator[int]:
 
 def failed(path: Path, error: OSError | ValueError) -> ArtifactError:
     """What kept a file from being written, and what to do."""
-    number = getattr(error, "errno", None)
-    reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    return ArtifactError(f"{path} was not written: {reason}; {ADVICE.get(number, 'choose another place')}")
+    number = error.errno if isinstance(error, OSError) else None
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ArtifactError(f"{path} was not written: {reason}; {ADVICE.get(number or 0, 'choose another place')}")
 
 
 class Held(io.RawIOBase):
@@ -140,13 +142,13 @@ class Held(io.RawIOBase):
 
 
 @contextmanager
-def uninterrupted(file: BinaryIO) -> Iterator[Held]:
+def uninterrupted(file: BinaryIO) -> Iterator[IO[bytes]]:
     """A file whose errors are raised at the end.
 
     Raises:
         OSError: The first one.
     """
     held = Held(file)
-    yield held
+    yield cast(IO[bytes], held)
     if held.error is not None:
         raise held.error

@@ -71,7 +71,7 @@ class Artifact:
             returns several. It is the same whatever the caller is in: autocast, modes of gradients, a default device.
 
         Raises:
-            SignatureError: If an input is missing or unknown, of another dtype or shape, not finite, or without numbers.
+            SignatureError: If an input is missing or unknown, of another dtype or shape, not finite, or on meta.
             TargetError: If the target selects nothing, or is of a kind that the artefact was not saved for.
         """
         given, chosen = self.asked(args, kwargs, target)
@@ -145,9 +145,7 @@ class Artifact:
         if self.manifest.target == "index" and explained in results:
             shape = results[explained].shape
             if not bool(reached(shape, chosen[TARGET].to(results[explained].device)).all()):
-                raise TargetError(
-                    f"the target is out of range: here each sample's output has shape {tuple(shape[1:])}"
-                )
+                raise TargetError(f"the target is out of range: here each sample's output has shape {tuple(shape[1:])}")
 
     def run(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
         """Run on named tensors, the target among them, and return the named results, as any other consumer does.

@@ -97,5 +97,5 @@ def caption(target: Any, output: Any, shape: Any) -> str:
     index = tuple(target) if isinstance(target, list) else (target,)
     index = () if None in index else index
     words = [f"explains {', '.join(map(str, index))}"] if index else []
-    value = [] if output is None else np.reshape(output, shape)[index]
-    return ": ".join([*words, *([f"{float(value):+.4g}"] if np.ndim(value) == 0 else [])])
+    value = np.reshape(output, shape)[index] if output is not None else np.empty(0)
+    return ": ".join([*words, *([f"{value:+.4g}"] if np.ndim(value) == 0 else [])])

@@ -192,9 +192,7 @@ def write_aoti(exported: Exported, path: Path) -> None:
             f"AOTInductor cannot compile the relevance program\n  {type(error).__name__}: {error}\n"
             "It needs a C++ compiler. The format 'pt2' needs none."
         ) from error
-    package(
-        exported.manifest, path, aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]}
-    )
+    package(exported.manifest, path, aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]})
 
 
 def package(manifest: Manifest, path: Path, **content: Any) -> None:

@@ -128,7 +128,9 @@ class Job:
             raise SignatureError(f"{self.source.root} has {len(done)} rows from {first} on, not {self.size(number)}")
         done.sort(key=lambda one: one[0].number)
         with replaced(self.out / PART.format(number)) as new:
-            require("pyarrow.parquet", "ray").write_table(table(done, about, self.source.kept), new, use_dictionary=False)
+            require("pyarrow.parquet", "ray").write_table(
+                table(done, about, self.source.kept), new, use_dictionary=False
+            )
 
     def sample(self, row: Row, about: Manifest) -> Sample:
         """Convert a row."""

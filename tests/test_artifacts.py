@@ -135,7 +135,7 @@ def test_seeds(tmp_path: Path) -> None:
     x, seed = images(2), torch.randn(2, 10)
     artifact = fxlrp.load(attributor.save(tmp_path / "seeds.pt2", x, target="seed"))
     same(artifact, attributor, x, target=seed)
-    with pytest.raises(TargetError, match="saved for a floating point seed.*target='index'"):
+    with pytest.raises(TargetError, match=r"saved for a floating point seed.*target='index'"):
         artifact(x, target=3)
 
 
@@ -176,7 +176,7 @@ def test_what_the_caller_is_in_does_not_matter(saved: Path, name: str) -> None:
 
 
 def test_numbers_of_the_default_type(tmp_path: Path) -> None:
-    """Those that a model makes of whole numbers, or of nothing, are of the type that was the default when it was saved."""
+    """Those that a model makes of whole numbers, or of nothing, have the type that was the default at saving."""
 
     class Mixed(nn.Module):
         def forward(self, x: Tensor, n: Tensor) -> Tensor:
