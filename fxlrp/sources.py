@@ -196,7 +196,7 @@ class Lines(Source):
         while some := list(islice(rows, SOME)):
             for column in columns:
                 try:
-                    new = arrow.infer_type([row.values[column] for row in some])
+                    new = arrow.array([row.values[column] for row in some]).type
                     schemas = [arrow.schema({column: kind}) for kind in (found[column], new)]
                     found[column] = arrow.unify_schemas(schemas, promote_options="permissive").field(column).type
                 except arrow_errors() as error:
