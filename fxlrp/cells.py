@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fxlrp.extras import require
 from fxlrp.manifest import TARGET, Manifest
-from fxlrp.sources import Row
+from fxlrp.samples import Row
 from fxlrp.targets import LARGEST
 
 EXACT = 2**53

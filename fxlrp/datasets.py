@@ -19,8 +19,9 @@ from fxlrp.files import replaced
 from fxlrp.loading import load
 from fxlrp.manifest import Manifest
 from fxlrp.pictures import write_page
+from fxlrp.samples import Source
 from fxlrp.shards import PART, Job, RowTarget, digest, most_rows, taken
-from fxlrp.sources import Images, Source, find
+from fxlrp.sources import Images, find
 from fxlrp.spread import connected, silent, spread
 from fxlrp.terminal import aside
 

@@ -20,7 +20,7 @@ from fxlrp.files import replaced
 from fxlrp.loading import Artifact, load
 from fxlrp.manifest import TARGET, Manifest, Range, Spec
 from fxlrp.pictures import draw, picture
-from fxlrp.sources import Row, Source
+from fxlrp.samples import Row, Source
 from fxlrp.targets import resolved
 
 PART = "part-{:06}.parquet"

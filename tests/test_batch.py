@@ -38,8 +38,9 @@ from fxlrp.cells import array, exact, index
 from fxlrp.cli import app
 from fxlrp.datasets import alone, check_kept, columns_of, opened, settle
 from fxlrp.pictures import draw, page, picture
+from fxlrp.samples import Source
 from fxlrp.shards import TRIES, TRY, Job, digest, most_rows
-from fxlrp.sources import Source, find
+from fxlrp.sources import find
 from fxlrp.spread import connected, spread
 from fxlrp.tokens import BLUE, RED
 
