@@ -36,7 +36,8 @@ import fxlrp
 from fxlrp import ArtifactError, FxlrpError, SignatureError, TargetError
 from fxlrp.cells import array, exact, index
 from fxlrp.cli import app
-from fxlrp.datasets import alone, check_kept, columns_of, opened, settle
+from fxlrp.datasets import check_kept, columns_of, opened
+from fxlrp.folders import alone, settle
 from fxlrp.pictures import draw, page, picture
 from fxlrp.samples import Source
 from fxlrp.shards import TRIES, TRY, Job, digest, most_rows
@@ -597,7 +598,8 @@ def test_a_run_killed_twice(lengths: Path, tmp_path: Path) -> None:
     """Everything at once and at any moment: each row is there once, and no leftovers."""
     out, chance = tmp_path / "out", random.Random()
     source = jsonl(tmp_path / "d.jsonl", rows(ROWS))
-    options = ["--target", "label", "--column", "scale=größe", "--shard", "1", "--batch-size", "1", "--workers", "2"]
+    options = ["--target", "label", "--column", "scale=größe", "--keep", "label", "--keep", "größe"]
+    options += ["--shard", "1", "--batch-size", "1", "--workers", "2"]
     command = [
         sys.executable,
         "-c",
@@ -623,6 +625,8 @@ def test_a_run_killed_twice(lengths: Path, tmp_path: Path) -> None:
     assert not done.stderr.strip()
     assert done.stdout.startswith("Wrote ")
     check(lengths, out, rows(ROWS))
+    kept = pq.read_table(out).sort_by("row").select(["label", "größe"]).to_pylist()
+    assert kept == [{"label": row["label"], "größe": row["größe"]} for row in rows(ROWS)]
     assert not [path for path in out.iterdir() if path.name not in (".lock", "_run.json") and path.suffix != ".parquet"]
 
 
