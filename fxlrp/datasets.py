@@ -90,8 +90,8 @@ def batch(
     most_rows(about, batch_size)
     keep = check_kept(about, keep)
     given = opened(source, shard, about, keep) if isinstance(source, (str, Path)) else None
-    if png and not isinstance(given, Images):
-        raise SignatureError("png=True (--png) draws images: the source must be a folder of them")
+    if png and not (isinstance(given, Images) and is_drawn(about)):
+        raise SignatureError("png=True (--png) draws images: the source is a folder of them, and the only input")
     chosen = columns_of(about, columns or {}, target, names_of(source if given is None else given))
     settings = {
         "artefact": (seal := digest(path)),
@@ -114,6 +114,12 @@ def batch(
         if png:
             write_page(out, f"{about.model}, rules {about.rules}: {rows.root.name}", about.explained.name)
         return written
+
+
+def is_drawn(about: Manifest) -> bool:
+    """Whether there is one input, and its relevance has its shape."""
+    shapes = [spec.shape for spec in about.outputs if spec.name.startswith("relevance.")]
+    return shapes == [spec.shape for spec in taken(about)]
 
 
 def check_numbers(**numbers: int | None) -> None:

@@ -580,7 +580,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
         ({"columns": {"y": "x"}}, SignatureError, "no input 'y'"),
         ({"keep": "label"}, SignatureError, "keep='label' is one name"),
         ({"keep": ["id"]}, SignatureError, "no column 'id' to keep"),
-        ({"png": True, "columns": {"scale": "größe"}}, SignatureError, "must be a folder of them"),
+        ({"png": True, "columns": {"scale": "größe"}}, SignatureError, "is a folder of them"),
     ],
 )
 def test_wrong_arguments(
