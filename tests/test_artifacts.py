@@ -212,6 +212,7 @@ def test_manifest(saved: Path, attributor: fxlrp.Attributor) -> None:
     assert manifest.torch == torch.__version__
     assert manifest.model == "Sequential"
     assert manifest.rules == "epsilon_plus"
+    assert manifest.largest == fxlrp.LARGEST == -(2**63)
     assert "zplus" in manifest.table or "z" in manifest.table
     assert manifest.coverage["covered"] == manifest.coverage["live"] > 0
     assert [str(spec) for spec in manifest.inputs] == [
