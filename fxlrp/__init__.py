@@ -19,12 +19,13 @@ from fxlrp.loading import Artifact, load
 from fxlrp.registry import Facts, Rule, Site, rule
 from fxlrp.results import Result
 from fxlrp.rulesets import RuleSet
-from fxlrp.targets import contrast
+from fxlrp.targets import LARGEST, contrast
 from fxlrp.verification import Verification
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LARGEST",
     "Artifact",
     "ArtifactError",
     "Attributor",

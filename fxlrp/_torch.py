@@ -81,6 +81,11 @@ def without_modes() -> Any:
     return context
 
 
+def without_function_modes() -> Any:
+    """A context without modes of torch's functions, such as a default device."""
+    return torch._C.DisableTorchFunction()
+
+
 def compile_graph(*args: Any, **kwargs: Any) -> Any:
     """`torch._inductor.compile`; its import takes a second or two."""
     import torch._inductor

@@ -1,42 +1,19 @@
-"""Files that are written whole or not at all, and archives that are looked through before anything reads them."""
+"""Archives that are looked through before anything reads them."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
-import shutil
 import struct
-import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from fxlrp.errors import ArtifactError
 
 END = b"PK\5\6"
 """How the last record of an archive begins, which has 22 bytes if no comment follows."""
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A new file that takes the place of ``path`` when everything has gone well: others see the old one or the new.
-
-    It has the same name, in a folder of its own beside the old one.
-    """
-    if not path.parent.is_dir():
-        raise ArtifactError(f"there is no folder {path.parent}")
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        new = folder / path.name
-        yield new
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_file(path: Path) -> bytes:
@@ -134,9 +111,3 @@ def digests(archive: zipfile.ZipFile, without: str) -> dict[str, str]:
     """SHA-256 of every member but one, by its name below the folder."""
     names = (name.partition("/")[2] for name in archive.namelist())
     return {name: hashlib.sha256(read(archive, name)).hexdigest() for name in names if name != without}
-
-
-def append(path: Path, name: str, content: str) -> None:
-    """Add a member to an archive."""
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
-        archive.writestr(full(archive, name), content)

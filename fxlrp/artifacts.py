@@ -10,10 +10,11 @@ from torch import Tensor
 from fxlrp._torch import tree_unflatten
 from fxlrp.alone import ones
 from fxlrp.errors import SignatureError
+from fxlrp.files import destination
 from fxlrp.loading import check_same
 from fxlrp.programs import Programs
 from fxlrp.rulesets import RuleSet
-from fxlrp.saving import export, write
+from fxlrp.saving import export, format_of, write
 from fxlrp.signatures import check_finite
 from fxlrp.targets import FORMS, example_targets
 
@@ -41,12 +42,14 @@ def save(
         target: The kind of target.
 
     Raises:
-        ArtifactError: If the program cannot be written in this format, or its results differ.
+        ArtifactError: If the program cannot be written in this format, its results differ, or the file cannot be there.
         SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
     """
     if target not in FORMS:
         raise SignatureError(f"target={target!r} is none of {', '.join(map(repr, FORMS))}: which kind it shall take")
     path, form = Path(path), FORMS[target]
+    format = format_of(path, format)
+    destination(path)  # what is wrong with it is said before anything is computed
     entry, leaves, sizes = programs.open_entry(args, kwargs)
     check_finite(entry, leaves)
     symbols, small = ones(programs, entry, leaves, sizes, form)

@@ -234,8 +234,9 @@ class Attributor:
             args: Positional arguments of the model, as in a call.
             format: ``"pt2"`` (an archive that `torch.export.load` reads), ``"aoti"`` (machine code of AOTInductor, for
                 Python and C++), or ``"onnx"``; by default what the ending says, for ``.pt2`` the first.
-            target: ``"index"``: the artefact takes int64 indices of shape ``(batch, dimensions)``, where a negative one
-                stands for the largest. ``"seed"``: it takes a coefficient for every entry of the output.
+            target: ``"index"``: the artefact takes int64 indices of shape ``(batch, dimensions)``, where negative ones
+                count from the end and `fxlrp.LARGEST` stands for the largest. ``"seed"``: it takes a coefficient for
+                every entry of the output.
             kwargs: Keyword arguments of the model.
 
         Raises:

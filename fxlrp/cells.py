@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fxlrp.extras import require
-from fxlrp.manifest import Spec
-from fxlrp.sources import Row
+from fxlrp.manifest import TARGET, Manifest
+from fxlrp.samples import Row
+from fxlrp.targets import LARGEST
 
 EXACT = 2**53
 """Whole numbers up to this one are exact in float64."""
@@ -90,20 +91,43 @@ def index(value: Any, dims: int) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
-def table(rows: Sequence[tuple[Row, Mapping[str, Tensor]]], outputs: Sequence[Spec]) -> Any:
-    """Results as a table: the number of each row, its file, and each result as a flat list with its shape beside it."""
+def own_columns(about: Manifest) -> list[str]:
+    """Names of the columns that results of an artefact have of themselves."""
+    results = [name for spec in about.outputs for name in (spec.name, f"{spec.name}.shape")]
+    return ["row", "file", TARGET, *results]
+
+
+def table(rows: Sequence[tuple[Row, Mapping[str, Tensor]]], about: Manifest, kept: Mapping[str, Any]) -> Any:
+    """Results as a table.
+
+    That is: the number of each row, its file, the columns that are kept, the index that was explained, and each result
+    as a flat list with its shape beside it.
+    """
     arrow = require("pyarrow", "ray")
     columns = {
         "row": arrow.array([row.number for row, _ in rows], arrow.int64()),
         "file": arrow.array([row.file for row, _ in rows], arrow.string()),
     }
-    for spec in outputs:
+    for name, kind in kept.items():
+        columns[name] = arrow.concat_arrays([arrow.array([], kind), *(row.kept[name] for row, _ in rows)])
+    if about.target == "index":
+        columns[TARGET] = indices([results[TARGET] for _, results in rows], len(about.explained.shape) - 1)
+    for spec in about.outputs:
         dtype = HALVES.get(spec.dtype, spec.dtype)
         parts = [results[spec.name].to(getattr(torch, dtype)).numpy() for _, results in rows]
         shapes = [np.array(part.shape, np.int64) for part in parts]
         columns[spec.name] = lists([part.ravel() for part in parts], np.dtype(dtype))
         columns[f"{spec.name}.shape"] = lists(shapes, np.dtype(np.int64))
     return arrow.table(columns)
+
+
+def indices(found: Sequence[Tensor], dims: int) -> Any:
+    """A column of classes, or of lists of indices; empty where the artefact does not return what it explains."""
+    arrow = require("pyarrow", "ray")
+    places = [[None if i == LARGEST else i for i in index.tolist()] for index in found]
+    if dims == 1:
+        return arrow.array([place for (place,) in places], arrow.int64())
+    return arrow.array(places, arrow.list_(arrow.int64()))
 
 
 def lists(parts: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> Any:

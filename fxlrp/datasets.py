@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task
+from rich.text import Text
 
-from fxlrp.archive import replaced
+from fxlrp.cells import own_columns
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.extras import require
+from fxlrp.folders import alone, copied, settle, stamps, swept
 from fxlrp.loading import load
 from fxlrp.manifest import Manifest
+from fxlrp.pictures import write_page
+from fxlrp.samples import Source
 from fxlrp.shards import PART, Job, RowTarget, digest, most_rows, taken
-from fxlrp.sources import Source, find
-from fxlrp.spread import silent, spread
-from fxlrp.terminal import console
-
-RUN, LOCK, COPY = "_run.json", ".lock", "_source"
-"""What a run was made of, who has the folder, rows of a Ray Dataset; readers of Parquet leave such names out."""
-LEFTOVERS = (".part-*", ".try-*", f".{RUN}.*", f".{COPY}")
-"""Of runs that were killed while they wrote."""
+from fxlrp.sources import Images, find
+from fxlrp.spread import connected, spread
+from fxlrp.terminal import aside
 
 
 def batch(
@@ -35,6 +31,8 @@ def batch(
     *,
     target: RowTarget = None,
     columns: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
+    png: bool = False,
     batch_size: int = 32,
     shard: int = 256,
     workers: int = 1,
@@ -45,8 +43,10 @@ def batch(
     """Attribute every row of a data set with a saved artefact; a run that was stopped goes on where it was.
 
     Rows ``i * shard`` to ``(i + 1) * shard`` become ``out/part-00000i.parquet``, whole or not at all. Its columns are
-    ``row`` (number in the source, or in the copy of a Ray Dataset), ``file`` (of an image), and each result of the
-    artefact as a flat list, with its shape beside it: ``np.reshape(row["relevance.x"], row["relevance.x.shape"])``.
+    ``row`` (number in the source, or in the copy of a Ray Dataset), ``file`` (of an image), those in ``keep``,
+    ``target`` (the class or index that was explained, also where it was the largest; empty if the artefact does not
+    return what it explains), and each result of the artefact as a flat list, with its shape beside it:
+    ``np.reshape(row["relevance.x"], row["relevance.x.shape"])``.
 
     On a cluster (``RAY_ADDRESS``, or a Ray that is running already) all paths must be the same on every machine.
 
@@ -59,6 +59,8 @@ def batch(
             or a seed if the artefact was saved for seeds.
         columns: Column of each input; by default that of the same name, or the only one there is. A row holds one
             sample, without the batch dimension. Images are numbers from 0 to 1, or to 255 for an input of integers.
+        keep: Columns of the source that become columns of the results.
+        png: Draw every row of a folder of images, and a page of the pictures, ``out/_pictures/index.html``.
         batch_size: Most rows that run together; they have the same shapes.
         shard: Rows per file.
         workers: Processes, each with the artefact in its memory.
@@ -76,9 +78,9 @@ def batch(
         TargetError: If a row's target selects nothing.
         FxlrpError: If Ray is not installed, or workers die again and again.
     """
-    for name, number in (("batch_size", batch_size), ("shard", shard), ("workers", workers), ("threads", threads)):
-        if number is not None and number < 1:
-            raise SignatureError(f"{name}={number}, but there must be at least 1")
+    check_numbers(batch_size=batch_size, shard=shard, workers=workers, threads=threads)
+    if isinstance(keep, str):
+        raise SignatureError(f"keep={keep!r} is one name: give a list of them")
     if target is not None and not isinstance(target, (str, int, tuple)):
         raise TargetError(f"target={target!r} is none of: None, a class, an index tuple, the name of a column")
     if not isinstance(source, (str, Path, require("ray.data", "ray").Dataset)):
@@ -86,48 +88,84 @@ def batch(
     path, out = Path(artifact).resolve(), Path(out).resolve()
     about = load(path, allow_native_code=allow_native_code).manifest
     most_rows(about, batch_size)
-    given = opened(source, shard, about) if isinstance(source, (str, Path)) else None
+    keep = check_kept(about, keep)
+    given = opened(source, shard, about, keep) if isinstance(source, (str, Path)) else None
+    if png and not (isinstance(given, Images) and is_drawn(about)):
+        raise SignatureError("png=True (--png) draws images: the source is a folder of them, and the only input")
     chosen = columns_of(about, columns or {}, target, names_of(source if given is None else given))
     settings = {
         "artefact": (seal := digest(path)),
         "source": "a Ray Dataset" if given is None else str(given.root),
-        "names, sizes and times of the files": None if given is None else fingerprint(given),
+        "files": None if given is None else stamps(given),
         "shard": shard,
         "target": target,
         "columns": chosen,
+        "keep": keep,
+        "png": png,
     }
     if given is not None and out.is_relative_to(given.root):
         raise ArtifactError(f"{out} lies in the source, and would become a part of it: choose another folder")
     with alone(out):
         settle(out, json.loads(json.dumps(settings)))
-        rows = opened(copied(source, out), shard, about) if given is None else given
-        job = Job(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard)
+        rows = opened(copied(source, out), shard, about, keep) if given is None else given
+        job = Job(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard, png)
         gpu = about.device.startswith("cuda")
-        return run(job, progress, workers=workers, threads=threads, gpu=gpu)
+        written = run(job, progress, workers=workers, threads=threads, gpu=gpu)
+        if png:
+            write_page(out, f"{about.model}, rules {about.rules}: {rows.root.name}", about.explained.name)
+        return written
 
 
-def run(job: Job, progress: bool, **resources: Any) -> int:
+def is_drawn(about: Manifest) -> bool:
+    """Whether there is one input, and its relevance has its shape."""
+    shapes = [spec.shape for spec in about.outputs if spec.name.startswith("relevance.")]
+    return shapes == [spec.shape for spec in taken(about)]
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """Refuse numbers of things that are none.
+
+    Raises:
+        SignatureError: If there is one.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise SignatureError(f"{name}={number}, but there must be at least 1")
+
+
+def run(job: Job, progress: bool, *, workers: int, threads: int | None, gpu: bool) -> int:
     """Do the shards that have no file yet."""
     missing = [number for number in job.shards() if not (job.out / PART.format(number)).exists()]
     if not missing:
         return 0
-    written = 0
-    shown = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*shown, console=console(stderr=True), transient=True, disable=not progress) as bar:
-        task = bar.add_task("attributing", total=job.source.total)
-        bar.advance(task, job.source.total - sum(map(job.size, missing)))
-        for number in spread(job, missing, **resources):
-            written += job.size(number)
-            bar.advance(task, job.size(number))
+    rows = sum(map(job.size, missing))
+    shown = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), Rate())
+    options: dict[str, Any] = {"transient": True, "disable": not progress, "speed_estimate_period": 600}
+    with aside() as error, Progress(*shown, console=error, **options) as bar:
+        task = bar.add_task("starting Ray", total=job.source.total, completed=job.source.total - rows)
+        with connected(min(workers, len(missing)) * (threads or 1)):
+            bar.update(task, description="attributing")
+            for number in spread(job, missing, workers=workers, threads=threads, gpu=gpu):
+                bar.advance(task, job.size(number))
     swept(job.out)
-    return written
+    return rows
 
 
-def opened(root: str | Path, shard: int, about: Manifest) -> Source:
+class Rate(ProgressColumn):
+    """How fast it goes, once that is known."""
+
+    def render(self, task: Task) -> Text:
+        """Rows per second."""
+        return Text(f"{task.speed:.1f} rows/s" if task.speed else "", "progress.data.speed")
+
+
+def opened(root: str | Path, shard: int, about: Manifest, keep: Sequence[str] = ()) -> Source:
     """The rows of files."""
     image = taken(about)[0]
     channels = image.shape[1] if len(image.shape) == 4 and isinstance(image.shape[1], int) else None
-    return find(Path(root).resolve(), shard, channels, 255 if "int" in image.dtype else 1)
+    source = find(Path(root).resolve(), shard, channels, 255 if "int" in image.dtype else 1)
+    source.keep(keep)
+    return source
 
 
 def names_of(rows: Any) -> list[str]:
@@ -135,71 +173,17 @@ def names_of(rows: Any) -> list[str]:
     return rows.columns if isinstance(rows, Source) else rows.columns() or []
 
 
-def fingerprint(source: Source) -> str:
-    """Changes with the names, sizes and times of the files."""
-    times = [source.path(name).stat().st_mtime_ns for name, _ in source.files]
-    return hashlib.sha256(json.dumps([source.files, times]).encode()).hexdigest()
+def check_kept(about: Manifest, keep: Sequence[str]) -> list[str]:
+    """The columns to keep, each once.
 
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Keep other runs away from a folder."""
-    filelock = require("filelock", "ray")
-    if out.exists() and not out.is_dir():
-        raise ArtifactError(f"{out} is a file: give a folder for the results")
-    out.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ArtifactError(f"another run is writing to {out}: wait for it, or choose another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def settle(out: Path, settings: Mapping[str, Any]) -> None:
-    """Begin in an empty folder, or go on in that of an equal run."""
-    swept(out)
-    path = out / RUN
-    if not path.exists():
-        if others := sorted(other.name for other in out.iterdir() if other.name != LOCK):
-            raise ArtifactError(f"{out} holds {others[0]!r}, which no run over a data set wrote: choose another folder")
-        with replaced(path) as new:
-            new.write_text(json.dumps(settings, indent=1))
-    try:
-        before = json.loads(path.read_text())
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged: choose another folder") from error
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise ArtifactError(
-                f"{out} has results of another run: {name}, was {before.get(name)}, is {value} now. "
-                "Choose another folder"
-            )
-
-
-def swept(out: Path) -> None:
-    """Remove what killed runs have left."""
-    for pattern in LEFTOVERS:
-        for path in out.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def copied(dataset: Any, out: Path) -> Path:
-    """The rows of a Ray Dataset as Parquet files, in an order that stays."""
-    final, new = out / COPY, out / f".{COPY}"
-    if not final.exists():
-        with silent():
-            dataset.write_parquet(str(new))
-        if not any(new.glob("*.parquet")):
-            raise SignatureError("the Ray Dataset has no rows")
-        new.replace(final)
-    return final
+    Raises:
+        SignatureError: If one has the name of a column of results.
+    """
+    if taken_names := [column for column in keep if column in own_columns(about)]:
+        raise SignatureError(
+            f"column {taken_names[0]!r} cannot be kept, as results have one of this name: rename it in the source"
+        )
+    return list(dict.fromkeys(keep))
 
 
 def columns_of(about: Manifest, given: Mapping[str, str], target: RowTarget, columns: Sequence[str]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from fxlrp.options import (
     parse_sizes,
     parse_target,
 )
+from fxlrp.pictures import page
 from fxlrp.shards import RowTarget
 from fxlrp.terminal import console
 
@@ -180,6 +181,12 @@ def batch(
     column: Annotated[
         list[str] | None, typer.Option(help="NAME=COLUMN: where an input comes from. [default: the same name]")
     ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="COLUMN of the source, such as an id, that the results have too.")
+    ] = None,
+    png: Annotated[
+        bool, typer.Option("--png", help="Draw every image with its relevance: OUT/_pictures/index.html shows them.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes, each with the artefact in its memory.")] = 1,
     threads: Annotated[int | None, typer.Option(help="Of each process. [default: a share of the cores]")] = None,
     batch_size: Annotated[int, typer.Option(help="Most rows that run together.")] = 32,
@@ -198,6 +205,8 @@ def batch(
             out,
             target=index_or_column(target),
             columns=columns,
+            keep=keep or (),
+            png=png,
             batch_size=batch_size,
             shard=shard,
             workers=workers,
@@ -208,6 +217,8 @@ def batch(
         console(stderr=True).print("Stopped: the same command goes on from here")
         raise typer.Exit(130) from None
     console().print(f"Wrote {written} rows to {out}", soft_wrap=True, markup=False)
+    if png:
+        console().print(f"Wrote {page(out)}", soft_wrap=True, markup=False)
 
 
 def index_or_column(text: str | None) -> RowTarget:

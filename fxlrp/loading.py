@@ -6,7 +6,8 @@ import functools
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import torch
 from torch import Tensor
 
 from fxlrp import archive
-from fxlrp._torch import load_package
+from fxlrp._torch import load_package, without_function_modes
 from fxlrp.doubts import Question
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.manifest import MEMBER, TARGET, Manifest
 from fxlrp.onnx_files import read_onnx
 from fxlrp.reading import build
 from fxlrp.results import Result
-from fxlrp.targets import INDEX, SEED, Target, lower
+from fxlrp.signatures import plain_mode
+from fxlrp.targets import INDEX, SEED, Contrast, Target, numbers, reached
 from fxlrp.untrusted import check_model
 from fxlrp.weight_files import read_weights
 
@@ -66,13 +68,14 @@ class Artifact:
             args: The inputs, in the order of ``manifest.inputs``.
             target: As in `Attributor.__call__`: None (the largest), a class, an index tuple with None for the largest,
                 one of these per sample; or a floating point seed, if the artefact was saved for seeds.
-            kwargs: Inputs by name.
+            kwargs: Inputs by name. They are moved to the artefact's device.
 
         Returns:
-            The result; its output is a tensor, or a dictionary by name if the model returns several.
+            The result, on the device of the first input; its output is a tensor, or a dictionary by name if the model
+            returns several. It is the same whatever the caller is in: autocast, modes of gradients, a default device.
 
         Raises:
-            SignatureError: If an input is missing or unknown, of another dtype or shape, or not finite.
+            SignatureError: If an input is missing or unknown, of another dtype or shape, not finite, or on meta.
             TargetError: If the target selects nothing, or is of a kind that the artefact was not saved for.
         """
         given, chosen = self.asked(args, kwargs, target)
@@ -95,14 +98,16 @@ class Artifact:
         self, args: Sequence[Any], kwargs: Mapping[str, Any], target: Target
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The inputs, and the tensor of the target if there is one to choose, by name."""
-        given = self.bound(args, kwargs)
-        return given, self.chosen(given, target)
+        with own_mode():
+            given = self.bound(args, kwargs)
+            return given, self.chosen(given, target)
 
     def answered(self, given: Mapping[str, Any], chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The results by name."""
-        results = self.run({**given, **chosen})
-        self.check_reached(chosen, results)
-        return results
+        with own_mode():
+            results = self.run({**given, **chosen})
+            self.check_reached(chosen, results)
+            return results
 
     def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name, in order."""
@@ -125,12 +130,14 @@ class Artifact:
             if target is not None:
                 raise TargetError("the artefact has one output per sample: there is no target to choose")
             return {}
-        form, numbers = lower(target, about.explained_shape(sizes))
-        if (form == SEED) != (about.target == "seed") or len(numbers) != 1:
+        tensor = None if isinstance(target, Contrast) else numbers(target, about.explained_shape(sizes))
+        if tensor is None or tensor.is_floating_point() != (about.target == "seed"):
             kinds = {"index": "a class or an index", "seed": "a floating point seed"}
-            raise TargetError(f"the artefact was saved for {kinds[about.target]}: save another one with target_kind=")
-        dtype = getattr(torch, about.inputs[-1].dtype)
-        return {TARGET: numbers[0].to(dtype=dtype, device=about.device)}
+            other = next(kind for kind in kinds if kind != about.target)
+            raise TargetError(
+                f"the artefact was saved for {kinds[about.target]}: save another one with target={other!r}"
+            )
+        return {TARGET: tensor.to(getattr(torch, about.inputs[-1].dtype))}
 
     def check_reached(self, chosen: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
         """Refuse an index beyond a size that is computed of others, and so known only from the results.
@@ -140,22 +147,23 @@ class Artifact:
         """
         explained = self.manifest.explained.name
         if self.manifest.target == "index" and explained in results:
-            shape = results[explained].shape[1:]
-            if bool((chosen[TARGET].cpu() >= torch.tensor(shape, dtype=torch.int64)).any()):
-                raise TargetError(
-                    f"the target is out of range: here each sample's output has shape {tuple(shape)}, and an index "
-                    "counts from the beginning"
-                )
+            shape = results[explained].shape
+            if not bool(reached(shape, chosen[TARGET].to(results[explained].device)).all()):
+                raise TargetError(f"the target is out of range: here each sample's output has shape {tuple(shape[1:])}")
 
     def run(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
         """Run on named tensors, the target among them, and return the named results, as any other consumer does.
 
+        They are moved to the artefact's device, and the results to that of the first tensor.
+
         Raises:
             SignatureError: If the program fails on them.
         """
+        here = next(iter(tensors.values())).device
         try:
-            with torch.inference_mode(False), torch.no_grad():
-                found = self._run([tensor.contiguous() for tensor in tensors.values()])
+            with own_mode():
+                found = self._run([tensor.to(self.manifest.device).contiguous() for tensor in tensors.values()])
+                found = [result.to(here) for result in found]
         except (torch.OutOfMemoryError, ArtifactError):
             raise
         except Exception as error:
@@ -163,6 +171,13 @@ class Artifact:
                 f"the program failed on these inputs\n  {error}\n{self.manifest.signature()}"
             ) from error
         return dict(zip([spec.name for spec in self.manifest.outputs], found, strict=True))
+
+
+@contextmanager
+def own_mode() -> Iterator[None]:
+    """The same numbers whatever the caller is in."""
+    with plain_mode(), without_function_modes():
+        yield
 
 
 def single(found: dict[str, Tensor]) -> Any:
@@ -204,11 +219,25 @@ def load(path: str | Path, *, allow_native_code: bool = False) -> Artifact:
 
 
 def check_torch(manifest: Manifest) -> None:
-    """Refuse what another minor version of torch has written: neither format is stable across them."""
+    """Refuse what cannot run here.
+
+    Raises:
+        ArtifactError: If another minor version of torch has written it, as neither format is stable across them, or if
+            there is no such device.
+    """
     if manifest.torch.split(".")[:2] != torch.__version__.split(".")[:2]:
         raise ArtifactError(
             f"the artefact was written by torch {manifest.torch}, and this is torch {torch.__version__}: save it again "
             "with this one, or as 'onnx'"
+        )
+    try:
+        there = not torch.empty(0, device=manifest.device).is_meta
+    except (RuntimeError, AssertionError, TypeError):  # of devices that torch was not built for, and of no device
+        there = False
+    if not there:
+        raise ArtifactError(
+            f"the artefact runs on the device {manifest.device!r}, which is not here: move the model to one that is, "
+            "and save it again"
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from fxlrp import clauses
 from fxlrp.errors import ArtifactError, SignatureError
 
-VERSION = 2
+VERSION = 3
 """Of this format; another one is refused."""
 MEMBER = "extra/fxlrp.json"
 """Its name in an archive."""
@@ -75,6 +74,8 @@ class Manifest:
         coverage: Ops of the model (``nodes``), those on a path to the output (``live``), and those of them with a
             rule (``covered``).
         target: ``"index"``, ``"seed"``, or ``"none"`` if there is one output per sample.
+        largest: The number in an index that stands for the largest along its dimension. Others are places, negative
+            ones counted from the end; the relevance of a sample whose index is out of range is NaN.
         inputs: What it takes, in this order; the target is the last.
         fixed: Arguments of the model that are not tensors, with the value they were captured with.
         outputs: What it returns, in this order: the model's outputs, then relevances, then what was read.
@@ -96,6 +97,7 @@ class Manifest:
     table: str
     coverage: dict[str, int]
     target: str
+    largest: int
     inputs: tuple[Spec, ...]
     fixed: dict[str, str]
     outputs: tuple[Spec, ...]
@@ -178,6 +180,10 @@ class Manifest:
             dtype = str(tensor.dtype).removeprefix("torch.")
             if dtype != spec.dtype or tensor.layout is not torch.strided:
                 raise SignatureError(f"'{spec.name}' must be of {spec.dtype}, not {dtype}\n{self.signature()}")
+            if tensor.is_meta:
+                raise SignatureError(
+                    f"'{spec.name}' is on the device meta, where there are no numbers: give it on one that has them"
+                )
             if not self.matches(spec, tuple(tensor.shape), sizes):
                 raise SignatureError(
                     f"'{spec.name}' has shape {tuple(tensor.shape)}, which does not fit\n{self.signature()}"
@@ -218,9 +224,9 @@ class Manifest:
                 return False
         return True
 
-    def explained_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Shape of the explained output; a size computed of others has no end here, and the program checks it."""
-        return tuple(size if isinstance(size, int) else sizes.get(size, sys.maxsize) for size in self.explained.shape)
+    def explained_shape(self, sizes: Mapping[str, int]) -> tuple[int | None, ...]:
+        """Shape of the explained output; None for a size computed of others, which the program knows."""
+        return tuple(size if isinstance(size, int) else sizes.get(size) for size in self.explained.shape)
 
     def at_most(self, name: str, largest: int) -> Manifest:
         """The same for smaller values of a size.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from fxlrp.clauses import write as write_clause
 from fxlrp.coverage import coverage
 from fxlrp.dense import densify
 from fxlrp.errors import ArtifactError, SignatureError
+from fxlrp.files import replaced, uninterrupted
 from fxlrp.guards import is_symbolic
 from fxlrp.manifest import MEMBER, TARGET, VERSION, Manifest, Range, Spec
 from fxlrp.named_sizes import conditions, named_sizes, range_of_sizes, sizes
@@ -28,6 +30,8 @@ from fxlrp.onnx_files import write_onnx
 from fxlrp.pipeline import Plan
 from fxlrp.program import Program
 from fxlrp.rulesets import RuleSet
+from fxlrp.targets import LARGEST
+from fxlrp.typed import spell_types
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def named(plan: Plan, program: Program) -> fx.GraphModule:
     relevances = [f"relevance.{name}" for name in program.relevances]
     reads = [f"read.{name}" for name in program.reads]
     graph.output(dict(zip([*output_names(plan), *relevances, *reads], result, strict=True)))
+    spell_types(graph)
     densify(graph)  # the program may have been traced with inputs in another order
     return fx.GraphModule(program.module, graph)
 
@@ -149,6 +154,7 @@ def describe(
         table=str(rules),
         coverage={"nodes": report.nodes, "live": report.live, "covered": report.covered},
         target="none" if not targets else "index" if targets[0].dtype == "int64" else "seed",
+        largest=LARGEST,
         inputs=tuple(inputs),
         fixed={n.name: repr(n.meta["val"]) for n in captured.inputs if not isinstance(n.meta["val"], Tensor)},
         outputs=tuple(spec(name, node.meta["val"]) for name, node in results.items()),
@@ -169,8 +175,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> str:
 
 def write_pt2(exported: Exported, path: Path) -> None:
     """An archive of torch.export."""
-    package_pt2(str(path), exported_programs={"model": exported.program})
-    seal(exported.manifest, path)
+    package(exported.manifest, path, exported_programs={"model": exported.program})
 
 
 def write_aoti(exported: Exported, path: Path) -> None:
@@ -187,20 +192,22 @@ def write_aoti(exported: Exported, path: Path) -> None:
             f"AOTInductor cannot compile the relevance program\n  {type(error).__name__}: {error}\n"
             "It needs a C++ compiler. The format 'pt2' needs none."
         ) from error
-    package_pt2(str(path), aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]})
-    seal(exported.manifest, path)
+    package(exported.manifest, path, aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]})
 
 
-def seal(manifest: Manifest, path: Path) -> None:
-    """Add the manifest to an archive, with the digests of everything else."""
-    with archive.open_archive(path.read_bytes(), path) as members:
-        parts = archive.digests(members, without=MEMBER)
-    archive.append(path, MEMBER, replace(manifest, parts=parts).to_json())
+def package(manifest: Manifest, path: Path, **content: Any) -> None:
+    """Write an archive of torch, and the manifest into it, with the digests of everything else."""
+    with path.open("w+b") as file:
+        with uninterrupted(file) as held:
+            package_pt2(held, **content)
+        with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as members:
+            parts = archive.digests(members, without=MEMBER)
+            members.writestr(archive.full(members, MEMBER), replace(manifest, parts=parts).to_json())
 
 
 def write_interchange(exported: Exported, path: Path) -> None:
-    """One ONNX file."""
-    write_onnx(exported.program, exported.manifest, path)
+    """One ONNX file, which runs on the processor wherever its program was made."""
+    write_onnx(exported.program, replace(exported.manifest, device="cpu"), path)
 
 
 WRITERS: dict[str, Callable[[Exported, Path], None]] = {
@@ -214,16 +221,14 @@ ENDINGS = {".pt2": "pt2", ".onnx": "onnx"}
 """Format by the ending of a file."""
 
 
-@contextmanager
-def write(exported: Exported, path: Path, format: str | None) -> Iterator[Path]:
-    """Write an artefact to a file that takes the place of ``path`` when everything has gone well.
+def format_of(path: Path, format: str | None) -> str:
+    """The format of a file: the one that was asked for, or what the ending says.
 
     Raises:
         SignatureError: If there is no such format, or the ending belongs to another one.
-        ArtifactError: If the program cannot be written in it.
     """
     wanted = format or ENDINGS.get(path.suffix)
-    if wanted not in WRITERS:
+    if wanted is None or wanted not in WRITERS:
         raise SignatureError(
             f"format={format!r} is none of {', '.join(map(repr, WRITERS))}"
             if format
@@ -232,6 +237,16 @@ def write(exported: Exported, path: Path, format: str | None) -> Iterator[Path]:
     ending = ".onnx" if wanted == "onnx" else ".pt2"
     if path.suffix != ending:
         raise SignatureError(f"{path.name}: an artefact of format {wanted!r} ends in {ending}")
-    with archive.replaced(path) as new:
-        WRITERS[wanted](replace(exported, manifest=replace(exported.manifest, format=wanted)), new)
+    return wanted
+
+
+@contextmanager
+def write(exported: Exported, path: Path, format: str) -> Iterator[Path]:
+    """Write an artefact to a file that takes the place of ``path`` when everything has gone well.
+
+    Raises:
+        ArtifactError: If the program cannot be written in this format, or the file cannot.
+    """
+    with replaced(path) as new:
+        WRITERS[format](replace(exported, manifest=replace(exported.manifest, format=format)), new)
         yield new

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp.archive import replaced
 from fxlrp.cells import array, exact, index, table
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import require
+from fxlrp.files import replaced
 from fxlrp.loading import Artifact, load
 from fxlrp.manifest import TARGET, Manifest, Range, Spec
-from fxlrp.sources import Row, Source
+from fxlrp.pictures import draw, picture
+from fxlrp.samples import Row, Source
+from fxlrp.targets import resolved
 
 PART = "part-{:06}.parquet"
 """Name of the results of a shard."""
@@ -47,10 +49,8 @@ class Sample:
 
     def key(self) -> Hashable:
         """What samples that run together have in common."""
-        shapes = tuple(tuple(tensor.shape) for tensor in self.inputs.values())
-        if isinstance(self.target, Tensor):
-            return shapes, tuple(self.target.shape)
-        return shapes, self.target and tuple(i is None for i in self.target)
+        tensors = [*self.inputs.values(), *([self.target] if isinstance(self.target, Tensor) else [])]
+        return tuple(tuple(tensor.shape) for tensor in tensors)
 
 
 @dataclass
@@ -67,6 +67,7 @@ class Job:
         target: See `fxlrp.batch`.
         batch_size: Most rows that run together.
         shard: Rows per shard.
+        png: Whether to draw every row.
     """
 
     path: Path
@@ -78,6 +79,7 @@ class Job:
     target: RowTarget
     batch_size: int
     shard: int
+    png: bool = False
 
     @cached_property
     def artifact(self) -> Artifact:
@@ -126,7 +128,9 @@ class Job:
             raise SignatureError(f"{self.source.root} has {len(done)} rows from {first} on, not {self.size(number)}")
         done.sort(key=lambda one: one[0].number)
         with replaced(self.out / PART.format(number)) as new:
-            require("pyarrow.parquet", "ray").write_table(table(done, about.outputs), new, use_dictionary=False)
+            require("pyarrow.parquet", "ray").write_table(
+                table(done, about, self.source.kept), new, use_dictionary=False
+            )
 
     def sample(self, row: Row, about: Manifest) -> Sample:
         """Convert a row."""
@@ -139,7 +143,7 @@ class Job:
                 target = converted(row, self.target, torch.float64)
             else:
                 target = index(row.values[self.target], len(about.explained.shape) - 1)
-        return Sample(Row(row.number, row.place, row.file, {}), inputs, target)
+        return Sample(replace(row, values={}), inputs, target)
 
     def explained(self, samples: Sequence[Sample]) -> list[tuple[Row, dict[str, Tensor]]]:
         """Results of samples that run together; if they fail, which of them does."""
@@ -154,14 +158,29 @@ class Job:
 
     def run(self, samples: Sequence[Sample]) -> list[tuple[Row, dict[str, Tensor]]]:
         """One call of the artefact."""
-        device = self.artifact.manifest.device
-        inputs = {name: torch.stack([s.inputs[name] for s in samples]).to(device) for name in samples[0].inputs}
+        about = self.artifact.manifest
+        inputs = {name: torch.stack([s.inputs[name] for s in samples]) for name in samples[0].inputs}
         target: Any = self.target
         if isinstance(target, str):
             target = [s.target for s in samples]
             target = torch.stack(target) if isinstance(target[0], Tensor) else target
-        found = {name: result.cpu() for name, result in self.artifact.results(**inputs, target=target).items()}
-        return [(s.row, {name: result[i] for name, result in found.items()}) for i, s in enumerate(samples)]
+        given, chosen = self.artifact.asked((), inputs, target)
+        found = self.artifact.answered(given, chosen)
+        if about.target == "index":
+            y = found.get(about.explained.name)
+            found[TARGET] = chosen[TARGET] if y is None else resolved(y, chosen[TARGET])
+        results = [(s.row, {name: result[i] for name, result in found.items()}) for i, s in enumerate(samples)]
+        if self.png:
+            self.draw(samples, results)
+        return results
+
+    def draw(self, samples: Sequence[Sample], results: Sequence[tuple[Row, Mapping[str, Tensor]]]) -> None:
+        """Write a picture of each image."""
+        for sample, (row, found) in zip(samples, results, strict=True):
+            (image,) = sample.inputs.values()
+            pixels = image.double() / (1 if image.is_floating_point() else 255)
+            (relevance,) = (result for name, result in found.items() if name.startswith("relevance."))
+            draw(picture(self.out, row.number), pixels.numpy(), relevance.double().numpy())
 
 
 @contextmanager

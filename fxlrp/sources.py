@@ -1,12 +1,9 @@
-"""Data sets on disk, read in ranges of rows: Parquet files, JSON lines, folders of images."""
+"""Data sets on disk, found by what is at a path: tables, or folders of images."""
 
 from __future__ import annotations
 
-import json
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,8 @@ import numpy as np
 
 from fxlrp.errors import SignatureError
 from fxlrp.extras import require
+from fxlrp.samples import Row, Source
+from fxlrp.tables import Lines, Parquet
 
 PARQUET = {".parquet", ".pq"}
 LINES = {".jsonl", ".ndjson"}
@@ -26,153 +25,6 @@ BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"
 """Modes of images with at most 8 bits per channel, which alone convert without being cut off."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One sample.
-
-    Attributes:
-        number: Its place in the whole source, from 0.
-        place: The same in words, with the file.
-        file: Name of its own file, if it has one.
-        values: Its columns, as the format has them.
-    """
-
-    number: int
-    place: str
-    file: str | None
-    values: dict[str, Any]
-
-
-@dataclass
-class Source:
-    """A data set.
-
-    Attributes:
-        root: The file or the folder.
-        files: Name and size in bytes of each file, in the order of their rows.
-        columns: Names of the columns of the first row.
-        total: How many rows there are.
-    """
-
-    root: Path
-    files: list[tuple[str, int]]
-    columns: list[str]
-    total: int
-
-    def path(self, name: str) -> Path:
-        """Where a file is."""
-        return self.root / name if self.root.is_dir() else self.root
-
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
-        """Read a range of rows.
-
-        Raises:
-            SignatureError: Naming the row or the file that cannot be read, or lacks a column.
-        """
-        raise NotImplementedError
-
-
-@dataclass
-class Parquet(Source):
-    """Files whose columns are numbers, or lists of them to any depth, or tensors of Ray or Arrow."""
-
-    starts: list[int] = field(default_factory=list)
-    cursor: tuple[int, int, Iterator[Any]] | None = None
-    """File, first row that was not read yet, and the rest of the file's rows."""
-
-    @classmethod
-    def open(cls, root: Path, files: list[tuple[str, int]]) -> Parquet:
-        """Read the footers."""
-        found = cls(root, files, [], 0)
-        found.columns = found.opened(files[0][0]).schema_arrow.names
-        found.starts = [0, *accumulate(found.opened(name).metadata.num_rows for name, _ in files)]
-        found.total = found.starts[-1]
-        return found
-
-    def opened(self, name: str) -> Any:
-        """An opened file."""
-        parquet = require("pyarrow.parquet", "ray")
-        try:
-            return parquet.ParquetFile(self.path(name), page_checksum_verification=True)
-        except arrow_errors() as error:
-            raise SignatureError(f"{self.path(name)} is no Parquet file, or is damaged: {error}") from error
-
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
-        """Workers take ranges in order: each goes on where it was, so that no row group is decoded for every range."""
-        while first < stop:
-            at = bisect_right(self.starts, first) - 1
-            name, end = self.files[at][0], min(stop, self.starts[at + 1])
-            if self.cursor is None or self.cursor[0] != at or self.cursor[1] > first:
-                self.cursor = at, first, self.read(at, first, columns)
-            rest = self.cursor[2]
-            for number, values, i in rest:
-                self.cursor = at, number + 1, rest
-                if number >= first:
-                    place = f"row {number} (row {number - self.starts[at]} of {self.path(name)})"
-                    yield Row(number, place, None, {column: values.column(column)[i] for column in columns})
-                if number + 1 >= end:
-                    break
-            first = end
-
-    def read(self, at: int, first: int, columns: Sequence[str]) -> Iterator[tuple[int, Any, int]]:
-        """The rows of a file from the row group on that has the first one: number, batch, place in the batch."""
-        name, _ = self.files[at]
-        file = self.opened(name)
-        if missing := sorted(set(columns) - set(file.schema_arrow.names)):
-            raise SignatureError(f"row {first}: {self.path(name)} has no column {missing[0]!r}")
-        sizes = (file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
-        begins = list(accumulate(sizes, initial=self.starts[at]))
-        group = bisect_right(begins, first) - 1
-        number, groups = begins[group], list(range(group, file.num_row_groups))
-        try:
-            for values in file.iter_batches(batch_size=256, row_groups=groups, columns=list(columns)):
-                for i in range(len(values)):
-                    yield number, values, i
-                    number += 1
-        except arrow_errors() as error:
-            raise SignatureError(f"row {number}: {self.path(name)} cannot be read: {error}") from error
-
-
-@dataclass
-class Lines(Source):
-    """A file with one JSON object per line; blank lines do not count."""
-
-    shard: int = 1
-    marks: list[tuple[int, int]] = field(default_factory=list)
-    """Offset and line number of the first row of each shard."""
-
-    @classmethod
-    def open(cls, root: Path, shard: int) -> Lines:
-        """Find where shards begin."""
-        found = cls(root, [(root.name, root.stat().st_size)], [], 0, shard)
-        offset = 0
-        with root.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    if found.total % shard == 0:
-                        found.marks.append((offset, number))
-                    found.total += 1
-                offset += len(line)
-        if found.total:
-            found.columns = list(next(found.rows(0, 1, ())).values)
-        return found
-
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
-        """Read from the beginning of a shard."""
-        offset, number = self.marks[first // self.shard] if first < stop else (0, 1)
-        with self.root.open("rb") as file:
-            file.seek(offset)
-            while first < stop:
-                line = file.readline()
-                place = f"row {first} (line {number} of {self.root})"
-                if not line:
-                    raise SignatureError(f"{place} is missing: the file has become shorter")
-                if line.strip():
-                    yield Row(first, place, None, parsed(line, place, columns))
-                    first += 1
-                number += 1
-
-
 @dataclass
 class Images(Source):
     """Files of one image each, channels first."""
@@ -180,6 +32,12 @@ class Images(Source):
     mode: str = "RGB"
     white: int = 1
     """The largest number: 1, or 255 for artefacts that take integers."""
+
+    def types(self, columns: Sequence[str]) -> dict[str, Any]:
+        """There are none."""
+        if columns:
+            raise SignatureError("a folder of images has no columns to keep: each row of the results names its file")
+        return {}
 
     def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
         """Decode files."""
@@ -196,11 +54,6 @@ class Images(Source):
                 raise SignatureError(f"{place} cannot be read: {error}") from error
             pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
             yield Row(number, place, name, {IMAGE: pixels})
-
-
-def arrow_errors() -> tuple[type[Exception], ...]:
-    """What Arrow raises for damaged files."""
-    return require("pyarrow", "ray").ArrowException, OSError, ValueError
 
 
 def find(root: Path, shard: int, channels: int | None, white: int) -> Source:
@@ -241,16 +94,3 @@ def files(root: Path, endings: set[str]) -> list[tuple[str, int]]:
         found = {n.as_posix(): p for p, n in names.items() if not any(part[0] in "._" for part in n.parts)}
     chosen = {name: path for name, path in found.items() if path.suffix.lower() in endings and path.is_file()}
     return sorted((name, path.stat().st_size) for name, path in chosen.items())
-
-
-def parsed(line: bytes, place: str, columns: Sequence[str]) -> dict[str, Any]:
-    """The object in a line."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise SignatureError(f"{place} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise SignatureError(f"{place} is no JSON object with a column for each key")
-    if missing := [column for column in columns if column not in found]:
-        raise SignatureError(f"{place} has no column {missing[0]!r}")
-    return found

@@ -45,7 +45,7 @@ class Worker:
 def spread(
     work: Callable[[int], None], numbers: Sequence[int], *, workers: int, threads: int | None, gpu: bool
 ) -> Iterator[int]:
-    """Call ``work`` with every number, and return the numbers as they are done.
+    """Call ``work`` with every number, and return the numbers as they are done; a Ray is `connected`.
 
     A number whose worker dies is given to another worker, without end.
 
@@ -62,7 +62,7 @@ def spread(
     ray = require("ray", "ray")
     data = require("ray.data", "ray")
     workers = min(workers, len(numbers))
-    with connected(workers * (threads or 1)), silent():
+    with silent():
         threads = threads or share(workers)
         items = data.from_items([{"number": n} for n in numbers], override_num_blocks=min(len(numbers), BLOCKS))
         done = items.map_batches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,12 @@ def contrast(wanted: Any, other: Any) -> Contrast:
 
 Target = None | int | Index | Sequence[Entry] | Tensor | Contrast
 
+LARGEST = -(2**63)
+"""Stands for the largest entry where an index is a tensor, as for artefacts; every other number is a place."""
+
+Shape = Sequence[int | None]
+"""Sizes of an output; None for one that is known from the result only."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -47,7 +54,7 @@ class Form:
     Attributes:
         weights: Weight of each term; none for a seed tensor.
         wild: For each term, the output dimensions where the largest entry is taken; None if the index tells at each
-            call, by a negative number.
+            call, by `LARGEST`.
         starts: Names of nodes where relevance starts, in place of the output.
         kept: Names of nodes whose coefficient is multiplied by a mask.
     """
@@ -59,14 +66,15 @@ class Form:
 
 
 INDEX = Form((1.0,), (None,))
-"""One entry per sample; a negative number in its index stands for the largest along that dimension."""
+"""One entry per sample, that of an artefact: its index may be negative, or `LARGEST`. Programs for a call in Python
+have indices from 0 on, and know the dimensions of the largest."""
 SEED = Form((), ())
 """A coefficient for every entry."""
 FORMS = {"index": INDEX, "seed": SEED}
 """The kinds of target that an artefact can take."""
 
 
-def lower(target: Target, shape: tuple[int, ...]) -> tuple[Form, tuple[Tensor, ...]]:
+def lower(target: Target, shape: Shape) -> tuple[Form, tuple[Tensor, ...]]:
     """Form and tensors of a target for an output of the given shape.
 
     Raises:
@@ -77,49 +85,74 @@ def lower(target: Target, shape: tuple[int, ...]) -> tuple[Form, tuple[Tensor, .
         if not (one.weights and two.weights):
             raise TargetError("contrast() takes classes or index tuples; give a seed tensor by itself as target=seed")
         return Form((*one.weights, *(-w for w in two.weights)), one.wild + two.wild), a + b
+    tensor = numbers(target, shape)
+    if tensor.is_floating_point():
+        return SEED, (tensor,)
+    largest = tensor == LARGEST
+    if bool((largest != largest[:1]).any()):
+        raise TargetError("None (the largest entry) must be in the same place of every sample's index")
+    return Form((1.0,), (tuple(dim for dim in range(1, len(shape)) if bool(largest[:, dim - 1].any())),)), (tensor,)
+
+
+def numbers(target: Target, shape: Shape) -> Tensor:
+    """Tensor of a target that is no contrast: a seed, or an index per sample with `LARGEST` for None.
+
+    Raises:
+        TargetError: If it does not select one number of each sample.
+    """
     if hasattr(target, "__array__"):  # of numpy too
         target = torch.as_tensor(target)
+    if isinstance(target, Tensor) and target.is_meta:
+        raise TargetError("the target is on the device meta, where there are no numbers: give it on one that has them")
     if isinstance(target, Tensor) and target.is_floating_point():
-        if tuple(target.shape) != shape:
+        if not fits(target.shape, shape):
             raise TargetError(
-                f"a seed has the shape of the output, {shape}, not {tuple(target.shape)}. "
+                f"a seed has the shape of the output, {written(shape)}, not {tuple(target.shape)}. "
                 "For one class per sample give integers."
             )
         if not target.isfinite().all():
             raise TargetError("the seed has entries that are not finite")
-        return SEED, (target.double(),)
+        return target.double()
     entries = [checked(entry, shape) for entry in per_sample(target, shape)]
-    wild = tuple(dim for dim, i in enumerate(entries[0], 1) if i is None) if entries else ()
-    if any(tuple(d for d, i in enumerate(e, 1) if i is None) != wild for e in entries):
-        raise TargetError("None (the largest entry) must be in the same place of every sample's index")
-    numbers = torch.tensor([[-1 if i is None else i for i in e] for e in entries], dtype=torch.int64)
-    return Form((1.0,), (wild,)), (numbers.reshape(len(entries), len(shape) - 1),)
+    return torch.tensor(entries, dtype=torch.int64).reshape(len(entries), len(shape) - 1)
 
 
-def per_sample(target: Any, shape: tuple[int, ...]) -> list[Any]:
+def fits(found: Sequence[int], shape: Shape) -> bool:
+    """Whether these may be the sizes of a shape."""
+    return len(found) == len(shape) and all(size in (n, None) for n, size in zip(found, shape, strict=True))
+
+
+def written(shape: Shape) -> str:
+    """A shape as Python writes it, with ? for what is not known."""
+    return str(tuple(shape)).replace("None", "?")
+
+
+def per_sample(target: Any, shape: Shape) -> list[Any]:
     """One entry per sample."""
     batch, rank = shape[0], len(shape) - 1
     if target is None:
-        return [(None,) * rank] * batch
+        target = (None,) * rank
     if isinstance(target, bool) or (isinstance(target, Tensor) and target.dtype is torch.bool):
         raise TargetError("a target is a class index, not a truth value")
     if isinstance(target, Tensor):
         target = target.tolist() if target.ndim else int(target)
         target = [tuple(e) if isinstance(e, list) else e for e in target] if isinstance(target, list) else target
     if isinstance(target, (int, tuple)):
+        if batch is None:
+            raise TargetError("how many samples there are is known from the results only: give a list with one of each")
         return [target] * batch
     if not isinstance(target, Sequence) or isinstance(target, str):
         raise TargetError(
             f"target={target!r} is none of: None, a class, an index tuple, a list or tensor of one per sample, "
             "a floating point seed shaped as the output, fxlrp.contrast(a, b)"
         )
-    if len(target) != batch:
+    if batch not in (len(target), None):
         raise TargetError(f"{len(target)} targets for a batch of {batch} samples: give one per sample")
     return list(target)
 
 
-def checked(entry: Any, shape: tuple[int, ...]) -> Index:
-    """One sample's index, complete, in range and not negative."""
+def checked(entry: Any, shape: Shape) -> list[int]:
+    """One sample's index, complete and in range, and not negative where the size is known."""
     index = tuple(entry) if isinstance(entry, (tuple, list)) else (entry,)
     index = tuple(i.item() if isinstance(i, np.generic) else i for i in index)
     sizes = shape[1:]
@@ -128,22 +161,23 @@ def checked(entry: Any, shape: tuple[int, ...]) -> Index:
         if len(sizes) == 2:
             hint = ". For logits of a sequence give (position, token); (-1, None) is the largest of the last position"
         raise TargetError(
-            f"target {entry!r} has {len(index)} indices, but each sample's output has shape {sizes}: "
+            f"target {entry!r} has {len(index)} indices, but each sample's output has shape {written(sizes)}: "
             f"give {len(sizes)} of them{hint}"
         )
-    found: list[int | None] = []
+    found: list[int] = []
     for dim, (i, size) in enumerate(zip(index, sizes, strict=True), 1):
         if i is None:
-            found.append(None)
+            found.append(LARGEST)
             continue
         if not isinstance(i, int) or isinstance(i, bool):
             raise TargetError(f"target {entry!r}: indices are whole numbers or None, not {i!r}")
-        if not -size <= i < size:
+        end = sys.maxsize if size is None else size
+        if i != LARGEST and not -end <= i < end:
             raise TargetError(
-                f"target {entry!r}: index {i} is out of range for dimension {dim} of the output, of size {size}"
+                f"target {entry!r}: index {i} is out of range for dimension {dim} of the output, of size {end}"
             )
-        found.append(i % size)
-    return tuple(found)
+        found.append(i if i == LARGEST or size is None else i % size)
+    return found
 
 
 def examples(form: Form, y: Tensor) -> tuple[Tensor, ...]:
@@ -156,7 +190,7 @@ def examples(form: Form, y: Tensor) -> tuple[Tensor, ...]:
 def example_targets(form: Form, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
     """A target that explains the largest output, or all of them, for an artefact of this form."""
     if form == INDEX:
-        return [torch.full((shape[0], len(shape) - 1), -1, device=device)]
+        return [torch.full((shape[0], len(shape) - 1), LARGEST, device=device)]
     return [torch.ones(shape, dtype=torch.float64, device=device)]
 
 
@@ -178,8 +212,13 @@ def one_term(y: Tensor, weight: float, wild: tuple[int, ...] | None, index: Tens
 
 def inside(y: Tensor, index: Tensor) -> Tensor:
     """1 for each sample whose index is in range, else NaN: a wrong index given at run time must show in the result."""
-    fits = torch.stack([index[:, dim - 1] < y.shape[dim] for dim in range(1, y.ndim)], 1).all(1, keepdim=True)
-    return torch.where(fits, 1.0, torch.nan).to(y.dtype)
+    return torch.where(reached(y.shape, index).all(1, keepdim=True), 1.0, torch.nan).to(y.dtype)
+
+
+def reached(shape: Sequence[int], index: Tensor) -> Tensor:
+    """Whether each number of an index is one of a place in an output of this shape, or `LARGEST`."""
+    columns = zip(index.unbind(1), shape[1:], strict=True)
+    return torch.stack([(i == LARGEST) | ((-size <= i) & (i < size)) for i, size in columns], 1)
 
 
 def flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
@@ -194,6 +233,13 @@ def flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Ten
         if wild is None or dim not in wild:
             along = torch.arange(y.shape[dim], device=y.device).view([-1 if d == dim else 1 for d in range(y.ndim)])
             chosen = index[:, dim - 1].view([-1] + [1] * (y.ndim - 1))
-            fits = along == chosen if wild is not None else (along == chosen) | (chosen < 0)
-            candidates = torch.where(fits, candidates, -torch.inf)
+            meant = along == chosen
+            if wild is None:
+                meant = meant | (along - y.shape[dim] == chosen) | (chosen == LARGEST)
+            candidates = torch.where(meant, candidates, -torch.inf)
     return candidates.flatten(1).argmax(1, keepdim=True)
+
+
+def resolved(y: Tensor, index: Tensor) -> Tensor:
+    """The places that indices of `INDEX` mean in the output ``y``, from 0 on."""
+    return torch.stack(torch.unravel_index(flat_position(y, None, index).squeeze(1), y.shape[1:]), 1)

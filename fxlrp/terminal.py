@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
@@ -17,6 +19,16 @@ def console(*, stderr: bool = False) -> Console:
     """Where to print; of fixed width if that is no terminal."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
+
+
+@contextmanager
+def aside() -> Iterator[Console]:
+    """A console for standard error which still prints where a library's noise is kept from that stream."""
+    if not sys.stderr.isatty():
+        yield console(stderr=True)
+        return
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as stream:
+        yield Console(file=stream, highlight=False)
 
 
 def show_words(out: Console, *texts: Sequence[Word]) -> None:

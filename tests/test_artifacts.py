@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from zoo import ZOO
 import fxlrp
 from fxlrp import ArtifactError, SignatureError, TargetError
 from fxlrp.cli import app
+from fxlrp.loading import check_torch
 from fxlrp.manifest import MEMBER, VERSION, Manifest
 from fxlrp.onnx_files import trailer
 from fxlrp.untrusted import parsed
@@ -75,8 +77,33 @@ def same(artifact: fxlrp.Artifact, attributor: fxlrp.Attributor, *args: Tensor, 
 @pytest.mark.parametrize("batch", [1, 5])
 def test_formats_agree(saved: Path, attributor: fxlrp.Attributor, batch: int) -> None:
     artifact = fxlrp.load(saved)
-    for seed, target in ((1, 3), (2, 7), (3, None), (4, -1), (5, list(range(batch)))):
+    for seed, target in ((1, 3), (2, 7), (3, None), (4, -1), (5, list(range(batch))), (6, fxlrp.LARGEST)):
         same(artifact, attributor, images(batch, seed), target=target)
+
+
+def test_one_meaning_of_every_index(saved: Path, attributor: fxlrp.Attributor) -> None:
+    """In Python, of an artefact and of its raw program: from either end, the largest, or out of range."""
+    artifact, x = fxlrp.load(saved), images(24)
+    largest = artifact(x).output.argmax(1)
+    index = torch.tensor([*range(-11, 11), fxlrp.LARGEST, -(2**62)])[:, None]
+    found = artifact.run({"input_1": x, "target": index})["relevance.input"]
+    for i, (one,) in enumerate(index.tolist()):
+        if one == fxlrp.LARGEST or -10 <= one < 10:
+            expected = attributor(x[i : i + 1], target=one).relevance
+            place = int(largest[i]) if one == fxlrp.LARGEST else one % 10
+            assert torch.equal(expected, attributor(x[i : i + 1], target=place).relevance)
+            torch.testing.assert_close(found[i : i + 1], expected, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(artifact(x[i : i + 1], target=one).relevance, expected, rtol=1e-4, atol=1e-6)
+        else:
+            assert found[i].sum().isnan()
+            for ask in (attributor, artifact):
+                with pytest.raises(TargetError, match=f"index {one} is out of range"):
+                    ask(x[i : i + 1], target=one)
+    fits = ((index >= -10) & (index < 10) | (index == fxlrp.LARGEST))[:, 0]
+    together = artifact(x[fits], target=index[fits])
+    torch.testing.assert_close(together.relevance, found[fits], rtol=1e-4, atol=1e-6)
+    none = artifact(x[:2], target=[3, None])
+    assert torch.equal(none.relevance, artifact(x[:2], target=[3, int(largest[1])]).relevance)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
@@ -108,8 +135,66 @@ def test_seeds(tmp_path: Path) -> None:
     x, seed = images(2), torch.randn(2, 10)
     artifact = fxlrp.load(attributor.save(tmp_path / "seeds.pt2", x, target="seed"))
     same(artifact, attributor, x, target=seed)
-    with pytest.raises(TargetError, match="saved for a floating point seed"):
+    with pytest.raises(TargetError, match=r"saved for a floating point seed.*target='index'"):
         artifact(x, target=3)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+CONTEXTS: dict[str, Callable[[], Any]] = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "inference mode": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "gradients": torch.enable_grad,
+    "default device": lambda: torch.device("meta"),
+    "default dtype": lambda: default_dtype(torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_what_the_caller_is_in_does_not_matter(saved: Path, name: str) -> None:
+    artifact, x = fxlrp.load(saved), images(3)
+    expected = [artifact(x, target=target) for target in ([3, None, -1], None)]
+    with CONTEXTS[name]():
+        found = [artifact(x, target=target) for target in ([3, None, -1], None)]
+        warnings = [one.warnings for one in found]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.relevance, other.relevance)
+        assert torch.equal(one.output, other.output)
+        assert one.relevance.dtype is other.relevance.dtype
+        assert not one.relevance.is_inference()
+        assert not one.relevance.requires_grad
+    assert warnings == [one.warnings for one in expected]
+
+
+def test_numbers_of_the_default_type(tmp_path: Path) -> None:
+    """Those that a model makes of whole numbers, or of nothing, have the type that was the default at saving."""
+
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor, n: Tensor) -> Tensor:
+            ramp = torch.arange(0.0, 3.0) + torch.ones(3) / 3
+            chosen = torch.where(n > 1, 0.1, 0.7)
+            return x * (ramp + n * 0.1 + n.sqrt() + n / 7) * chosen
+
+    x, n = torch.rand(2, 3), torch.tensor([[1, 2, 3], [3, 2, 1]])
+    path = fxlrp.compile(Mixed().eval()).save(tmp_path / "mixed.pt2", x, n)
+    artifact, raw = fxlrp.load(path), torch.export.load(path).module()
+    expected = artifact.results(x, n, target=1)
+    with default_dtype(torch.float64):
+        found = artifact.results(x, n, target=1)
+        alone = raw(x, n, torch.tensor([[1], [1]]))
+    for name, one in expected.items():
+        assert one.dtype is torch.float32
+        assert torch.equal(found[name], one)
+        assert torch.equal(alone[name], one)
 
 
 def test_one_output_needs_no_target(tmp_path: Path) -> None:
@@ -127,6 +212,7 @@ def test_manifest(saved: Path, attributor: fxlrp.Attributor) -> None:
     assert manifest.torch == torch.__version__
     assert manifest.model == "Sequential"
     assert manifest.rules == "epsilon_plus"
+    assert manifest.largest == fxlrp.LARGEST == -(2**63)
     assert "zplus" in manifest.table or "z" in manifest.table
     assert manifest.coverage["covered"] == manifest.coverage["live"] > 0
     assert [str(spec) for spec in manifest.inputs] == [
@@ -154,6 +240,8 @@ def test_nothing_of_the_machine_is_inside(saved: Path) -> None:
         (lambda a: a(images(2).double()), SignatureError, "must be of float32, not float64"),
         (lambda a: a(images(2) * torch.nan), SignatureError, "has NaN or"),
         (lambda a: a(images(2).numpy()), SignatureError, "must be a tensor, not ndarray"),
+        (lambda a: a(images(2).to("meta")), SignatureError, "on the device meta, where there are no numbers"),
+        (lambda a: a(images(2), target=torch.ones(2).long().to("meta")), TargetError, "on the device meta"),
         (lambda a: a(), SignatureError, "takes input_1, not nothing"),
         (lambda a: a(images(2), images(2)), SignatureError, "2 inputs for 1"),
         (lambda a: a(images(2), input_1=images(2)), SignatureError, "given twice"),
@@ -191,10 +279,20 @@ def test_index_beyond_a_size_that_is_computed(tmp_path: Path) -> None:
     attributor = fxlrp.compile(Positions().eval(), dynamic_shapes=sizes)
     artifact = fxlrp.load(attributor.save(tmp_path / "positions.pt2", torch.rand(2, 2, 9)))
     x = torch.rand(2, 2, 7)
-    same(artifact, attributor, x, target=(4, 1))
-    for wrong in (5, 6, -1, 10**6):
+    for target in ((4, 1), (-1, -1), (-5, None), (None, 2), [(0, 1), (-2, None)]):
+        expected = [attributor(x[i : i + 1], target=target[i] if isinstance(target, list) else target) for i in (0, 1)]
+        relevance = artifact(x, target=target).relevance
+        torch.testing.assert_close(relevance, torch.cat([e.relevance for e in expected]), rtol=1e-5, atol=1e-7)
+    for wrong in (5, 6, -6, 10**6):
         with pytest.raises(TargetError, match=r"out of range: here each sample's output has shape \(5, 3\)"):
             artifact(x, target=(wrong, 1))
+    with pytest.raises(TargetError, match="index 9223372036854775808 is out of range"):
+        artifact(x, target=(2**63, 1))
+    seeds = fxlrp.load(attributor.save(tmp_path / "seeds.pt2", torch.rand(2, 2, 9), target="seed"))
+    seed = torch.rand(2, 5, 3)
+    same(seeds, attributor, x, target=seed)
+    with pytest.raises(TargetError, match=r"the shape of the output, \(2, \?, 3\), not \(2, 3\)"):
+        seeds(x, target=seed[:, 0])
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
@@ -313,13 +411,16 @@ def test_archives_of_others_are_refused(archive: Path, tmp_path: Path) -> None:
         fxlrp.load(path)
 
 
-def test_another_version_is_refused(archive: Path, tmp_path: Path) -> None:
+def test_another_version_or_device_is_refused(archive: Path, tmp_path: Path) -> None:
     def older(members: dict[str, bytes]) -> None:
         about = Manifest.from_json(members[MEMBER])
         members[MEMBER] = replace(about, torch="1.13.0").to_json().encode()
 
     with pytest.raises(ArtifactError, match=r"written by torch 1\.13\.0"):
         fxlrp.load(rewritten(archive, older, tmp_path / "digits.pt2"))
+    for device in ("meta", "xpu:7", "nowhere"):
+        with pytest.raises(ArtifactError, match=f"runs on the device '{device}', which is not here"):
+            check_torch(replace(fxlrp.load(archive).manifest, device=device))
     with pytest.raises(ArtifactError, match=f"has version {VERSION + 1}"):
         Manifest.from_json(json.dumps({"version": VERSION + 1, "digest": ""}))
 
@@ -344,16 +445,14 @@ def test_a_killed_save_leaves_the_old_file(archive: Path, tmp_path: Path) -> Non
     shutil.copy(archive, path)
     before = path.read_bytes()
     code = (
-        "import os, signal, sys; from pathlib import Path; from fxlrp import archive\n"
-        "with archive.replaced(Path(sys.argv[1])) as new:\n"
+        "import os, signal, sys; from pathlib import Path; from fxlrp import files\n"
+        "with files.replaced(Path(sys.argv[1])) as new:\n"
         "    new.write_bytes(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert path.read_bytes() == before
-    with pytest.raises(ArtifactError, match="no folder"):
-        fxlrp.compile(cnn()).save(tmp_path / "none" / "digits.pt2", images(2))
 
 
 @pytest.mark.parametrize(
@@ -373,13 +472,13 @@ def test_wrong_saves(tmp_path: Path, path: str, options: dict[str, Any], text: s
 
 def test_torch_alone(archive: Path, attributor: fxlrp.Attributor, tmp_path: Path) -> None:
     """A process without fxlrp gets the same numbers."""
-    x, target = images(3), torch.tensor([[1], [-1], [4]])
+    x, target = images(4), torch.tensor([[1], [fxlrp.LARGEST], [4], [-1]])
     torch.save([x, target], tmp_path / "inputs.pt")
     script = [sys.executable, "-I", str(CONSUMERS / "alone.py")]
     files = [str(archive), str(tmp_path / "inputs.pt"), str(tmp_path / "results.pt")]
     subprocess.run([*script, *files], check=True)
     found = torch.load(tmp_path / "results.pt")
-    expected = attributor(x, target=[1, int(attributor(x).output[1].argmax()), 4])
+    expected = attributor(x, target=[1, int(attributor(x).output[1].argmax()), 4, 9])
     assert list(found) == ["output", "relevance.input", "read.3"]
     assert torch.equal(found["relevance.input"], expected.relevance)
 
@@ -395,7 +494,7 @@ def test_machine_code(attributor: fxlrp.Attributor, tmp_path: Path) -> None:
     out_of_range(artifact)
     damage(path, artifact, tmp_path / "damaged.pt2", allow_native_code=True)
 
-    x, target = images(5, 4), torch.tensor([[1], [-1], [4], [0], [9]])
+    x, target = images(5, 4), torch.tensor([[1], [fxlrp.LARGEST], [4], [0], [-1]])
     torch.save([x, target], tmp_path / "inputs.pt")
     build = tmp_path / "build"
     prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"

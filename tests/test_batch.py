@@ -23,6 +23,7 @@ import pytest
 import ray
 import ray.data.extensions
 import torch
+from browser import Browser
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -35,10 +36,14 @@ import fxlrp
 from fxlrp import ArtifactError, FxlrpError, SignatureError, TargetError
 from fxlrp.cells import array, exact, index
 from fxlrp.cli import app
-from fxlrp.datasets import alone, columns_of, opened, settle
+from fxlrp.datasets import check_kept, columns_of, opened
+from fxlrp.folders import alone, settle
+from fxlrp.pictures import draw, page, picture
+from fxlrp.samples import Source
 from fxlrp.shards import TRIES, TRY, Job, digest, most_rows
-from fxlrp.sources import Source, find
+from fxlrp.sources import find
 from fxlrp.spread import connected, spread
+from fxlrp.tokens import BLUE, RED
 
 ROWS = 80
 
@@ -209,6 +214,48 @@ def test_ranges_of_rows(tmp_path: Path) -> None:
                 assert np.array_equal(array(row.values["x"]), expected[row.number]["x"])
 
 
+def test_columns_that_are_kept(lengths: Path, tmp_path: Path) -> None:
+    """With their types, whichever rows a shard has; and what was explained of each row."""
+    ids = [f"ä{i}" if i % 3 else None for i in range(20)]
+    content = [{**row, "id": ids[i], "weight": i if i < 9 else i + 0.5} for i, row in enumerate(rows(20))]
+    many = tmp_path / "many"
+    many.mkdir()
+    for i, part in enumerate((content[:9], content[9:])):
+        columns = {name: [row[name] for row in part] for name in ("id", "weight", "label", "größe", "x")}
+        columns["id"] = pa.array(columns["id"]).dictionary_encode()
+        columns["weight"] = pa.array(columns["weight"], [pa.float64(), pa.float32()][i])
+        pq.write_table(pa.table(columns), many / f"{i}.parquet")
+    artifact = fxlrp.load(lengths)
+    for source in (find(many, 7, None, 1), find(jsonl(tmp_path / "d.jsonl", content), 7, None, 1)):
+        source.keep(["weight", "id"])
+        out = tmp_path / type(source).__name__
+        work = job(lengths, source, out)
+        for number in work.shards():
+            work(number)
+        assert len({str(pq.read_schema(path)) for path in out.glob("*.parquet")}) == 1
+        found = pq.read_table(out).sort_by("row").to_pylist()
+        assert [row["id"] for row in found] == ids
+        assert [row["weight"] for row in found] == [row["weight"] for row in content]
+        for row, given in zip(found, content, strict=True):
+            y = artifact(torch.tensor(given["x"])[None], torch.tensor(given["größe"])[None]).output
+            assert row["target"] == (int(y.argmax()) if given["label"] is None else given["label"] % 5)
+        check(lengths, out, content)
+
+
+def test_columns_that_cannot_be_kept(lengths: Path, pixels: Path, tmp_path: Path) -> None:
+    source = find(jsonl(tmp_path / "d.jsonl", [{"a": 1}, {"a": "text"}]), 7, None, 1)
+    with pytest.raises(SignatureError, match=r"rows 0 to 1 .* column 'a' cannot be kept, as its values are of several"):
+        source.keep(["a"])
+    with pytest.raises(SignatureError, match="no column 'b' to keep, only 'a'"):
+        source.keep(["b"])
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(SignatureError, match="names its file"):
+        opened(tmp_path, 7, fxlrp.load(pixels).manifest, ["image"])
+    for name in ("row", "target", "output.shape"):
+        with pytest.raises(SignatureError, match=f"'{name}' cannot be kept"):
+            check_kept(fxlrp.load(lengths).manifest, ["id", name])
+
+
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_groups_of_equal_shapes(lengths: Path, tmp_path: Path, count: int) -> None:
     content = rows(count)
@@ -342,6 +389,40 @@ def test_artefacts_that_do_not_take_batches(tmp_path: Path) -> None:
         most_rows(other, 32)
 
 
+def test_indices_of_several_dimensions(tmp_path: Path) -> None:
+    """An output that is computed of the model's is not among the results, and neither is its largest entry."""
+    torch.manual_seed(0)
+    x, targets = torch.rand(3, 4, 3), [(-1, None), (None, None), (0, 2)]
+    content = [{"x": row.tolist(), "target": list(target)} for row, target in zip(x, targets, strict=True)]
+    source = find(jsonl(tmp_path / "d.jsonl", content), 7, None, 1)
+    model = nn.Linear(3, 5).eval()
+    y = model(x)
+    places = [[3, int(y[0, -1].argmax())], [int(i) for i in np.unravel_index(int(y[1].argmax()), (4, 5))], [0, 2]]
+    for output, expected in ((None, places), (lambda y: 2 * y, [[3, None], [None, None], [0, 2]])):
+        attributor = fxlrp.compile(model, dynamic_shapes="auto", output=output)
+        path = attributor.save(tmp_path / "model.pt2", torch.rand(2, 4, 3))
+        (name,) = [spec.name for spec in fxlrp.load(path).manifest.inputs[:1]]
+        job(path, source, tmp_path / "out", columns={name: "x"}, target="target")(0)
+        assert pq.read_table(tmp_path / "out").column("target").to_pylist() == expected
+
+
+def test_pictures(pixels: Path, tmp_path: Path) -> None:
+    """The image on the left; red and blue on the right, where relevance is above and below zero."""
+    for channels in (1, 3, 4):
+        relevance = np.zeros((channels, 2, 4))
+        relevance[0, 0, 0], relevance[-1, 1, 3], relevance[:, 1, 1] = 2, -2, np.nan
+        draw(picture(tmp_path, channels), np.full((channels, 2, 4), 0.25), relevance)
+        with Image.open(picture(tmp_path, channels)) as opened_picture:
+            drawn = np.asarray(opened_picture)
+        assert drawn.shape == (2 * 56, 9 * 56, 3)
+        drawn = drawn[::56, ::56]  # a pixel, a gap
+        assert (drawn[:, :4] == 64).all()
+        assert drawn[0, 5].tolist() == list(RED)
+        assert drawn[1, 8].tolist() == list(BLUE)
+        assert (drawn[0, 6:] == 255).all()
+        assert (drawn[1, 4:8] == 255).all()
+
+
 def test_seeds(tmp_path: Path) -> None:
     torch.manual_seed(0)
     attributor = fxlrp.compile(nn.Linear(3, 2).eval(), dynamic_shapes="auto")
@@ -367,6 +448,14 @@ def test_folders_of_other_runs(tmp_path: Path) -> None:
         assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "_run.json"}
         with pytest.raises(ArtifactError, match="another run: shard, was 3, is 4 now"):
             settle(tmp_path / "out", {**settings, "shard": 4})
+    files = {"a": [1, 2], "b": [3, 4]}
+    for now, text in (({**files, "b": [3, 5]}, "b was changed"), ({"b": [3, 4]}, "a is gone"), ({}, "a is gone")):
+        with alone(tmp_path / "again"):
+            settle(tmp_path / "again", {"files": files})
+            with pytest.raises(ArtifactError, match=f"the file {text} since"):
+                settle(tmp_path / "again", {"files": now})
+            with pytest.raises(ArtifactError, match="the file c is new since"):
+                settle(tmp_path / "again", {"files": {**files, "c": [0, 0]}})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(ArtifactError, match="'thesis"):
@@ -397,17 +486,47 @@ def test_changes_during_a_run(lengths: Path, pixels: Path, tmp_path: Path) -> No
 def test_a_whole_run(lengths: Path, tmp_path: Path) -> None:
     """With more workers than shards; the second time there is nothing to do."""
     source, out = parquet(tmp_path / "d.parquet", rows(20)), tmp_path / "out"
-    options: dict[str, Any] = {"target": "label", "columns": {"scale": "größe"}, "shard": 10, "workers": 5}
+    options: dict[str, Any] = {"target": "label", "columns": {"scale": "größe"}, "keep": ["label"]}
+    options |= {"shard": 10, "workers": 5}
     assert fxlrp.batch(lengths, source, out, **options) == 20
     check(lengths, out, rows(20))
+    assert pq.read_table(out).sort_by("row").column("label").to_pylist() == [row["label"] for row in rows(20)]
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     assert fxlrp.batch(lengths, source, out, **options) == 0
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     with pytest.raises(ArtifactError, match="another run: target"):
         fxlrp.batch(lengths, source, out, **{**options, "target": 1})
     source.write_bytes(source.read_bytes())
-    with pytest.raises(ArtifactError, match="another run: names, sizes and times of the files"):
+    with pytest.raises(ArtifactError, match=r"another run: the file d\.parquet was changed"):
         fxlrp.batch(lengths, source, out, **options)
+
+
+@pytest.mark.usefixtures("local")
+def test_a_page_of_pictures(pixels: Path, tmp_path: Path) -> None:
+    """Beside results that are read as before; a browser finds every picture."""
+    folder, chance = tmp_path / "bilder & <b>", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(5):
+        Image.fromarray(chance.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i} & <i>.png")
+    out = tmp_path / "out"
+    for turn in range(2):
+        assert fxlrp.batch(pixels, folder, out, shard=2, png=True) == (0 if turn else 5)
+        page(out).unlink() if not turn else None
+    found = pq.read_table(out).sort_by("row").to_pylist()
+    assert [row["file"] for row in found] == [f"{i} & <i>.png" for i in range(5)]
+    with Browser(tmp_path / "profile") as browser:
+        browser.call("Page.navigate", url=page(out).as_uri())
+        wait = "new Promise(done => { if (document.readyState === 'complete') done(); else onload = done; })"
+        browser.evaluate(wait)
+        shown = "[...document.querySelectorAll('figure')]"
+        browser.evaluate(f"Promise.all({shown}.map(f => f.querySelector('img').decode()))")
+        assert browser.evaluate(f"{shown}.map(f => f.querySelector('img').naturalWidth)") == [28 * 17] * 5
+        captions = browser.evaluate(f"{shown}.map(f => f.querySelector('figcaption').innerText)")
+        assert not browser.errors
+    for text, row in zip(captions, found, strict=True):
+        value = row["output"][row["target"]]
+        assert text.split("\n") == [row["file"], f"explains {row['target']}: {value:+.4g}"]
+        assert row["target"] == int(np.argmax(row["output"]))
 
 
 @pytest.mark.usefixtures("local")
@@ -459,6 +578,9 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
         ({"target": [1, 2]}, TargetError, "none of: None, a class"),
         ({"source": [1, 2]}, SignatureError, "neither a path nor a Ray Dataset"),
         ({"columns": {"y": "x"}}, SignatureError, "no input 'y'"),
+        ({"keep": "label"}, SignatureError, "keep='label' is one name"),
+        ({"keep": ["id"]}, SignatureError, "no column 'id' to keep"),
+        ({"png": True, "columns": {"scale": "größe"}}, SignatureError, "is a folder of them"),
     ],
 )
 def test_wrong_arguments(
@@ -476,7 +598,8 @@ def test_a_run_killed_twice(lengths: Path, tmp_path: Path) -> None:
     """Everything at once and at any moment: each row is there once, and no leftovers."""
     out, chance = tmp_path / "out", random.Random()
     source = jsonl(tmp_path / "d.jsonl", rows(ROWS))
-    options = ["--target", "label", "--column", "scale=größe", "--shard", "1", "--batch-size", "1", "--workers", "2"]
+    options = ["--target", "label", "--column", "scale=größe", "--keep", "label", "--keep", "größe"]
+    options += ["--shard", "1", "--batch-size", "1", "--workers", "2"]
     command = [
         sys.executable,
         "-c",
@@ -502,6 +625,8 @@ def test_a_run_killed_twice(lengths: Path, tmp_path: Path) -> None:
     assert not done.stderr.strip()
     assert done.stdout.startswith("Wrote ")
     check(lengths, out, rows(ROWS))
+    kept = pq.read_table(out).sort_by("row").select(["label", "größe"]).to_pylist()
+    assert kept == [{"label": row["label"], "größe": row["größe"]} for row in rows(ROWS)]
     assert not [path for path in out.iterdir() if path.name not in (".lock", "_run.json") and path.suffix != ".parquet"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 import subprocess
 import sys
 import warnings
@@ -12,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from torch import Tensor, nn
 
 import fxlrp
+from fxlrp.cli import app
 from fxlrp.frames import raised_at, written
+from fxlrp.places import VIEWS
 from fxlrp.registry import RULES
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
@@ -510,6 +515,48 @@ def test_integer_input_without_a_lookup() -> None:
 def test_asking_before_the_first_call(ask: Callable[[Any], Any]) -> None:
     with pytest.raises(fxlrp.SignatureError, match=r"nothing is captured yet: call the attributor once.*args=\(x,\)"):
         ask(fxlrp.compile(mlp()))
+
+
+def said(tree: ast.AST) -> Iterator[str]:
+    """Every text of a module that users may read: all but docstrings and markup."""
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield from [] if "<" in node.value or '="' in node.value else [node.value]
+
+
+def names_of_arguments() -> set[str]:
+    """Those of everything public, and of views in ``read=``."""
+    found = set(VIEWS)
+    modules = [fxlrp, fxlrp.rules.presets, fxlrp.rules.weighted]
+    things = [getattr(module, name) for module in modules for name in getattr(module, "__all__", dir(module))]
+    things = [one for one in things if getattr(one, "__module__", "").startswith("fxlrp")]
+    classes = [one for one in things if inspect.isclass(one) and not issubclass(one, Exception)]
+    methods = [one for cls in classes for name, one in vars(cls).items() if name[0] != "_" or name == "__call__"]
+    for function in [*filter(inspect.isfunction, [*things, *methods]), *classes]:
+        found |= inspect.signature(function).parameters.keys()
+    return found
+
+
+def test_advice_names_arguments_that_exist() -> None:
+    program = typer.main.get_command(app)
+    commands = [program, *program.commands.values()]
+    options = {option for command in commands for one in command.params for option in [*one.opts, *one.secondary_opts]}
+    arguments = names_of_arguments()
+    count = 0
+    for path in sorted(Path(fxlrp.__file__).parent.rglob("*.py")):
+        for text in said(ast.parse(path.read_text())):
+            for name in re.findall(r"(?<![\w.{-])([a-z][a-z_]*)=(?!=)", text):
+                assert name in arguments, f"{path.name}: {text!r} speaks of {name}="
+                count += 1
+            for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text):
+                assert option in options, f"{path.name}: {text!r} speaks of {option}"
+                count += 1
+    assert count > 40
 
 
 def test_every_error_has_one_base() -> None:

@@ -70,7 +70,7 @@ def test_public_names_exist_and_are_documented() -> None:
     for name in fxlrp.__all__:
         value = getattr(fxlrp, name)
         assert value.__doc__, name
-    assert sorted(fxlrp.__all__) == fxlrp.__all__
+    assert sorted(fxlrp.__all__, key=lambda name: (not name.isupper(), name)) == fxlrp.__all__  # constants first
 
 
 def test_version_is_that_of_the_project() -> None:

@@ -171,7 +171,7 @@ def test_binary_bodies(tmp_path: Path) -> None:
 def test_sizes_can_be_narrowed() -> None:
     inputs = (Spec("mask", "int64", ("batch", "length")), Spec("ids", "int64", ("batch", "length")))
     explained = Spec("output", "float32", ("batch", 3))
-    known: tuple[Any, ...] = (1, "", "", "pt2", "cpu", "", "", 0, "", "", {}, "none")
+    known: tuple[Any, ...] = (1, "", "", "pt2", "cpu", "", "", 0, "", "", {}, "none", 0)
     about = Manifest(*known, inputs, {}, (explained,), explained, {"batch": Range(1, None), "length": Range(2, 64)})
     assert joinable(about)
     narrow = about.at_most("batch", 5).at_most("length", 10**6)
