@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import torch  # noqa: E402
+import torch._subclasses.schema_check_mode  # noqa: E402  # torch imports it when a call fails
 from forked import sweep  # noqa: E402
 from hostile import MUTATIONS  # noqa: E402
 from hostile_samples import ENDINGS, SAMPLES, save  # noqa: E402
@@ -102,7 +103,7 @@ class Watch:
             first = getattr(first, "co_filename", "")
         if event in ("open", "os.listdir", "os.scandir") and str(first) == self.path:
             return
-        source = event == "open" and str(first).endswith(".py") and args[1] == "r"
+        source = event == "open" and str(first).endswith((".py", ".pyc")) and args[1] in ("r", "rb")
         if source or (event == "import" and str(first).startswith("torch.")):  # what torch needs to tell of an error
             return
         told = re.sub(r"\d+", "N", f"{event} {str(first)[:80]}")  # the code that torch.fx writes is numbered

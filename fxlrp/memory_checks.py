@@ -49,23 +49,16 @@ def check_strided_scatter(
     check_strided(self, size, stride, storage_offset)
 
 
-def check_division(self: Any, other: Any) -> None:
+def check_division(self: Tensor, other: Any, rounding_mode: str | None) -> None:
     """The smallest integer divided by -1 is none, which stops the process."""
-    whole = [
-        x for x in (self, other) if not (isinstance(x, float) or (isinstance(x, Tensor) and x.is_floating_point()))
-    ]
-    if len(whole) == 2:
-        expect(not (has(other, -1) and has_smallest(self)), "no division of the smallest integer by -1")
+    whole = not (self.is_floating_point() or self.is_complex() or isinstance(other, float))
+    if whole and rounding_mode == "trunc" and holds(other, -1):
+        expect(not (holds(self, -(2**63)) or holds(self, -(2**31))), "no division of the smallest integer by -1")
 
 
-def has(x: Any, number: int) -> bool:
+def holds(x: Any, number: int) -> bool:
     """Whether a number is among entries."""
     return bool((x == number).any()) if isinstance(x, Tensor) else x == number
-
-
-def has_smallest(x: Any) -> bool:
-    """Whether the smallest integer of any width is among entries."""
-    return has(x, -(2**63)) or has(x, -(2**31)) or has(x, -(2**15)) or has(x, -(2**7))
 
 
 def check_cdist_backward(grad: Tensor, x1: Tensor, x2: Tensor, cdist: Tensor) -> None:

@@ -75,6 +75,20 @@ def check_instance_norm(running_mean: Tensor | None, running_var: Tensor | None,
     expect(not use_input_stats or (running_mean is None and running_var is None), "no statistics to write to")
 
 
+def check_batch_norm_update_backward(
+    grad_out: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    save_mean: Tensor | None,
+    save_var: Tensor | None,
+    update: bool,
+) -> None:
+    """The same under other names."""
+    check_batch_norm_backward(grad_out, input, weight, running_mean, running_var, save_mean, save_var, update)
+
+
 def check_batch_statistics(input: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool) -> None:
     """Without running statistics, those of the batch are what there is."""
     expect(training, "to be in training")

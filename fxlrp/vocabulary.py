@@ -11,10 +11,10 @@ SUMS_AND_PRODUCTS = """
     abs.default add.Scalar add.Tensor addbmm.default addcdiv.default addcmul.default addmm.default addmv.default
     addr.default baddbmm.default bmm.default convolution.default convolution_backward.default conv1d.default
     conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding conv_transpose1d.default
-    conv_transpose2d.input conv_transpose3d.input cumprod.default cumsum.default div.Scalar div.Scalar_mode div.Tensor
-    div.Tensor_mode dot.default linear.default matmul.default mean.default mean.dim mm.default mul.Scalar mul.Tensor
-    mv.default neg.default prod.default prod.dim_int rsub.Scalar rsub.Tensor sub.Scalar sub.Tensor sum.default
-    sum.dim_IntList trace.default vdot.default _trilinear.default
+    conv_transpose2d.input conv_transpose3d.input cumprod.default cumsum.default div.Scalar div.Scalar_mode
+    div.Tensor div.Tensor_mode dot.default linear.default matmul.default mean.default mean.dim mm.default mul.Scalar
+    mul.Tensor mv.default neg.default prod.default prod.dim_int rsub.Scalar rsub.Tensor sub.Scalar sub.Tensor
+    sum.default sum.dim_IntList trace.default vdot.default _trilinear.default
 """
 
 POINTWISE = """
@@ -23,27 +23,28 @@ POINTWISE = """
     ceil.default celu.default clamp.Tensor clamp.default clamp_max.Tensor clamp_max.default clamp_min.Tensor
     clamp_min.default complex.default _conj.default _conj_physical.default conj_physical.default copysign.Scalar
     copysign.Tensor cos.default cosh.default deg2rad.default digamma.default elu.default elu_backward.default
-    eq.Scalar eq.Tensor erf.default erfc.default erfinv.default exp.default exp2.default expm1.default
-    floor.default floor_divide.default fmax.default fmin.default fmod.Scalar fmod.Tensor frac.default frexp.Tensor
-    ge.Scalar ge.Tensor gelu.default gelu_backward.default glu.default glu_backward.default gt.Scalar gt.Tensor
-    hardshrink.default hardshrink_backward.default hardsigmoid.default hardsigmoid_backward.default hardswish.default
-    hardswish_backward.default hardtanh.default hardtanh_backward.default heaviside.default hypot.default i0.default
-    imag.default isfinite.default isinf.default isnan.default ldexp.Tensor le.Scalar le.Tensor leaky_relu.default
-    leaky_relu_backward.default lerp.Scalar lerp.Tensor lgamma.default log.default log10.default log1p.default
-    log2.default log_sigmoid.default log_sigmoid_backward.default log_sigmoid_forward.default logaddexp.default
-    logaddexp2.default logical_and.default logical_not.default logical_or.default logical_xor.default logit.default
-    logit_backward.default lt.Scalar lt.Tensor masked_fill.Scalar masked_fill.Tensor maximum.default max.other
-    minimum.default min.other mish.default mish_backward.default mvlgamma.default nan_to_num.default ne.Scalar ne.Tensor
-    _neg_view.default nextafter.default polar.default polygamma.default positive.default pow.Scalar pow.Tensor_Scalar
-    pow.Tensor_Tensor prelu.default _prelu_kernel.default _prelu_kernel_backward.default rad2deg.default real.default
-    reciprocal.default relu.default relu6.default remainder.Scalar remainder.Scalar_Tensor remainder.Tensor
-    round.decimals round.default rsqrt.default selu.default sgn.default sigmoid.default sigmoid_backward.default
-    sign.default signbit.default silu.default silu_backward.default sin.default sinc.default sinh.default
-    softplus.default softplus_backward.default softshrink.default softshrink_backward.default special_entr.default
-    special_erfcx.default special_i0e.default special_i1.default special_i1e.default special_log_ndtr.default
-    special_ndtri.default special_xlog1py.default sqrt.default square.default tan.default tanh.default
-    tanh_backward.default threshold.default threshold_backward.default trunc.default where.ScalarOther
-    where.ScalarSelf where.self xlogy.Scalar_Other xlogy.Scalar_Self xlogy.Tensor
+    eq.Scalar eq.Tensor erf.default erfc.default erfinv.default exp.default exp2.default expm1.default floor.default
+    floor_divide.default fmax.default fmin.default fmod.Scalar fmod.Tensor frac.default frexp.Tensor ge.Scalar
+    ge.Tensor gelu.default gelu_backward.default glu.default glu_backward.default gt.Scalar gt.Tensor
+    hardshrink.default hardshrink_backward.default hardsigmoid.default hardsigmoid_backward.default
+    hardswish.default hardswish_backward.default hardtanh.default hardtanh_backward.default heaviside.default
+    hypot.default i0.default imag.default isfinite.default isinf.default isnan.default ldexp.Tensor le.Scalar
+    le.Tensor leaky_relu.default leaky_relu_backward.default lerp.Scalar lerp.Tensor lgamma.default log.default
+    log10.default log1p.default log2.default log_sigmoid.default log_sigmoid_backward.default
+    log_sigmoid_forward.default logaddexp.default logaddexp2.default logical_and.default logical_not.default
+    logical_or.default logical_xor.default logit.default logit_backward.default lt.Scalar lt.Tensor
+    masked_fill.Scalar masked_fill.Tensor maximum.default max.other minimum.default min.other mish.default
+    mish_backward.default mvlgamma.default nan_to_num.default ne.Scalar ne.Tensor _neg_view.default
+    nextafter.default polar.default polygamma.default positive.default pow.Scalar pow.Tensor_Scalar
+    pow.Tensor_Tensor prelu.default _prelu_kernel.default _prelu_kernel_backward.default rad2deg.default
+    real.default reciprocal.default relu.default relu6.default remainder.Scalar remainder.Scalar_Tensor
+    remainder.Tensor round.decimals round.default rsqrt.default selu.default sgn.default sigmoid.default
+    sigmoid_backward.default sign.default signbit.default silu.default silu_backward.default sin.default
+    sinc.default sinh.default softplus.default softplus_backward.default softshrink.default
+    softshrink_backward.default special_entr.default special_erfcx.default special_i0e.default special_i1.default
+    special_i1e.default special_log_ndtr.default special_ndtri.default special_xlog1py.default sqrt.default
+    square.default tan.default tanh.default tanh_backward.default threshold.default threshold_backward.default
+    trunc.default where.ScalarOther where.ScalarSelf where.self xlogy.Scalar_Other xlogy.Scalar_Self xlogy.Tensor
 """
 
 REDUCTIONS = """
@@ -58,17 +59,17 @@ REDUCTIONS = """
 
 NORMS_AND_ATTENTION = """
     _log_softmax.default _log_softmax_backward_data.default _safe_softmax.default _softmax.default
-    _softmax_backward_data.default batch_norm.default group_norm.default instance_norm.default layer_norm.default
-    log_softmax.int native_group_norm.default native_group_norm_backward.default native_layer_norm.default
-    native_layer_norm_backward.default rms_norm.default _fused_rms_norm.default _fused_rms_norm_backward.default
-    softmax.int _batch_norm_with_update_functional.default _native_batch_norm_legit.no_stats
-    _native_batch_norm_legit_functional.default _native_batch_norm_legit_no_training.default
-    native_batch_norm_backward.default scaled_dot_product_attention.default
-    _scaled_dot_product_attention_math.default _scaled_dot_product_flash_attention_for_cpu.default
-    _scaled_dot_product_flash_attention_for_cpu_backward.default _scaled_dot_product_flash_attention.default
-    _scaled_dot_product_flash_attention_backward.default _scaled_dot_product_efficient_attention.default
-    _scaled_dot_product_efficient_attention_backward.default _scaled_dot_product_cudnn_attention.default
-    _scaled_dot_product_cudnn_attention_backward.default
+    _softmax_backward_data.default batch_norm.default batch_norm_backward.default group_norm.default
+    instance_norm.default layer_norm.default log_softmax.int native_group_norm.default
+    native_group_norm_backward.default native_layer_norm.default native_layer_norm_backward.default rms_norm.default
+    _fused_rms_norm.default _fused_rms_norm_backward.default softmax.int _batch_norm_with_update_functional.default
+    _native_batch_norm_legit.no_stats _native_batch_norm_legit_functional.default
+    _native_batch_norm_legit_no_training.default native_batch_norm_backward.default
+    scaled_dot_product_attention.default _scaled_dot_product_attention_math.default
+    _scaled_dot_product_flash_attention_for_cpu.default _scaled_dot_product_flash_attention_for_cpu_backward.default
+    _scaled_dot_product_flash_attention.default _scaled_dot_product_flash_attention_backward.default
+    _scaled_dot_product_efficient_attention.default _scaled_dot_product_efficient_attention_backward.default
+    _scaled_dot_product_cudnn_attention.default _scaled_dot_product_cudnn_attention_backward.default
 """
 
 POOLS_AND_SAMPLERS = """
@@ -81,9 +82,9 @@ POOLS_AND_SAMPLERS = """
     fractional_max_pool3d_backward.default grid_sampler_2d.default grid_sampler_2d_backward.default
     grid_sampler_3d.default grid_sampler_3d_backward.default max_pool1d.default max_pool1d_with_indices.default
     max_pool2d.default max_pool2d_with_indices.default max_pool2d_with_indices_backward.default max_pool3d.default
-    max_pool3d_with_indices.default max_pool3d_with_indices_backward.default
-    upsample_bicubic2d.default upsample_bicubic2d.vec upsample_bicubic2d_backward.default upsample_bilinear2d.default
-    upsample_bilinear2d.vec upsample_bilinear2d_backward.default upsample_linear1d.default upsample_linear1d.vec
+    max_pool3d_with_indices.default max_pool3d_with_indices_backward.default upsample_bicubic2d.default
+    upsample_bicubic2d.vec upsample_bicubic2d_backward.default upsample_bilinear2d.default upsample_bilinear2d.vec
+    upsample_bilinear2d_backward.default upsample_linear1d.default upsample_linear1d.vec
     upsample_linear1d_backward.default upsample_nearest1d.default upsample_nearest1d.vec
     upsample_nearest1d_backward.default upsample_nearest2d.default upsample_nearest2d.vec
     upsample_nearest2d_backward.default upsample_nearest3d.default upsample_nearest3d.vec
@@ -123,9 +124,9 @@ SELECTIONS = """
     _embedding_bag_forward_only.default _embedding_bag_per_sample_weights_backward.default gather.default
     index.Tensor _unsafe_index.Tensor _unsafe_index_put.default index_add.default index_copy.default
     index_fill.int_Scalar index_fill.int_Tensor index_put.default index_reduce.default index_select.default
-    masked_scatter.default masked_select.default nll_loss_backward.default nll_loss_forward.default
-    nll_loss2d_backward.default nll_loss2d_forward.default nonzero.default one_hot.default put.default
-    scatter.reduce scatter.src scatter.value scatter_add.default scatter_reduce.two searchsorted.Tensor
+    masked_scatter.default masked_scatter_backward.default masked_select.default nll_loss_backward.default
+    nll_loss_forward.default nll_loss2d_backward.default nll_loss2d_forward.default nonzero.default one_hot.default
+    put.default scatter.reduce scatter.src scatter.value scatter_add.default scatter_reduce.two searchsorted.Tensor
     bucketize.Tensor take.default value_selecting_reduction_backward.default
 """
 
@@ -141,8 +142,8 @@ MATRICES = """
 NEW = """
     arange.default arange.start arange.start_step empty.memory_format empty_like.default eye.default eye.m
     fill.Scalar fill.Tensor full.default full_like.default linspace.default new_empty.default new_full.default
-    new_ones.default new_zeros.default ones.default ones_like.default scalar_tensor.default
-    zeros.default zeros_like.default
+    new_ones.default new_zeros.default ones.default ones_like.default scalar_tensor.default zeros.default
+    zeros_like.default
 """
 
 SIZES = """

@@ -76,7 +76,6 @@ def i(*shape: int, at: int = 10**12) -> Tensor:
 
 IMAGE, IMAGE_3D, HEADS = (2, 3, 4, 4), (2, 3, 4, 4, 4), (2, 2, 5, 8)
 POOL: tuple[Any, ...] = ([2, 2], [2, 2], [0, 0], [1, 1], False)
-SMALLEST = torch.tensor([-(2**63), 3])
 ATTACKS: dict[str, list[tuple[Any, ...]]] = {
     "max_pool2d_with_indices_backward.default": [
         (x(1, 1, 2, 2), x(1, 1, 4, 4), *POOL, i(1, 1, 2, 2)),
@@ -142,8 +141,6 @@ ATTACKS: dict[str, list[tuple[Any, ...]]] = {
     "as_strided_scatter.default": [(x(8), x(4), [4], [4])],
     "view.dtype": [(i(2), torch.bool)],
     "zeros.default": [([2], torch.quint8), ([2], None, torch.sparse_coo), ([2], None, None, "meta")],
-    "floor_divide.default": [(SMALLEST, -1), (SMALLEST.to(torch.int64), torch.tensor([-1, 1]))],
-    "fmod.Scalar": [(SMALLEST, -1)],
     "batch_norm.default": [(x(*IMAGE), None, None, x(3), x(3), True, 0.1, 0.1, False)],
     "instance_norm.default": [(x(*IMAGE), None, None, x(3), x(3), True, 0.1, 0.1, False)],
     "dropout.default": [(x(3), 0.5, True)],
@@ -162,6 +159,17 @@ def test_attacks(name: str, args: tuple[Any, ...]) -> None:
         call(*args)
     with pytest.raises(ValueError, match=name.removesuffix(".default")):
         call(**keywords(name, args))
+
+
+def test_division_of_the_smallest_integer() -> None:
+    divide = resolve("torch.ops.aten.div.Tensor_mode")
+    for dtype in (torch.int64, torch.int32):
+        smallest = torch.tensor([torch.iinfo(dtype).min, 3], dtype=dtype)
+        with pytest.raises(ValueError, match="smallest"):
+            divide(smallest, torch.tensor([1, -1], dtype=dtype), rounding_mode="trunc")
+        with pytest.raises(ValueError, match="smallest"):
+            resolve("torch.ops.aten.div.Scalar_mode")(smallest, -1, rounding_mode="trunc")
+        assert divide(smallest, torch.ones(2, dtype=dtype), rounding_mode="trunc").equal(smallest)
 
 
 def test_new_memory_is_empty() -> None:
