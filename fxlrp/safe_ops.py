@@ -120,15 +120,15 @@ def on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         if not all(isinstance(x, (bool, int, float)) for x in args):
-            raise ValueError(f"{function.__name__} is of numbers")
+            raise ArtifactError(f"{function.__name__} is of numbers")
         if function in POWERS and args[1:] and not -64 <= args[1] <= 64:
-            raise ValueError(f"{function.__name__} by {args[1]} is beyond what a size can be")
+            raise ArtifactError(f"{function.__name__} by {args[1]} is beyond what a size can be")
         try:
             result = function(*args)
-        except (ArithmeticError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{function.__name__} of {args}: {error}") from error
+        except (ArithmeticError, TypeError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{function.__name__} of {args}: {error}") from error
         if not isinstance(result, (bool, int, float)) or (abs(result) > LARGEST and isinstance(result, int)):
-            raise ValueError(f"{function.__name__} of {args} is beyond what a size can be")
+            raise ArtifactError(f"{function.__name__} of {args} is beyond what a size can be")
         return result
 
     return call
@@ -137,7 +137,7 @@ def on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
 def take(values: Any, index: Any) -> Any:
     """One of several results."""
     if not isinstance(values, (list, tuple)) or type(index) is not int or not -len(values) <= index < len(values):
-        raise ValueError(f"there is no result {index!r}")
+        raise ArtifactError(f"there is no result {index!r}")
     return values[index]
 
 
@@ -163,7 +163,7 @@ def resolve(target: str) -> Callable[..., Any]:
     """The function of a name such as ``torch.ops.aten.add.Tensor``, ``_operator.add`` or ``math.trunc``.
 
     It takes the arguments of the op and gives its results. Of arguments that torch would trust though they are wrong,
-    it raises a ValueError.
+    it raises an ArtifactError.
 
     Args:
         target: What a graph calls.
