@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from fxlrp._torch import tree_unflatten
 from fxlrp.alone import ones
 from fxlrp.errors import SignatureError
+from fxlrp.keys import private_key
 from fxlrp.loading import check_same
 from fxlrp.programs import Programs
 from fxlrp.rulesets import RuleSet
@@ -27,6 +29,7 @@ def save(
     kwargs: dict[str, Any],
     format: str | None,
     target: str,
+    sign: Any,
 ) -> Path:
     """Write the program for a kind of target; return the path.
 
@@ -39,19 +42,21 @@ def save(
         kwargs: Keyword arguments of the model.
         format: Format of the file, None for what its ending says.
         target: The kind of target.
+        sign: What signs the file, see `fxlrp.keys`; None for no signature.
 
     Raises:
-        ArtifactError: If the program cannot be written in this format, or its results differ.
+        ArtifactError: If the program cannot be written in this format, or its results differ, or ``sign`` is no key.
         SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
     """
     if target not in FORMS:
         raise SignatureError(f"target={target!r} is none of {', '.join(map(repr, FORMS))}: which kind it shall take")
     path, form = Path(path), FORMS[target]
+    key = None if sign is None else private_key(sign)
     entry, leaves, sizes = programs.open_entry(args, kwargs)
     check_finite(entry, leaves)
     symbols, small = ones(programs, entry, leaves, sizes, form)
     program, _ = programs.program(entry, form)
-    exported = export(entry.plan, program, rules, model, symbols)
+    exported = replace(export(entry.plan, program, rules, model, symbols), key=key)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
     expected = program.module(*tensors)

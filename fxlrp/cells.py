@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fxlrp.extras import require
-from fxlrp.manifest import Spec
+from fxlrp.specs import Spec
 from fxlrp.sources import Row
 
 EXACT = 2**53

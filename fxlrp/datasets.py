@@ -15,6 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from fxlrp.archive import replaced
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.extras import require
+from fxlrp.keys import public_keys
 from fxlrp.loading import load
 from fxlrp.manifest import Manifest
 from fxlrp.shards import PART, Job, RowTarget, digest, most_rows, taken
@@ -40,6 +41,7 @@ def batch(
     workers: int = 1,
     threads: int | None = None,
     allow_native_code: bool = False,
+    key: Any = None,
     progress: bool = True,
 ) -> int:
     """Attribute every row of a data set with a saved artefact; a run that was stopped goes on where it was.
@@ -64,6 +66,7 @@ def batch(
         workers: Processes, each with the artefact in its memory.
         threads: Of torch in each; by default an equal share of the cores.
         allow_native_code: As for `load`.
+        key: As for `load`.
         progress: Show a bar.
 
     Returns:
@@ -84,7 +87,8 @@ def batch(
     if not isinstance(source, (str, Path, require("ray.data", "ray").Dataset)):
         raise SignatureError(f"the source is neither a path nor a Ray Dataset but {type(source).__name__}")
     path, out = Path(artifact).resolve(), Path(out).resolve()
-    about = load(path, allow_native_code=allow_native_code).manifest
+    keys = None if key is None else public_keys(key)
+    about = load(path, allow_native_code=allow_native_code, key=keys).manifest
     most_rows(about, batch_size)
     given = opened(source, shard, about) if isinstance(source, (str, Path)) else None
     chosen = columns_of(about, columns or {}, target, names_of(source if given is None else given))
@@ -101,7 +105,7 @@ def batch(
     with alone(out):
         settle(out, json.loads(json.dumps(settings)))
         rows = opened(copied(source, out), shard, about) if given is None else given
-        job = Job(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard)
+        job = Job(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard, keys)
         gpu = about.device.startswith("cuda")
         return run(job, progress, workers=workers, threads=threads, gpu=gpu)
 

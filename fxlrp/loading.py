@@ -15,6 +15,8 @@ from fxlrp import archive
 from fxlrp._torch import load_package
 from fxlrp.doubts import Question
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
+from fxlrp.fitting import check_inputs, named_results
+from fxlrp.keys import check_signature, public_keys
 from fxlrp.manifest import MEMBER, TARGET, Manifest
 from fxlrp.onnx_files import read_onnx
 from fxlrp.results import Result
@@ -116,7 +118,7 @@ class Artifact:
     def chosen(self, given: Mapping[str, Any], target: Target) -> dict[str, Tensor]:
         """The tensor of a target."""
         about = self.manifest
-        sizes = about.check_inputs(given)
+        sizes = check_inputs(about, given)
         if about.target == "none":
             if target is not None:
                 raise TargetError("the artefact has one output per sample: there is no target to choose")
@@ -148,6 +150,7 @@ class Artifact:
 
         Raises:
             SignatureError: If the program fails on them.
+            ArtifactError: If it returns something else than the manifest says.
         """
         try:
             with torch.inference_mode(False), torch.no_grad():
@@ -158,7 +161,7 @@ class Artifact:
             raise SignatureError(
                 f"the program failed on these inputs\n  {error}\n{self.manifest.signature()}"
             ) from error
-        return dict(zip([spec.name for spec in self.manifest.outputs], found, strict=True))
+        return named_results(self.manifest, found)
 
 
 def single(found: dict[str, Tensor]) -> Any:
@@ -166,7 +169,7 @@ def single(found: dict[str, Tensor]) -> Any:
     return next(iter(found.values())) if len(found) == 1 else found
 
 
-def load(path: str | Path, *, allow_native_code: bool = False) -> Artifact:
+def load(path: str | Path, *, allow_native_code: bool = False, key: Any = None) -> Artifact:
     """Load an artefact that `Attributor.save` wrote.
 
     Nothing in a ``.pt2`` or ``.onnx`` file is executed but the ATen or ONNX ops of its graph.
@@ -174,17 +177,21 @@ def load(path: str | Path, *, allow_native_code: bool = False) -> Artifact:
     Args:
         path: The file.
         allow_native_code: Whether to load a package of AOTInductor, whose machine code runs with your rights.
+        key: A public key of Ed25519 (the path of a PEM file, its content, or a key of ``cryptography``), or a list of
+            them: the file must be signed by one. Without, a signature is not looked at.
 
     Raises:
-        ArtifactError: If the file is missing, damaged, changed, or not what fxlrp writes.
+        ArtifactError: If the file is missing, damaged, changed, not signed by a key, or not what fxlrp writes.
     """
     path = Path(path)
+    keys = None if key is None else public_keys(key)
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     if path.suffix == ".onnx":
-        return Artifact(*read_onnx(path))
+        return Artifact(*read_onnx(path, keys))
     with archive.open_archive(path, [*PT2, *AOTI]) as members:
         manifest = Manifest.from_json(archive.read(members, MEMBER))
+        check_signature(manifest, keys)
         manifest.check_parts(archive.digests(members, without=MEMBER))
         if manifest.format not in LOADERS:
             raise ArtifactError(f"{path} is of format {manifest.format!r}, which is none of {', '.join(LOADERS)}")

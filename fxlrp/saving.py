@@ -22,20 +22,23 @@ from fxlrp.coverage import coverage
 from fxlrp.dense import densify
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.guards import is_symbolic
-from fxlrp.manifest import MEMBER, TARGET, VERSION, Manifest, Range, Spec
+from fxlrp.keys import signed
+from fxlrp.manifest import MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
 from fxlrp.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.onnx_files import write_onnx
 from fxlrp.pipeline import Plan
 from fxlrp.program import Program
 from fxlrp.rulesets import RuleSet
+from fxlrp.specs import Range, Spec
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A relevance program as torch.export knows it, and what is to be said about it."""
+    """A relevance program as torch.export knows it, what is to be said about it, and the key that signs it."""
 
     program: ExportedProgram
     manifest: Manifest
+    key: Any = None
 
 
 def export(plan: Plan, program: Program, rules: RuleSet, model: str, ones: Collection[str]) -> Exported:
@@ -102,7 +105,7 @@ def explained_name(plan: Plan) -> str:
     """The name of the output that is explained; another one if it is computed of the outputs."""
     outputs = [node for node in plan.captured.outputs if isinstance(node, fx.Node)]
     named = zip(outputs, output_names(plan), strict=True)
-    return next((name for node, name in named if node is plan.captured.explained), "objective")
+    return next((name for node, name in named if node is plan.captured.explained), OBJECTIVE)
 
 
 def dim_of(size: Any, names: dict[str, str], dims: dict[str, Any]) -> Any:
@@ -170,7 +173,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> str:
 def write_pt2(exported: Exported, path: Path) -> None:
     """An archive of torch.export."""
     package_pt2(str(path), exported_programs={"model": exported.program})
-    seal(exported.manifest, path)
+    seal(exported, path)
 
 
 def write_aoti(exported: Exported, path: Path) -> None:
@@ -188,19 +191,19 @@ def write_aoti(exported: Exported, path: Path) -> None:
             "It needs a C++ compiler. The format 'pt2' needs none."
         ) from error
     package_pt2(str(path), aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]})
-    seal(exported.manifest, path)
+    seal(exported, path)
 
 
-def seal(manifest: Manifest, path: Path) -> None:
-    """Add the manifest to an archive, with the digests of everything else."""
+def seal(exported: Exported, path: Path) -> None:
+    """Add the manifest to an archive, with the digests of everything else, signed if there is a key."""
     with archive.open_archive(path, [".*"]) as members:
         parts = archive.digests(members, without=MEMBER)
-    archive.append(path, MEMBER, replace(manifest, parts=parts).to_json())
+    archive.append(path, MEMBER, signed(replace(exported.manifest, parts=parts), exported.key).to_json())
 
 
 def write_interchange(exported: Exported, path: Path) -> None:
     """One ONNX file."""
-    write_onnx(exported.program, exported.manifest, path)
+    write_onnx(exported.program, exported.manifest, path, exported.key)
 
 
 WRITERS: dict[str, Callable[[Exported, Path], None]] = {

@@ -18,8 +18,9 @@ from fxlrp.cells import array, exact, index, table
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import require
 from fxlrp.loading import Artifact, load
-from fxlrp.manifest import TARGET, Manifest, Range, Spec
+from fxlrp.manifest import TARGET, Manifest
 from fxlrp.sources import Row, Source
+from fxlrp.specs import Range, Spec
 
 PART = "part-{:06}.parquet"
 """Name of the results of a shard."""
@@ -67,6 +68,7 @@ class Job:
         target: See `fxlrp.batch`.
         batch_size: Most rows that run together.
         shard: Rows per shard.
+        key: As for `load`, in PEM.
     """
 
     path: Path
@@ -78,13 +80,14 @@ class Job:
     target: RowTarget
     batch_size: int
     shard: int
+    key: tuple[bytes, ...] | None = None
 
     @cached_property
     def artifact(self) -> Artifact:
         """Loaded once per process."""
         if digest(self.path) != self.digest:
             raise ArtifactError(f"{self.path} was changed during the run")
-        return load(self.path, allow_native_code=self.allow_native_code)
+        return load(self.path, allow_native_code=self.allow_native_code, key=self.key)
 
     def shards(self) -> range:
         """Numbers of all shards; an empty source has one, which is empty."""
