@@ -80,7 +80,11 @@ def known(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
         return type(node.value) is int and node.value.bit_length() <= BITS
     if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS and len(node.args) in FUNCTIONS[node.func.id][1]
+        return (
+            isinstance(node.func, ast.Name)
+            and node.func.id in FUNCTIONS
+            and len(node.args) in FUNCTIONS[node.func.id][1]
+        )
     kinds = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Load)
     return isinstance(node, kinds) or type(node) in OPERATORS
 
@@ -124,7 +128,10 @@ def evaluated(node: Any, sizes: Mapping[str, int]) -> Any:
     if isinstance(node, ast.Call):
         called, parts = FUNCTIONS[node.func.id][0], node.args  # type: ignore[attr-defined]
     else:
-        called, parts = OPERATORS[type(node.op)], [node.left, node.right] if isinstance(node, ast.BinOp) else [node.operand]
+        called, parts = (
+            OPERATORS[type(node.op)],
+            [node.left, node.right] if isinstance(node, ast.BinOp) else [node.operand],
+        )
     return small(called(*(evaluated(part, sizes) for part in parts)))
 
 

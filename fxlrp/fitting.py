@@ -34,16 +34,16 @@ def check_inputs(about: Manifest, tensors: Mapping[str, Any]) -> dict[str, int]:
         if dtype != spec.dtype or tensor.layout is not torch.strided:
             raise SignatureError(f"'{spec.name}' must be of {spec.dtype}, not {dtype}\n{about.signature()}")
         if not matches(about, spec, tuple(tensor.shape), sizes):
-            raise SignatureError(f"'{spec.name}' has shape {tuple(tensor.shape)}, which does not fit\n{about.signature()}")
+            raise SignatureError(
+                f"'{spec.name}' has shape {tuple(tensor.shape)}, which does not fit\n{about.signature()}"
+            )
         if tensor.is_floating_point() and bool((tensor.isnan() | tensor.isposinf()).any()):
             raise SignatureError(f"'{spec.name}' has NaN or +inf in it; clean it before explaining")
     check_sizes(about, {spec.name: (spec, tuple(tensors[spec.name].shape)) for spec in takes}, sizes)
     return sizes
 
 
-def check_sizes(
-    about: Manifest, shapes: Mapping[str, tuple[Spec, tuple[int, ...]]], sizes: Mapping[str, int]
-) -> None:
+def check_sizes(about: Manifest, shapes: Mapping[str, tuple[Spec, tuple[int, ...]]], sizes: Mapping[str, int]) -> None:
     """Check the sizes that are computed of others, and the conditions.
 
     Raises:
@@ -86,8 +86,14 @@ def named_results(about: Manifest, found: Sequence[Any]) -> dict[str, Tensor]:
         raise ArtifactError(f"the program returns {len(found)} results, and its manifest says {len(about.outputs)}")
     for spec, result in zip(about.outputs, found, strict=True):
         fits = isinstance(result, Tensor) and name_of(result) == spec.dtype and result.ndim == len(spec.shape)
-        if not fits or any(isinstance(size, int) and size != n for n, size in zip(result.shape, spec.shape, strict=True)):
-            given = f"({', '.join(map(str, result.shape))}) {name_of(result)}" if isinstance(result, Tensor) else "no tensor"
+        if not fits or any(
+            isinstance(size, int) and size != n for n, size in zip(result.shape, spec.shape, strict=True)
+        ):
+            given = (
+                f"({', '.join(map(str, result.shape))}) {name_of(result)}"
+                if isinstance(result, Tensor)
+                else "no tensor"
+            )
             raise ArtifactError(f"the program returns {given}, and its manifest says {spec}")
     return {spec.name: result for spec, result in zip(about.outputs, found, strict=True)}
 

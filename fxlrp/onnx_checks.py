@@ -179,7 +179,9 @@ def check_values(verb: str, values: Sequence[Any], specs: Sequence[Spec]) -> Non
     """Compare the inputs or outputs of a graph with what the manifest says of them."""
     if [value.name for value in values] != [spec.name for spec in specs]:
         names = ", ".join(value.name for value in values)
-        raise ArtifactError(f"the model {verb} {names[:LONGEST]}, and its manifest says {', '.join(s.name for s in specs)}")
+        raise ArtifactError(
+            f"the model {verb} {names[:LONGEST]}, and its manifest says {', '.join(s.name for s in specs)}"
+        )
     for value, spec in zip(values, specs, strict=True):
         tensor = value.type.tensor_type
         sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]

@@ -72,7 +72,9 @@ def device(value: Any, name: str) -> str:
     plain = text(8, r"cpu|cuda(:\d{1,3})?")(value, name)
     number = int(plain.partition(":")[2] or 0)
     if plain.startswith("cuda") and number >= torch.cuda.device_count():
-        refuse(name, plain, f"a device of this machine, which has {torch.cuda.device_count()} of CUDA: save it for 'cpu'")
+        refuse(
+            name, plain, f"a device of this machine, which has {torch.cuda.device_count()} of CUDA: save it for 'cpu'"
+        )
     return plain
 
 

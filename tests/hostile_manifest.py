@@ -19,11 +19,51 @@ def nested(depth: int) -> Any:
     return value
 
 
-NUMBERS = (True, False, -1, 0, 1, 2, 3, 2**20, 2**31, 2**63 - 1, 2**63, -(2**63), 10**30, 0.5, float("nan"), float("inf"))
-NAMES = ("", "x", "batch", "target", "output", "relevance.input", "objective", "index", "seed", "none", "cpu", "pt2", "onnx")
+NUMBERS = (
+    True,
+    False,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    2**20,
+    2**31,
+    2**63 - 1,
+    2**63,
+    -(2**63),
+    10**30,
+    0.5,
+    float("nan"),
+    float("inf"),
+)
+NAMES = (
+    "",
+    "x",
+    "batch",
+    "target",
+    "output",
+    "relevance.input",
+    "objective",
+    "index",
+    "seed",
+    "none",
+    "cpu",
+    "pt2",
+    "onnx",
+)
 TYPES = ("cuda", "cuda:7", "cuda:-1", "meta", "float32", "int64", "float8_e4m3fn", "qint8", "complex64", "Tensor", "nn")
 TEXTS = ("\ud800", "\x1b[31m", "a\nb", "[/red]", "../x", "é" * 2000, "1" * 5000, "(" * 500)
-SUMS = ("9**9**9", "max()", "abs(1, 2)", "batch // 0", "1 << 10**9", "-" * 900, "batch*" * 600 + "1", "batch == batch == 0")
+SUMS = (
+    "9**9**9",
+    "max()",
+    "abs(1, 2)",
+    "batch // 0",
+    "1 << 10**9",
+    "-" * 900,
+    "batch*" * 600 + "1",
+    "batch == batch == 0",
+)
 PARTS: tuple[Any, ...] = (None, [], {}, [[]] * 3, {"": 1}, ["x"] * 5000, nested(50), nested(300))
 ODD: tuple[Any, ...] = (*NUMBERS, *NAMES, *TYPES, *TEXTS, *SUMS, *PARTS)
 

@@ -15,8 +15,32 @@ from onnx import TensorProto, helper
 from fxlrp.onnx_checks import messages
 from fxlrp.onnx_files import KEY
 
-OPS = ("Loop", "Scan", "If", "SequenceMap", "SequenceAt", "Gather", "GatherND", "Reshape", "Expand", "Tile", "Pad", "Range")
-MORE_OPS = ("ConstantOfShape", "Constant", "Conv", "ConvTranspose", "MatMul", "ScatterND", "TopK", "Split", "Slice", "Nope")
+OPS = (
+    "Loop",
+    "Scan",
+    "If",
+    "SequenceMap",
+    "SequenceAt",
+    "Gather",
+    "GatherND",
+    "Reshape",
+    "Expand",
+    "Tile",
+    "Pad",
+    "Range",
+)
+MORE_OPS = (
+    "ConstantOfShape",
+    "Constant",
+    "Conv",
+    "ConvTranspose",
+    "MatMul",
+    "ScatterND",
+    "TopK",
+    "Split",
+    "Slice",
+    "Nope",
+)
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "ai.onnx.training", "evil")
 INTEGERS = (-(2**63), -(2**31), -1, 0, 1, 2, 3, 7, 13, 17, 2**16, 2**31 - 1, 2**31, 2**62, 2**63 - 1)
 TEXTS = ("", "x", "input_1", "target", "output", "/etc/passwd", "../x", "é", "\x00", "a" * 3000)

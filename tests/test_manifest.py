@@ -159,7 +159,14 @@ def test_forged_manifests(saved: Path, manifest: dict[str, Any], tmp_path: Path)
 def test_a_batch_that_no_input_counts(saved: Path, manifest: dict[str, Any]) -> None:
     """How many samples there are is computed, and bounded."""
     content = {**manifest, "outputs": [], "explained": {**manifest["explained"], "name": "objective"}}
-    for size, samples in (("2*batch", 6), (4, 4), ("u0", None), ("batch**60", None), (2**40, None), ("0 - batch", None)):
+    for size, samples in (
+        ("2*batch", 6),
+        (4, 4),
+        ("u0", None),
+        ("batch**60", None),
+        (2**40, None),
+        ("0 - batch", None),
+    ):
         content["explained"]["shape"] = [size, 3]
         about = Manifest.from_json(sealed(content))
         if samples is None:
@@ -197,7 +204,18 @@ def test_conditions_are_short_circuited_and_small(text: str, value: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["max()", "max(a)", "abs(a, a)", "max(a, b, key=a)", "a << 9", "9" * 2000, "-" * 200 + "a", "a if a else a", "a := 1"]
+    "text",
+    [
+        "max()",
+        "max(a)",
+        "abs(a, a)",
+        "max(a, b, key=a)",
+        "a << 9",
+        "9" * 2000,
+        "-" * 200 + "a",
+        "a if a else a",
+        "a := 1",
+    ],
 )
 def test_conditions_that_cannot_be_computed_are_refused(text: str) -> None:
     with pytest.raises(ArtifactError, match="condition on sizes"):

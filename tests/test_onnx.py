@@ -121,7 +121,9 @@ LEAKS: dict[str, Change] = {
     "sparse initializer": lambda m, f: m.graph.sparse_initializer.append(sparse(f)),
     "attribute": lambda m, f: m.graph.node.append(constant("value", elsewhere(f))),
     "sparse attribute": lambda m, f: m.graph.node.append(constant("sparse_value", sparse(f))),
-    "tensors of an attribute": lambda m, f: m.graph.node[0].attribute.append(helper.make_attribute("x", [elsewhere(f)])),
+    "tensors of an attribute": lambda m, f: m.graph.node[0].attribute.append(
+        helper.make_attribute("x", [elsewhere(f)])
+    ),
     "function": lambda m, f: function(m, [constant("value", elsewhere(f))]),
     "branch": lambda m, f: m.graph.node.append(
         helper.make_node("If", ["c"], ["x"], then_branch=graph([constant("value", elsewhere(f))]))
