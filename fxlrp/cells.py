@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fxlrp.extras import require
-from fxlrp.specs import Spec
 from fxlrp.sources import Row
+from fxlrp.specs import Spec
 
 EXACT = 2**53
 """Whole numbers up to this one are exact in float64."""

@@ -158,7 +158,9 @@ def account(
     """What is explained of each sample, and the sum of relevance by input."""
     form, numbers = targets.lower(target, tuple(y.shape))
     seed = targets.seed(form, y, numbers)
-    table = Table("sample", "explains", "value", *(Text(f"relevance of {name}") for name in relevances))
+    table = Table("sample", "explains", "value")
+    for name in relevances:
+        table.add_column(Text(f"relevance of {name}"))
     for column in table.columns[2:]:
         column.justify = "right"
     for i, (row, chosen) in enumerate(zip(y, seed, strict=True)):

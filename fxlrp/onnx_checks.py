@@ -41,16 +41,17 @@ REMARKS = frozenset({"doc_string", "metadata_props", "value_info"})
 """Fields that the exporter of torch writes and that nothing needs."""
 OPS = frozenset(
     """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd BitwiseNot
-    BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh
-    CumSum DepthToSpace Det Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gelu
-    Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish
-    Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max
-    MaxPool Mean Min Mish Mod Mul Neg NonZero Not OneHot Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round
-    ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split
-    Sqrt Squeeze Sub Sum Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
-    """.split()
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
+    BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant ConstantOfShape Conv
+    ConvTranspose Cos Cosh CumSum DepthToSpace Det Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor
+    Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample
+    GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization
+    LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mish Mod Mul Neg NonZero Not OneHot Or
+    PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh
+    Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh Tile TopK Transpose
+    Trilu Unsqueeze Where Xor
+    """.split()  # noqa: SIM905
 )
 """The ops that torch's exporter makes of ATen: without loops, sequences, random numbers and recurrent cells."""
 SIZED = {
@@ -100,6 +101,8 @@ def check_model(model: Any, manifest: Manifest) -> None:
     Raises:
         ArtifactError: Naming what is wrong.
     """
+    if len(model.graph.node) > NODES:
+        raise ArtifactError(f"the model has {len(model.graph.node)} nodes, and {NODES} are the most")
     for message in messages(model):
         kind = message.DESCRIPTOR.full_name.removeprefix("onnx.")
         for field, _ in message.ListFields():
@@ -107,8 +110,6 @@ def check_model(model: Any, manifest: Manifest) -> None:
                 raise ArtifactError(f"the model has {field.name} in {kind}, which fxlrp does not write")
         if kind in CHECKS:
             CHECKS[kind](message)
-    if len(model.graph.node) > NODES:
-        raise ArtifactError(f"the model has {len(model.graph.node)} nodes, and {NODES} are the most")
     check_sizes(model.graph)
     check_values("takes", model.graph.input, manifest.inputs)
     check_values("returns", model.graph.output, manifest.outputs)

@@ -1,4 +1,4 @@
-"""Manifests as no one would write them: changes of structure, type and value at random places, under a fitting digest."""
+"""Manifests as no one would write them: changes of structure, type and value at random places; the digest fits."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor, nn
 from torch.export import Dim
 from typer.testing import CliRunner
@@ -368,11 +369,14 @@ def test_torch_alone(archive: Path, attributor: fxlrp.Attributor, tmp_path: Path
 
 
 def test_machine_code(attributor: fxlrp.Attributor, tmp_path: Path) -> None:
-    """AOTInductor in Python and in a program of C++, and only if allowed."""
-    path = attributor.save(tmp_path / "digits.pt2", images(2), format="aoti")
+    """AOTInductor in Python and in a program of C++, and only if allowed, whoever signed it."""
+    key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    path = attributor.save(tmp_path / "digits.pt2", images(2), format="aoti", sign=key)
     with pytest.raises(ArtifactError, match="allow_native_code=True"):
-        fxlrp.load(path)
-    artifact = fxlrp.load(path, allow_native_code=True)
+        fxlrp.load(path, key=key.public_key())
+    with pytest.raises(ArtifactError, match="of none of the given keys"):
+        fxlrp.load(path, key=other.public_key(), allow_native_code=True)
+    artifact = fxlrp.load(path, key=key.public_key(), allow_native_code=True)
     for batch, seed, target in ((1, 1, 3), (5, 2, 7), (5, 3, None)):
         same(artifact, attributor, images(batch, seed), target=target)
     out_of_range(artifact)

@@ -128,15 +128,6 @@ def test_keys_that_are_none(attributor: fxlrp.Attributor, saved: Path, tmp_path:
             fxlrp.load(saved, key=key)
 
 
-def test_machine_code_needs_both(attributor: fxlrp.Attributor, tmp_path: Path) -> None:
-    path = attributor.save(tmp_path / "model.pt2", torch.rand(2, 4), format="aoti", sign=KEY)
-    with pytest.raises(ArtifactError, match="allow_native_code=True"):
-        fxlrp.load(path, key=KEY.public_key())
-    with pytest.raises(ArtifactError, match="of none of the given keys"):
-        fxlrp.load(path, key=OTHER.public_key(), allow_native_code=True)
-    fxlrp.load(path, key=KEY.public_key(), allow_native_code=True)
-
-
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("named.py").write_text(

@@ -122,51 +122,40 @@ def test_what_is_no_plain_json_is_refused(text: str | bytes, problem: str) -> No
         Manifest.from_json(text)
 
 
-def test_every_field_with_every_odd_value(saved: Path, manifest: dict[str, Any], tmp_path: Path) -> None:
-    """A digest that fits makes nothing of it right: an error at load, or a call that works or fails as documented."""
-    x, path = torch.rand(2, 4), tmp_path / saved.name
-    for field in manifest.keys() - {"digest", "parts"}:
-        for value in ODD:
-            content = {**manifest, field: value}
-            with suppress(ArtifactError):
-                Manifest.from_json(sealed(content))
-                called(fxlrp.load(forged(saved, content, path)), x)
-
-
-def called(artifact: fxlrp.Artifact, x: Tensor) -> None:
-    """Call for every kind of target; a result is one of finite numbers, and everything else an error of fxlrp."""
-    for target in (3, None, torch.rand(2, 3)):
-        with suppress(FxlrpError):
-            result = artifact(x, target=target)
-            assert result.output.shape == (2, 3)
-
-
-def test_forged_manifests(saved: Path, manifest: dict[str, Any], tmp_path: Path) -> None:
-    chance, x, path = random.Random(0), torch.rand(2, 4), tmp_path / saved.name
+@pytest.mark.parametrize("change", ["fields", "mutations"])
+def test_forged_manifests(saved: Path, manifest: dict[str, Any], change: str, tmp_path: Path) -> None:
+    """A digest that fits makes nothing right: an error at load, or a call that works or fails as documented."""
+    chance, x = random.Random(0), torch.rand(2, 4)
+    fields = [{**manifest, field: value} for field in sorted(manifest.keys() - {"digest"}) for value in ODD]
+    contents = fields if change == "fields" else [mutate(manifest, chance) for _ in range(1000)]
+    right = fxlrp.load(saved)
     refused = 0
-    for _ in range(400):
-        content = {**mutate(manifest, chance)}
+    for content in contents:
         try:
-            Manifest.from_json(sealed(content))
+            about = Manifest.from_json(sealed(content))
         except ArtifactError:
             refused += 1
             continue
-        with suppress(ArtifactError):
-            called(fxlrp.load(forged(saved, content, path)), x)
-    assert refused > 200
+        called(fxlrp.Artifact(about, right._run), x)
+        if chance.random() < 0.02:
+            with suppress(ArtifactError):
+                called(fxlrp.load(forged(saved, content, tmp_path / saved.name)), x)
+    assert refused > len(contents) / 2
+
+
+def called(artifact: fxlrp.Artifact, x: Tensor) -> None:
+    """Call for every kind of target: a result of the right shape, or an error of fxlrp."""
+    for target in (2, None, torch.rand(2, 3)):
+        with suppress(FxlrpError):
+            output = artifact(x, target=target).output
+            assert output.shape == (2, 3)
 
 
 def test_a_batch_that_no_input_counts(saved: Path, manifest: dict[str, Any]) -> None:
     """How many samples there are is computed, and bounded."""
     content = {**manifest, "outputs": [], "explained": {**manifest["explained"], "name": "objective"}}
-    for size, samples in (
-        ("2*batch", 6),
-        (4, 4),
-        ("u0", None),
-        ("batch**60", None),
-        (2**40, None),
-        ("0 - batch", None),
-    ):
+    unknown = ("u0", "batch**60", 2**40, "0 - batch")
+    for size, samples in (("2*batch", 6), (4, 4), *((size, None) for size in unknown)):
         content["explained"]["shape"] = [size, 3]
         about = Manifest.from_json(sealed(content))
         if samples is None:
@@ -191,16 +180,13 @@ def test_results_are_those_of_the_manifest(saved: Path) -> None:
         ("a == 0 or 6 % a == 0", True),
         ("a != 0 and 6 % a == 0", False),
         ("1 < a < 6 // a", False),
-        ("*".join(["a"] * 300) + " == 0", True),
-        ("*".join(["2"] * 1900) + " == a", False),
-        ("**".join(["a"] * 9) + " == 1", True),
+        ("*".join(["a"] * 90) + " == 0", True),
+        ("**".join(["a"] * 9) + " == 0", True),
     ],
 )
-def test_conditions_are_short_circuited_and_small(text: str, value: bool) -> None:
-    deep = text.count("*") > clauses.DEPTH
-    with pytest.raises(ArtifactError) if deep else suppress():
-        clauses.check(text)
-        assert bool(clauses.value(text, {"a": 0})) is value
+def test_conditions_are_short_circuited(text: str, value: bool) -> None:
+    clauses.check(text)
+    assert clauses.value(text, {"a": 0}) is value
 
 
 @pytest.mark.parametrize(
