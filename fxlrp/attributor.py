@@ -237,8 +237,8 @@ class Attributor:
                 Python and C++), or ``"onnx"``; by default what the ending says, for ``.pt2`` the first.
             target: ``"index"``: the artefact takes int64 indices of shape ``(batch, dimensions)``, where a negative one
                 stands for the largest. ``"seed"``: it takes a coefficient for every entry of the output.
-            sign: A private key of Ed25519 (path of a PEM file, its content, or a key of ``cryptography``) that signs the
-                file, so that `fxlrp.load` can be told to take no other.
+            sign: A private key of Ed25519 (path of a PEM file, its content, or a key of ``cryptography``) that signs
+                the file, so that `fxlrp.load` can be told to take no other.
             kwargs: Keyword arguments of the model.
 
         Raises:

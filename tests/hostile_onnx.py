@@ -187,12 +187,13 @@ def other_wiring(model: Any, rng: random.Random) -> None:
 
 def inner_graph(model: Any, rng: random.Random) -> None:
     """Hide the whole graph in an attribute of a node, or of nodes in nodes."""
-    for _ in range(rng.choice((1, 1, 5, 20))):
+    name = rng.choice(("body", "then_branch", "value"))
+    for _ in range(rng.choice((1, 1, 5, 25))):
         inner = onnx.GraphProto()
         inner.CopyFrom(model.graph)
-        del model.graph.node[3:]
-        node = rng.choice(model.graph.node)
-        node.attribute.append(helper.make_attribute(rng.choice(("body", "then_branch", "value")), inner))
+        del model.graph.node[:], model.graph.initializer[:]
+        model.graph.node.append(helper.make_node(rng.choice(("Loop", "If", "Identity")), ["input_1"], ["output"]))
+        model.graph.node[0].attribute.append(helper.make_attribute(name, inner))
 
 
 def function(model: Any, rng: random.Random) -> None:
