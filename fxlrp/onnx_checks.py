@@ -166,7 +166,7 @@ def constants(graph: Any) -> Iterator[tuple[str, Any]]:
             if attribute.name == "value":
                 yield from short(node.output[0], attribute.t)
             else:
-                yield node.output[0], np.float64([attribute.i, attribute.f, *attribute.ints, *attribute.floats])
+                yield node.output[0], np.array([attribute.i, attribute.f, *attribute.ints, *attribute.floats], np.float64)
 
 
 def short(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:

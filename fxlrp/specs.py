@@ -69,7 +69,7 @@ def clause(value: Any, name: str) -> str:
 
 def device(value: Any, name: str) -> str:
     """Check a device: of a plain kind, and one that this machine has."""
-    plain = text(8, r"cpu|cuda(:\d{1,3})?")(value, name)
+    plain: str = text(8, r"cpu|cuda(:\d{1,3})?")(value, name)
     number = int(plain.partition(":")[2] or 0)
     if plain.startswith("cuda") and number >= torch.cuda.device_count():
         refuse(

@@ -188,7 +188,7 @@ def other_wiring(model: Any, rng: random.Random) -> None:
 def inner_graph(model: Any, rng: random.Random) -> None:
     """Hide the whole graph in an attribute of a node, or of nodes in nodes."""
     name = rng.choice(("body", "then_branch", "value"))
-    for _ in range(rng.choice((1, 1, 5, 25))):
+    for _ in range(rng.choice((1, 1, 3, 9))):
         inner = onnx.GraphProto()
         inner.CopyFrom(model.graph)
         del model.graph.node[:], model.graph.initializer[:]
