@@ -42,20 +42,22 @@ REMARKS = frozenset({"doc_string", "metadata_props", "value_info"})
 OPS = frozenset(
     """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
-    BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant ConstantOfShape Conv
-    ConvTranspose Cos Cosh CumSum DepthToSpace Det Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor
-    Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample
-    GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization
-    LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mish Mod Mul Neg NonZero Not OneHot Or
-    PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
-    ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh
-    Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh Tile TopK Transpose
-    Trilu Unsqueeze Where Xor
+    BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Col2Im Compress Concat Constant ConstantOfShape
+    Conv ConvTranspose Cos Cosh CumSum DFT DepthToSpace Det Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten
+    Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
+    GridSample GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN
+    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mish Mod Mul Neg
+    NonZero Not OneHot Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu
+    SequenceAt Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split SplitToSequence
+    Sqrt Squeeze Sub Sum Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
     """.split()  # noqa: SIM905
 )
-"""The ops that torch's exporter makes of ATen: without loops, sequences, random numbers and recurrent cells."""
+"""The ops that torch's exporter makes of ATen: without loops, random numbers and recurrent cells."""
 SIZED = {
+    "Col2Im": (1,),
     "ConstantOfShape": (0,),
+    "DFT": (1,),
     "Expand": (1,),
     "OneHot": (1,),
     "Pad": (1,),
@@ -67,9 +69,12 @@ SIZED = {
 NAMES = {"bfloat16": "BFLOAT16", "float16": "FLOAT16", "float32": "FLOAT", "float64": "DOUBLE"}
 """ONNX's names of types where they are not torch's in capitals."""
 NODES = 200_000
-LARGEST = 2**30
+LARGEST = 2**28
 """Entries that constants may ask for, all together."""
 RANK = 64
+STEPS = 4
+"""The input of a slice that holds its steps."""
+ZERO = np.zeros(1)
 STEP = 2**20
 """Largest number in an attribute, such as a stride."""
 LONGEST = 1000
@@ -146,13 +151,19 @@ def check_attribute(attribute: Any) -> None:
 
 
 def check_sizes(graph: Any) -> None:
-    """Refuse constants that ask for huge tensors; what a graph computes on the way cannot be known."""
+    """Refuse constants that ask for huge tensors, or for steps backwards; what a graph computes cannot be known."""
     known = dict(constants(graph))
     asked = 0.0
     for node in graph.node:
         for place in SIZED.get(node.op_type, ()):
             if place < len(node.input) and node.input[place] in known:
                 asked += float(np.maximum(np.abs(known[node.input[place]]), 1).prod())
+        if node.op_type == "Slice" and any(
+            not (known.get(name, ZERO) >= 1).all() for name in node.input[STEPS:] if name
+        ):
+            raise ArtifactError(
+                "the model has a slice with steps backwards, or unknown: torch has none, and some abort"
+            )
     if not asked <= LARGEST:
         raise ArtifactError(f"the model asks for tensors of {asked:.3g} entries, and {LARGEST:.3g} are the most")
 
@@ -166,7 +177,10 @@ def constants(graph: Any) -> Iterator[tuple[str, Any]]:
             if attribute.name == "value":
                 yield from short(node.output[0], attribute.t)
             else:
-                yield node.output[0], np.array([attribute.i, attribute.f, *attribute.ints, *attribute.floats], np.float64)
+                yield (
+                    node.output[0],
+                    np.array([attribute.i, attribute.f, *attribute.ints, *attribute.floats], np.float64),
+                )
 
 
 def short(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:

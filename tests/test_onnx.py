@@ -154,6 +154,13 @@ TOO_MUCH: dict[str, Change] = {
         ]
     ),
     "huge padding": lambda m, f: m.graph.node[0].attribute.append(helper.make_attribute("pads", [1 << 40] * 4)),
+    "slice with steps backwards": lambda m, f: (
+        initializer(m, "one", [-1]),
+        m.graph.node.append(helper.make_node("Slice", ["input_1", "one", "one", "one", "one"], ["x"])),
+    ),
+    "slice with unknown steps": lambda m, f: m.graph.node.append(
+        helper.make_node("Slice", ["input_1", "target", "target", "target", "target"], ["x"])
+    ),
     "too many nodes": lambda m, f: m.graph.node.extend([helper.make_node("Abs", ["input_1"], ["x"])] * NODES),
     "tensor that is larger than its numbers": lambda m, f: m.graph.initializer[0].dims.append(1000),
     "tensor of negative size": lambda m, f: m.graph.initializer[0].dims.append(-1),
