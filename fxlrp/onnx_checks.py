@@ -116,6 +116,7 @@ def check_model(model: Any, manifest: Manifest) -> None:
         if kind in CHECKS:
             CHECKS[kind](message)
     check_sizes(model.graph)
+    check_shapes(model)
     check_values("takes", model.graph.input, manifest.inputs)
     check_values("returns", model.graph.output, manifest.outputs)
 
@@ -166,6 +167,24 @@ def check_sizes(graph: Any) -> None:
             )
     if not asked <= LARGEST:
         raise ArtifactError(f"the model asks for tensors of {asked:.3g} entries, and {LARGEST:.3g} are the most")
+
+
+def check_shapes(model: Any) -> None:
+    """Refuse windows that are larger than what they move over: on shapes below zero, inference of slices aborts.
+
+    So slices are left out here, and shapes behind them are not known.
+    """
+    onnx = require("onnx", "onnx")
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    bare.graph.node.extend(node for node in model.graph.node if node.op_type != "Slice")
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        bare.graph.initializer.extend([tensor] if math.prod(tensor.dims) <= LONGEST else [])
+    for value in require("onnx.shape_inference", "onnx").infer_shapes(bare, data_prop=True).graph.value_info:
+        if any(dim.dim_value < 0 for dim in value.type.tensor_type.shape.dim):
+            raise ArtifactError(f"the model has a tensor of a size below zero, {value.name[:LONGEST]!r}")
 
 
 def constants(graph: Any) -> Iterator[tuple[str, Any]]:

@@ -31,6 +31,8 @@ MARK = b"\n\x05fxlrp\x12"
 """What comes in front of the manifest: the key as a field of a message, and the tag of the next one."""
 CONTINUED = bytes(range(128, 256))
 """All bytes of a number in protobuf but its last."""
+FOLDED = 2**26
+"""Bytes of a constant that onnxruntime may compute when it loads a model."""
 LIMIT = 2**31 - 2**24
 """Bytes that one message of protobuf can hold, less what the graph may take."""
 
@@ -147,6 +149,7 @@ def runner(content: bytes, names: Sequence[str]) -> Run:
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the first bytes look like
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(FOLDED))
     once = {"enable_fallback": 0, "read_config_from_model": 0}
     try:
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"], **once)

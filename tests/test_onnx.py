@@ -161,6 +161,9 @@ TOO_MUCH: dict[str, Change] = {
     "slice with unknown steps": lambda m, f: m.graph.node.append(
         helper.make_node("Slice", ["input_1", "target", "target", "target", "target"], ["x"])
     ),
+    "window larger than what it moves over": lambda m, f: m.graph.node.append(
+        helper.make_node("MaxPool", ["input_1"], ["x"], kernel_shape=[99, 1])
+    ),
     "too many nodes": lambda m, f: m.graph.node.extend([helper.make_node("Abs", ["input_1"], ["x"])] * NODES),
     "tensor that is larger than its numbers": lambda m, f: m.graph.initializer[0].dims.append(1000),
     "tensor of negative size": lambda m, f: m.graph.initializer[0].dims.append(-1),
