@@ -21,6 +21,7 @@ from fxlrp.extras import require
 from fxlrp.keys import check_signature, signed
 from fxlrp.manifest import Manifest
 from fxlrp.onnx_checks import check_model, drop_remarks
+from fxlrp.onnx_sizes import check_sizes
 from fxlrp.opened import OPENED
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -117,6 +118,7 @@ def read_onnx(path: Path, keys: Sequence[bytes] | None = None) -> tuple[Manifest
         model = onnx.ModelProto.FromString(content)
         model.DiscardUnknownFields()  # what this package does not know, onnxruntime might
         check_model(model, manifest)
+        check_sizes(model)
         content = model.SerializeToString()
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error

@@ -19,7 +19,8 @@ from torch import nn
 
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError
-from fxlrp.onnx_checks import LARGEST, NODES, messages
+from fxlrp.onnx_checks import NODES, messages
+from fxlrp.onnx_sizes import LARGEST
 
 Change = Callable[[Any, Path], None]
 
@@ -164,6 +165,8 @@ TOO_MUCH: dict[str, Change] = {
     "window larger than what it moves over": lambda m, f: m.graph.node.append(
         helper.make_node("MaxPool", ["input_1"], ["x"], kernel_shape=[99, 1])
     ),
+    "op without what it needs": lambda m, f: m.graph.node.append(helper.make_node("Min", ["input_1", ""], ["x"])),
+    "two sets of ops": lambda m, f: m.opset_import.append(helper.make_opsetid("", 11)),
     "too many nodes": lambda m, f: m.graph.node.extend([helper.make_node("Abs", ["input_1"], ["x"])] * NODES),
     "tensor that is larger than its numbers": lambda m, f: m.graph.initializer[0].dims.append(1000),
     "tensor of negative size": lambda m, f: m.graph.initializer[0].dims.append(-1),
