@@ -72,7 +72,7 @@ def check_shapes(model: Any) -> None:
     for tensor in model.graph.initializer:
         bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         bare.graph.initializer.extend([tensor] if math.prod(tensor.dims) <= LONGEST else [])
-    for value in require("onnx.shape_inference", "onnx").infer_shapes(bare, data_prop=True).graph.value_info:
+    for value in require("onnx.shape_inference", "onnx").infer_shapes(bare).graph.value_info:
         if any(dim.dim_value < 0 for dim in value.type.tensor_type.shape.dim):
             raise ArtifactError(f"the model has a tensor of a size below zero, {value.name[:LONGEST]!r}")
 
