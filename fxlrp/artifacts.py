@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fxlrp._torch import tree_unflatten
 from fxlrp.alone import ones
 from fxlrp.errors import SignatureError
 from fxlrp.files import destination
+from fxlrp.keys import private_key
 from fxlrp.loading import check_same
 from fxlrp.programs import Programs
 from fxlrp.rulesets import RuleSet
@@ -28,6 +30,7 @@ def save(
     kwargs: dict[str, Any],
     format: str | None,
     target: str,
+    sign: Any,
 ) -> Path:
     """Write the program for a kind of target; return the path.
 
@@ -40,9 +43,11 @@ def save(
         kwargs: Keyword arguments of the model.
         format: Format of the file, None for what its ending says.
         target: The kind of target.
+        sign: What signs the file, see `fxlrp.keys`; None for no signature.
 
     Raises:
-        ArtifactError: If the program cannot be written in this format, its results differ, or the file cannot be there.
+        ArtifactError: If the program cannot be written in this format, its results differ, the file cannot be there,
+            or ``sign`` is no key.
         SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
     """
     if target not in FORMS:
@@ -50,11 +55,12 @@ def save(
     path, form = Path(path), FORMS[target]
     format = format_of(path, format)
     destination(path)  # what is wrong with it is said before anything is computed
+    key = None if sign is None else private_key(sign)
     entry, leaves, sizes = programs.open_entry(args, kwargs)
     check_finite(entry, leaves)
     symbols, small = ones(programs, entry, leaves, sizes, form)
     program, _ = programs.program(entry, form)
-    exported = export(entry.plan, program, rules, model, symbols)
+    exported = replace(export(entry.plan, program, rules, model, symbols), key=key)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
     expected = program.module(*tensors)

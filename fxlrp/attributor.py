@@ -219,6 +219,7 @@ class Attributor:
         *args: Any,
         format: str | None = None,
         target: str = "index",
+        sign: Any = None,
         **kwargs: Any,
     ) -> Path:
         """Write the relevance program as an artefact that runs without fxlrp; return the path.
@@ -237,16 +238,18 @@ class Attributor:
             target: ``"index"``: the artefact takes int64 indices of shape ``(batch, dimensions)``, where negative ones
                 count from the end and `fxlrp.LARGEST` stands for the largest. ``"seed"``: it takes a coefficient for
                 every entry of the output.
+            sign: A private key of Ed25519 (path of a PEM file, its content, or a key of ``cryptography``) that signs
+                the file, so that `fxlrp.load` can be told to take no other.
             kwargs: Keyword arguments of the model.
 
         Raises:
-            ArtifactError: If the program cannot be written in this format, or its results differ.
+            ArtifactError: If the program cannot be written in this format, its results differ, or ``sign`` is no key.
             SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
         """
         from fxlrp.artifacts import save
 
         with plain_mode(), MAKING:
-            return save(self._programs, self.rules, type(self.model).__name__, path, args, kwargs, format, target)
+            return save(self._programs, self.rules, type(self.model).__name__, path, args, kwargs, format, target, sign)
 
     def refresh(self) -> None:
         """Forget what was captured and computed of the model; the next call captures it as it is then.

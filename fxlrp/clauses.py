@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from fxlrp._torch import print_python
@@ -12,8 +13,10 @@ from fxlrp.errors import ArtifactError
 
 LENGTH = 4000
 """Characters of one condition."""
+DEPTH = 100
+"""Of the expressions in it."""
 BITS = 4096
-"""Of a number in it."""
+"""Of a number in it, or computed on the way."""
 
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -30,10 +33,15 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
-    ast.And: lambda *values: all(values),
-    ast.Or: lambda *values: any(values),
+    ast.And: all,
+    ast.Or: any,
 }
-FUNCTIONS: dict[str, Callable[..., Any]] = {"max": max, "min": min, "abs": abs}
+FUNCTIONS: dict[str, tuple[Callable[..., Any], range]] = {
+    "max": (max, range(2, LENGTH)),
+    "min": (min, range(2, LENGTH)),
+    "abs": (abs, range(1, 2)),
+}
+"""With the numbers of arguments that each takes."""
 
 
 def write(expression: Any, names: Mapping[str, str]) -> str:
@@ -54,24 +62,48 @@ def check(text: Any) -> None:
     """Refuse what is no arithmetic condition.
 
     Raises:
-        ArtifactError: If it is none.
+        ArtifactError: If it is none, or is nested deeply.
     """
-    for node in ast.walk(parsed(text)):
-        known = isinstance(node, (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Load))
-        number = isinstance(node, ast.Constant) and type(node.value) is int
-        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS
-        if not (known or number or called or type(node) in OPERATORS):
-            raise ArtifactError(f"a condition on sizes has {type(node).__name__} in it: {text[:80]}")
+    if not isinstance(text, str):
+        raise ArtifactError(f"a condition on sizes is no text but {type(text).__name__}")
+    level: list[ast.AST] = [parsed(text)]
+    for _ in range(DEPTH):
+        if wrong := [node for node in level if not known(node)]:
+            raise ArtifactError(f"a condition on sizes has {type(wrong[0]).__name__} in it: {text[:80]}")
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise ArtifactError(f"a condition on sizes is nested more than {DEPTH} deep: {text[:80]}")
 
 
-def parsed(text: Any) -> ast.Expression:
+def known(node: ast.AST) -> bool:
+    """Whether a part of an expression can be computed."""
+    if isinstance(node, ast.Constant):
+        return type(node.value) is int and node.value.bit_length() <= BITS
+    if isinstance(node, ast.Call):
+        return (
+            isinstance(node.func, ast.Name)
+            and node.func.id in FUNCTIONS
+            and len(node.args) in FUNCTIONS[node.func.id][1]
+        )
+    kinds = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Load)
+    return isinstance(node, kinds) or type(node) in OPERATORS
+
+
+def names(text: str) -> set[str]:
+    """The sizes that an expression is of."""
+    found = {node.id for node in ast.walk(parsed(text)) if isinstance(node, ast.Name)}
+    return found - FUNCTIONS.keys()
+
+
+@lru_cache(1024)
+def parsed(text: str) -> ast.Expression:
     """A condition as a tree."""
     try:
         if len(text) > LENGTH:
             raise ValueError(f"it has {len(text)} characters")
         tree: ast.Expression = ast.parse(text, mode="eval")
         return tree
-    except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ArtifactError(f"a condition on sizes cannot be read: {error}") from None
 
 
@@ -79,23 +111,50 @@ def value(text: str, sizes: Mapping[str, int]) -> Any:
     """Value of an expression; None if it needs a size that is not there, or has none."""
     try:
         return evaluated(parsed(text).body, sizes)
-    except (KeyError, ArithmeticError, RecursionError):
+    except (KeyError, ArithmeticError):
         return None
 
 
 def evaluated(node: Any, sizes: Mapping[str, int]) -> Any:
-    """Value of a part of an expression."""
+    """Value of a part of an expression; as in Python, of what is joined by ``and`` and ``or`` only what decides."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):
         return sizes[node.id]
     if isinstance(node, ast.Compare):
-        values = [evaluated(part, sizes) for part in (node.left, *node.comparators)]
-        return all(OPERATORS[type(op)](a, b) for op, a, b in zip(node.ops, values[:-1], values[1:], strict=True))
+        return compared(node, sizes)
+    if isinstance(node, ast.BoolOp):
+        return OPERATORS[type(node.op)](evaluated(part, sizes) for part in node.values)
     if isinstance(node, ast.Call):
-        return FUNCTIONS[node.func.id](*(evaluated(part, sizes) for part in node.args))  # type: ignore[attr-defined]
-    parts = (node.left, node.right) if isinstance(node, ast.BinOp) else getattr(node, "values", None) or (node.operand,)
-    return OPERATORS[type(node.op)](*(evaluated(part, sizes) for part in parts))
+        called, parts = FUNCTIONS[node.func.id][0], node.args  # type: ignore[attr-defined]
+    else:
+        called, parts = (
+            OPERATORS[type(node.op)],
+            [node.left, node.right] if isinstance(node, ast.BinOp) else [node.operand],
+        )
+    return small(called(*(evaluated(part, sizes) for part in parts)))
+
+
+def compared(node: ast.Compare, sizes: Mapping[str, int]) -> bool:
+    """Whether each of a chain of comparisons holds; what follows one that does not is left alone."""
+    left = evaluated(node.left, sizes)
+    for op, part in zip(node.ops, node.comparators, strict=True):
+        right = evaluated(part, sizes)
+        if not OPERATORS[type(op)](left, right):
+            return False
+        left = right
+    return True
+
+
+def small(number: int) -> int:
+    """A number that is no huge one.
+
+    Raises:
+        OverflowError: If it is.
+    """
+    if number.bit_length() > BITS:
+        raise OverflowError("a condition on sizes computes a huge number")
+    return number
 
 
 def bounded(base: int, exponent: int) -> int:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
-from rich.text import Text
-from torch import Tensor
 
-from fxlrp import __version__, demos, deploy, sentences, targets
+from fxlrp import __version__, demos, deploy, explaining, sentences
 from fxlrp import bench as timing
 from fxlrp.api import compile, load_extensions, presets
 from fxlrp.catalogue import as_markdown, as_table, rule_table
@@ -28,11 +24,11 @@ from fxlrp.options import (
     Strict,
     TargetOption,
     TextInput,
+    Trust,
     parse_output,
     parse_target,
 )
-from fxlrp.outputs import pick
-from fxlrp.terminal import console, show_words
+from fxlrp.terminal import console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,54 +78,7 @@ def demo(
         demos.demo_digits(folder, seed)
 
 
-@app.command()
-@reported
-def explain(
-    model: Model,
-    input: Input = None,
-    text: TextInput = None,
-    target: TargetOption = None,
-    rules: Rules = "attnlrp",
-    output: Output = None,
-    save: Annotated[Path | None, typer.Option(help="Write relevance and output to this .npz file.")] = None,
-    ledger: Annotated[bool, typer.Option("--ledger", help="Account for the relevance that did not arrive.")] = False,
-    zero_bias: Annotated[
-        bool, typer.Option("--zero-bias", help="That account with all biases at zero: what rules alone lose.")
-    ] = False,
-    strict: Strict = True,
-    debug: Debug = False,
-) -> None:
-    """Attribute one output of a model to its inputs."""
-    loaded = prepared(model, input, text)
-    wanted = loaded.target if target is None else parse_target(target)
-    attributor = compile(loaded.model, rules=rules, output=parse_output(output), strict=strict)
-    with working("explaining"):
-        result = attributor(*loaded.args, target=wanted, **loaded.kwargs)
-    y = pick(result.output, parse_output(output))
-    y = y if y.ndim else y.reshape(1)
-    single = isinstance(result.relevance, Tensor)
-    relevances = {attributor.program.relevances[0]: result.relevance} if single else result.relevance
-    out = console()
-    out.print(f"{type(loaded.model).__name__} with the rules {rules}; output of shape {tuple(y.shape)}\n", markup=False)
-    out.print(account(y, wanted, relevances, loaded.token))
-    for warning in result.warnings:
-        out.print(f"Warning: {warning}", style="yellow", soft_wrap=True, markup=False)
-    report = attributor.coverage()
-    if report.covered < report.live:
-        out.print(f"{report.live - report.covered} of {report.live} live ops have no rule; the plain adjoint is used.")
-    if loaded.sentence is not None and "input_ids" in relevances:
-        out.print()
-        show_words(out, loaded.sentence.words(relevances["input_ids"][0].tolist()))
-    if ledger or zero_bias:
-        with working("accounting"):
-            book = attributor.ledger(*loaded.args, target=wanted, zero_bias=zero_bias, **loaded.kwargs)
-        out.print()
-        out.print(book.table())
-    if save is not None:
-        path = save if save.suffix == ".npz" else save.with_name(save.name + ".npz")
-        arrays = {f"relevance.{name}": r.numpy() for name, r in relevances.items()}
-        np.savez(path, allow_pickle=False, output=y.double().numpy(), **arrays)
-        out.print(f"Wrote {path}", soft_wrap=True, markup=False)
+app.command()(explaining.explain)
 
 
 @app.command()
@@ -142,10 +91,11 @@ def coverage(
     output: Output = None,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
     strict: Strict = True,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Show which op of a model gets which rule."""
-    loaded = prepared(model, input, text)
+    loaded = prepared(model, input, text, trust)
     attributor = compile(loaded.model, rules=rules, output=parse_output(output), strict=strict)
     with working("compiling"):
         attributor.compile(*loaded.args, target=loaded.target, **loaded.kwargs)
@@ -168,10 +118,11 @@ def verify(
     backend: Backend = "eager",
     json: Annotated[Path | None, typer.Option(help="Write the checks to this file, too.")] = None,
     strict: Strict = True,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Check fxlrp on your own model: output, gradients, ledger, batches, backend, seeds. Exit status 1 if one fails."""
-    loaded = prepared(model, input, text)
+    loaded = prepared(model, input, text, trust)
     wanted = loaded.target if target is None else parse_target(target)
     attributor = compile(loaded.model, rules=rules, output=parse_output(output), backend=backend, strict=strict)
     with working("checking"):
@@ -198,10 +149,11 @@ def graph(
     ] = Path("model.html"),
     program: Annotated[bool, typer.Option("--program", help="Draw the relevance program, not the model.")] = False,
     strict: Strict = False,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Draw a model: what gets which rule, where relevance flows, what has no rule."""
-    loaded = prepared(model, input, text)
+    loaded = prepared(model, input, text, trust)
     wanted = loaded.target if target is None else parse_target(target)
     attributor = compile(loaded.model, rules=rules, output=parse_output(output), strict=strict)
     with working("drawing"):
@@ -225,10 +177,11 @@ def bench(
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Round the products of the relevance pass.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="How often everything runs.")] = 10,
     strict: Strict = True,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Measure how long the model, its gradient and its relevance take."""
-    loaded = prepared(model, input, text)
+    loaded = prepared(model, input, text, trust)
     loaded = loaded if target is None else replace(loaded, target=parse_target(target))
     precision = "bfloat16" if bfloat16 else None
     with working("measuring"):
@@ -265,21 +218,3 @@ def list_rules(
     else:
         markdown.write_text(as_markdown(rows))
         console().print(f"Wrote {markdown}", soft_wrap=True, markup=False)
-
-
-def account(
-    y: Tensor, target: targets.Target, relevances: Mapping[str, Tensor], token: Callable[[int], str] | None
-) -> Table:
-    """What is explained of each sample, and the sum of relevance by input."""
-    form, numbers = targets.lower(target, tuple(y.shape))
-    seed = targets.seed(form, y, numbers)
-    table = Table("sample", "explains", "value", *(f"relevance of {name}" for name in relevances))
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for i, (row, chosen) in enumerate(zip(y, seed, strict=True)):
-        index = chosen.nonzero()[0].tolist()
-        place = ", ".join(map(str, index)) or "the output"
-        label = Text(f"{place} {token(index[-1])!r}" if token is not None else place)
-        sums = (f"{float(r[i].sum()):+.4f}" if len(r) == len(y) else "" for r in relevances.values())
-        table.add_row(str(i), label, f"{float((row * chosen).sum()):+.4f}", *sums)
-    return table

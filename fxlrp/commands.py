@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from fxlrp import models
+from fxlrp.arguments import converted, read_inputs
 from fxlrp.errors import FxlrpError, MissingRules, SignatureError
 from fxlrp.terminal import console
 
@@ -43,14 +44,14 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
-def prepared(model: str, files: Sequence[Path] | None, text: str | None) -> models.Loaded:
+def prepared(model: str, files: Sequence[Path] | None, text: str | None, trust: bool) -> models.Loaded:
     """The model and what to call it with."""
     if files and text is not None:
         raise SignatureError("give --input or --text, not both")
     with console(stderr=True).status("loading"):
-        loaded = models.load(model, text)
+        loaded = models.load(model, text, trust)
         if files:
-            args, kwargs = models.converted(loaded.model, models.read_inputs(files))
+            args, kwargs = converted(loaded.model, read_inputs(files))
             loaded = replace(loaded, args=args, kwargs=kwargs, sentence=None)
     if not loaded.args and not loaded.kwargs:
         raise SignatureError(

@@ -14,6 +14,7 @@ from fxlrp.cells import own_columns
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.extras import require
 from fxlrp.folders import alone, copied, settle, stamps, swept
+from fxlrp.keys import public_keys
 from fxlrp.loading import load
 from fxlrp.manifest import Manifest
 from fxlrp.pictures import write_page
@@ -38,6 +39,7 @@ def batch(
     workers: int = 1,
     threads: int | None = None,
     allow_native_code: bool = False,
+    key: Any = None,
     progress: bool = True,
 ) -> int:
     """Attribute every row of a data set with a saved artefact; a run that was stopped goes on where it was.
@@ -66,6 +68,7 @@ def batch(
         workers: Processes, each with the artefact in its memory.
         threads: Of torch in each; by default an equal share of the cores.
         allow_native_code: As for `load`.
+        key: As for `load`.
         progress: Show a bar.
 
     Returns:
@@ -86,7 +89,8 @@ def batch(
     if not isinstance(source, (str, Path, require("ray.data", "ray").Dataset)):
         raise SignatureError(f"the source is neither a path nor a Ray Dataset but {type(source).__name__}")
     path, out = Path(artifact).resolve(), Path(out).resolve()
-    about = load(path, allow_native_code=allow_native_code).manifest
+    keys = None if key is None else public_keys(key)
+    about = load(path, allow_native_code=allow_native_code, key=keys).manifest
     most_rows(about, batch_size)
     keep = check_kept(about, keep)
     given = opened(source, shard, about, keep) if isinstance(source, (str, Path)) else None
@@ -108,7 +112,7 @@ def batch(
     with alone(out):
         settle(out, json.loads(json.dumps(settings)))
         rows = opened(copied(source, out), shard, about, keep) if given is None else given
-        job = Job(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard, png)
+        job = Job(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard, png, keys)
         gpu = about.device.startswith("cuda")
         written = run(job, progress, workers=workers, threads=threads, gpu=gpu)
         if png:

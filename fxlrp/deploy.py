@@ -10,9 +10,11 @@ import numpy as np
 import torch
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from fxlrp import datasets, models
+from fxlrp import datasets
 from fxlrp.api import compile
+from fxlrp.arguments import read_inputs
 from fxlrp.commands import prepared, reported, working
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.extras import require
@@ -20,12 +22,15 @@ from fxlrp.loading import Artifact, load
 from fxlrp.options import (
     Debug,
     Input,
+    Key,
     Model,
+    Native,
     Output,
     Rules,
     Strict,
     TargetOption,
     TextInput,
+    Trust,
     parse_output,
     parse_sizes,
     parse_target,
@@ -35,9 +40,6 @@ from fxlrp.shards import RowTarget
 from fxlrp.terminal import console
 
 File = Annotated[Path, typer.Argument(help="An artefact of `fxlrp export` or of Attributor.save.")]
-Native = Annotated[
-    bool, typer.Option("--allow-native-code", help="Load machine code (format aoti), which runs with your rights.")
-]
 
 
 @reported
@@ -56,11 +58,16 @@ def export(
         bool, typer.Option("--fixed", help="Take inputs of these sizes only, not other batches and sequences.")
     ] = False,
     read: Annotated[list[str] | None, typer.Option(help="Module whose relevance is returned too.")] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of a private key that signs the file (openssl genpkey -algorithm ed25519)."),
+    ] = None,
     strict: Strict = True,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Save a model with its explanation as a file that runs without fxlrp."""
-    loaded = prepared(model, input, text)
+    loaded = prepared(model, input, text, trust)
     attributor = compile(
         loaded.model,
         rules=rules,
@@ -70,7 +77,8 @@ def export(
         strict=strict,
     )
     with working("exporting"):
-        attributor.save(out, *loaded.args, format=format, target="seed" if seeds else "index", **loaded.kwargs)
+        kind = "seed" if seeds else "index"
+        attributor.save(out, *loaded.args, format=format, target=kind, sign=sign, **loaded.kwargs)
     for size in () if fixed else attributor.fixed_sizes():
         console().print(str(size), soft_wrap=True, markup=False)
     console().print(about(load(out, allow_native_code=True)))
@@ -83,22 +91,23 @@ def run(
     input: Input = None,
     target: TargetOption = None,
     save: Annotated[Path | None, typer.Option(help="Write the results to this .npz file.")] = None,
+    key: Key = None,
     allow_native_code: Native = False,
     debug: Debug = False,
 ) -> None:
     """Run an artefact on inputs from files, or say what it takes."""
     with working("loading"):
-        loaded = load(artifact, allow_native_code=allow_native_code)
+        loaded = load(artifact, allow_native_code=allow_native_code, key=key)
     if not input:
         console().print(about(loaded))
         return
-    args, kwargs = models.read_inputs(input)
+    args, kwargs = read_inputs(input)
     wanted = None if target is None else parse_target(target)
     with working("explaining"):
         result = loaded.results(*args, target=wanted, **kwargs)
     table = Table("result", "shape", "sum")
     for name, value in result.items():
-        table.add_row(name, str(tuple(value.shape)), f"{float(value.double().sum()):+.4f}")
+        table.add_row(Text(name), str(tuple(value.shape)), f"{float(value.double().sum()):+.4f}")
     console().print(table)
     if save is not None:
         if save.suffix != ".npz":
@@ -129,6 +138,7 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of torch; fewer if others use the machine. [default: all cores]")
     ] = None,
+    key: Key = None,
     allow_native_code: Native = False,
     debug: Debug = False,
 ) -> None:
@@ -145,7 +155,7 @@ def serve(
     if threads is not None:
         torch.set_num_threads(threads)
     with working("loading"):
-        loaded = load(artifact, allow_native_code=allow_native_code)
+        loaded = load(artifact, allow_native_code=allow_native_code, key=key)
     batch = loaded.manifest.explained.shape[0]
     limits = [(batch, batch_size)] if isinstance(batch, str) and batch in loaded.manifest.sizes else []
     for name, value in [*limits, *parse_sizes(size or ())]:
@@ -191,6 +201,7 @@ def batch(
     threads: Annotated[int | None, typer.Option(help="Of each process. [default: a share of the cores]")] = None,
     batch_size: Annotated[int, typer.Option(help="Most rows that run together.")] = 32,
     shard: Annotated[int, typer.Option(help="Rows per file of results.")] = 256,
+    key: Key = None,
     allow_native_code: Native = False,
     debug: Debug = False,
 ) -> None:
@@ -212,6 +223,7 @@ def batch(
             workers=workers,
             threads=threads,
             allow_native_code=allow_native_code,
+            key=key,
         )
     except KeyboardInterrupt:
         console(stderr=True).print("Stopped: the same command goes on from here")
@@ -234,12 +246,13 @@ def index_or_column(text: str | None) -> RowTarget:
 def about(artifact: Artifact) -> Table:
     """What an artefact says about itself."""
     manifest = artifact.manifest
-    table = Table(title=f"{manifest.model}, rules {manifest.rules}, format {manifest.format}", title_justify="left")
+    title = Text(f"{manifest.model}, rules {manifest.rules}, format {manifest.format}")
+    table = Table(title=title, title_justify="left")
     for column in ("", "name", "dtype", "shape"):
         table.add_column(column)
     for kind, specs in (("takes", manifest.inputs), ("returns", manifest.outputs)):
         for spec in specs:
-            table.add_row(kind, spec.name, spec.dtype, ", ".join(map(str, spec.shape)))
+            table.add_row(kind, *map(Text, (spec.name, spec.dtype, ", ".join(map(str, spec.shape)))))
     table.caption_justify = "left"
-    table.caption = "\n".join([*(f"{name}: {limits}" for name, limits in manifest.sizes.items())]) or None
+    table.caption = Text("\n".join(f"{name}: {limits}" for name, limits in manifest.sizes.items())) or None
     return table

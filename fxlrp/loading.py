@@ -18,6 +18,8 @@ from fxlrp import archive
 from fxlrp._torch import load_package, without_function_modes
 from fxlrp.doubts import Question
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
+from fxlrp.fitting import check_inputs, named_results
+from fxlrp.keys import check_signature, public_keys
 from fxlrp.manifest import MEMBER, TARGET, Manifest
 from fxlrp.onnx_files import read_onnx
 from fxlrp.reading import build
@@ -125,7 +127,7 @@ class Artifact:
     def chosen(self, given: Mapping[str, Any], target: Target) -> dict[str, Tensor]:
         """The tensor of a target."""
         about = self.manifest
-        sizes = about.check_inputs(given)
+        sizes = check_inputs(about, given)
         if about.target == "none":
             if target is not None:
                 raise TargetError("the artefact has one output per sample: there is no target to choose")
@@ -158,6 +160,7 @@ class Artifact:
 
         Raises:
             SignatureError: If the program fails on them.
+            ArtifactError: If it returns something else than the manifest says.
         """
         here = next(iter(tensors.values())).device
         try:
@@ -170,7 +173,7 @@ class Artifact:
             raise SignatureError(
                 f"the program failed on these inputs\n  {error}\n{self.manifest.signature()}"
             ) from error
-        return dict(zip([spec.name for spec in self.manifest.outputs], found, strict=True))
+        return named_results(self.manifest, found)
 
 
 @contextmanager
@@ -185,7 +188,7 @@ def single(found: dict[str, Tensor]) -> Any:
     return next(iter(found.values())) if len(found) == 1 else found
 
 
-def load(path: str | Path, *, allow_native_code: bool = False) -> Artifact:
+def load(path: str | Path, *, allow_native_code: bool = False, key: Any = None) -> Artifact:
     """Load an artefact that `Attributor.save` wrote.
 
     A ``.pt2`` file is data: what runs are the ops of its graph that are on fxlrp's own list, on tensors whose places
@@ -194,16 +197,20 @@ def load(path: str | Path, *, allow_native_code: bool = False) -> Artifact:
     Args:
         path: The file.
         allow_native_code: Whether to load a package of AOTInductor, whose machine code runs with your rights.
+        key: A public key of Ed25519 (the path of a PEM file, its content, or a key of ``cryptography``), or a list of
+            them: the file must be signed by one. Without, a signature is not looked at.
 
     Raises:
-        ArtifactError: If the file is missing, damaged, changed, or not what fxlrp writes.
+        ArtifactError: If the file is missing, damaged, changed, not signed by a key, or not what fxlrp writes.
     """
     path = Path(path)
+    keys = None if key is None else public_keys(key)
     content = archive.read_file(path)
     if path.suffix == ".onnx":
-        return Artifact(*read_onnx(path, content))
+        return Artifact(*read_onnx(path, content, keys))
     with archive.open_archive(content, path) as members:
         manifest = Manifest.from_json(archive.read(members, MEMBER))
+        check_signature(manifest, keys)
         if manifest.format not in FORMATS:
             raise ArtifactError(f"{path} is of format {manifest.format!r}, which is none of {', '.join(FORMATS)}")
         allowed, reader = FORMATS[manifest.format]

@@ -1,59 +1,33 @@
-"""What an artefact says about itself, and whether what it is given fits."""
+"""What an artefact says about itself, and how that is read."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from fxlrp import clauses
 from fxlrp.errors import ArtifactError, SignatureError
+from fxlrp.fields import Check, integer, many, named, parse, record, text, word
+from fxlrp.specs import IDENTIFIER, NAME, RANGE, RESULT, TARGETS, Range, Spec, clause, device, kind_of, spec
+from fxlrp.targets import LARGEST
 
 VERSION = 3
 """Of this format; another one is refused."""
 MEMBER = "extra/fxlrp.json"
 """Its name in an archive."""
-DIGEST = "digest"
+DIGEST, SIGNED = "digest", "signed"
 TARGET = "target"
 """Name of the last input."""
-
-Size = int | str
-"""A number, or the name of a size that may change between calls."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """The values that a size may take; no end if ``max`` is None."""
-
-    min: int
-    max: int | None
-
-    def __str__(self) -> str:
-        return f"{self.min} or more" if self.max is None else f"{self.min} to {self.max}"
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A tensor that goes in or comes out.
-
-    Attributes:
-        name: Its name.
-        dtype: Name of its torch.dtype.
-        shape: Its sizes.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[Size, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name}: ({', '.join(map(str, self.shape))}) {self.dtype}"
+OBJECTIVE = "objective"
+"""Name of what is explained if it is computed of the outputs."""
+MOST_SAMPLES = 2**20
+"""Of a call whose inputs do not count them."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +57,7 @@ class Manifest:
         sizes: Values that each named size may take.
         conditions: What else holds of them, such as ``(batch % 2) == 0``; of a size of 1 whatever holds for 2.
         parts: SHA-256 of everything else in the artefact, by name.
+        signed: Signature of all the rest by Ed25519, in hexadecimal; empty if there is none.
     """
 
     version: int
@@ -105,6 +80,7 @@ class Manifest:
     sizes: dict[str, Range]
     conditions: tuple[str, ...] = ()
     parts: dict[str, str] = dataclasses.field(default_factory=dict)
+    signed: str = ""
 
     def to_json(self) -> str:
         """As text, sealed with the digest of all the rest."""
@@ -112,40 +88,63 @@ class Manifest:
         return json.dumps({**content, DIGEST: seal(content)}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Manifest:
+    def from_json(cls, content: str | bytes) -> Manifest:
         """Read what `to_json` wrote.
 
         Raises:
-            ArtifactError: If it is damaged, or of another version.
+            ArtifactError: If it is damaged, of another version, or says what no artefact of fxlrp would, naming the
+                field.
         """
-        try:
-            content = json.loads(text)
-            found = content.pop(DIGEST)
-            version = content["version"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ArtifactError(f"the manifest is damaged: {type(error).__name__}: {error}") from error
-        if version != VERSION:
+        found = parse(content)
+        if (version := found.get("version")) != VERSION:
             raise ArtifactError(
-                f"the artefact has version {version!r}, and this fxlrp reads version {VERSION}: "
+                f"the artefact has version {reprlib.repr(version)}, and this fxlrp reads version {VERSION}: "
                 "save it again, or install the fxlrp that wrote it"
             )
-        if found != seal(content):
+        digest = found.pop(DIGEST, None)
+        if digest != seal(found):
             raise ArtifactError("the manifest was changed after it was written: its digest does not fit")
-        try:
-            for text in content["conditions"]:
-                clauses.check(text)
-            return cls(
-                **{
-                    **content,
-                    "inputs": specs(content["inputs"]),
-                    "outputs": specs(content["outputs"]),
-                    "explained": specs([content["explained"]])[0],
-                    "sizes": {name: Range(**limits) for name, limits in content["sizes"].items()},
-                    "conditions": tuple(content["conditions"]),
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(f"the manifest is incomplete: {error}") from error
+        manifest: Manifest = record(cls, FIELDS)(found, "")
+        if wrong := next(chain(manifest.contradictions(), manifest.contradictions_of_sizes()), ""):
+            raise ArtifactError(f"the manifest contradicts itself: {wrong}")
+        return manifest
+
+    def to_sign(self) -> bytes:
+        """What a signature is of: everything but itself, in one way to write it."""
+        content = dataclasses.asdict(self)
+        del content[SIGNED]
+        return canonical(content)
+
+    def contradictions(self) -> Iterator[str]:
+        """What the fields say against each other, in sentences."""
+        names, results = [one.name for one in self.inputs], {one.name: one for one in self.outputs}
+        takes = names if self.target == "none" else names[:-1]
+        if len(set(names)) < len(names) or len(results) < len(self.outputs):
+            yield "two inputs or two outputs have one name"
+        if not self.explained.shape:
+            yield "what it explains has no dimension for samples"
+        if not takes or TARGET in takes or names[len(takes) :] not in ([], [TARGET]):
+            yield f"its target is {self.target!r}, and its inputs are {', '.join(names) or 'none'}"
+        if self.target != "none" and kind_of(self.inputs[-1]) != TARGETS[self.target](len(self.explained.shape)):
+            yield f"its target is {self.target!r}, and that input is {self.inputs[-1]}"
+        if results.get(self.explained.name, self.explained) != self.explained:
+            yield f"it explains {self.explained}, and returns {results[self.explained.name]}"
+        if self.explained.name not in results and self.explained.name != OBJECTIVE:
+            yield f"it explains {self.explained.name!r}, which it does not return"
+
+    def contradictions_of_sizes(self) -> Iterator[str]:
+        """Likewise, of numbers."""
+        seen = {size for one in self.inputs for size in one.shape}
+        for name, limits in self.sizes.items():
+            if name not in seen:
+                yield f"{name} is a size of no input"
+            if limits.max is not None and limits.max < limits.min:
+                yield f"{name} is {limits}"
+        for condition in self.conditions:
+            if unknown := sorted(clauses.names(condition) - self.sizes.keys()):
+                yield f"{condition} is of {unknown[0]}, which is no size"
+        if not self.coverage["covered"] <= self.coverage["live"] <= self.coverage["nodes"]:
+            yield f"its coverage is {self.coverage}"
 
     def check_parts(self, parts: Mapping[str, str]) -> None:
         """Compare the digests of what is there with those that were written down.
@@ -161,72 +160,17 @@ class Manifest:
             if self.parts[name] != parts[name]:
                 raise ArtifactError(f"{name} was changed after the artefact was written: its SHA-256 does not fit")
 
-    def check_inputs(self, tensors: Mapping[str, Any]) -> dict[str, int]:
-        """Check the tensors of a call, without the target, and return the value of each named size.
-
-        Raises:
-            SignatureError: If a tensor is missing, unknown, of another dtype or shape, or not finite.
-        """
-        takes = [spec for spec in self.inputs if spec.name != TARGET]
-        names = [spec.name for spec in takes]
-        if list(tensors) != names:
-            given = ", ".join(tensors) or "nothing"
-            raise SignatureError(f"the artefact takes {', '.join(names)}, not {given}\n{self.signature()}")
-        sizes: dict[str, int] = {}
-        for spec in takes:
-            tensor = tensors[spec.name]
-            if not isinstance(tensor, Tensor):
-                raise SignatureError(f"'{spec.name}' must be a tensor, not {type(tensor).__name__}\n{self.signature()}")
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            if dtype != spec.dtype or tensor.layout is not torch.strided:
-                raise SignatureError(f"'{spec.name}' must be of {spec.dtype}, not {dtype}\n{self.signature()}")
-            if tensor.is_meta:
-                raise SignatureError(
-                    f"'{spec.name}' is on the device meta, where there are no numbers: give it on one that has them"
-                )
-            if not self.matches(spec, tuple(tensor.shape), sizes):
-                raise SignatureError(
-                    f"'{spec.name}' has shape {tuple(tensor.shape)}, which does not fit\n{self.signature()}"
-                )
-            if tensor.is_floating_point() and bool((tensor.isnan() | tensor.isposinf()).any()):
-                raise SignatureError(f"'{spec.name}' has NaN or +inf in it; clean it before explaining")
-        self.check_sizes({spec.name: (spec, tuple(tensors[spec.name].shape)) for spec in takes}, sizes)
-        return sizes
-
-    def check_sizes(self, shapes: Mapping[str, tuple[Spec, tuple[int, ...]]], sizes: Mapping[str, int]) -> None:
-        """Check the sizes that are computed of others, and the conditions.
-
-        Raises:
-            SignatureError: If one does not hold.
-        """
-        for name, (spec, shape) in shapes.items():
-            for n, size in zip(shape, spec.shape, strict=True):
-                if isinstance(size, str) and size not in sizes and clauses.value(size, sizes) not in (n, None):
-                    raise SignatureError(f"'{name}' has shape {shape}, which does not fit\n{self.signature()}")
-        doubled = {name: max(2, n) for name, n in sizes.items()}  # one sample was compared when this was saved
-        for text in self.conditions:
-            if not clauses.value(text, doubled):
-                raise SignatureError(f"the program holds where {text}, not for {dict(sizes)}\n{self.signature()}")
-
-    def matches(self, spec: Spec, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
-        """Whether a shape fits; remembers what named sizes stand for."""
-        if len(shape) != len(spec.shape):
-            return False
-        for n, size in zip(shape, spec.shape, strict=True):
-            if isinstance(size, int):
-                fits = n == size
-            else:
-                limits = self.sizes.get(size)  # none: a size computed of others, which the program checks
-                fits = limits is None or (
-                    sizes.setdefault(size, n) == n and limits.min <= n and (limits.max is None or n <= limits.max)
-                )
-            if not fits:
-                return False
-        return True
-
     def explained_shape(self, sizes: Mapping[str, int]) -> tuple[int | None, ...]:
-        """Shape of the explained output; None for a size computed of others, which the program knows."""
-        return tuple(size if isinstance(size, int) else sizes.get(size) for size in self.explained.shape)
+        """Shape of the explained output; None for a size computed of others, which the program knows.
+
+        Raises:
+            SignatureError: If the inputs do not tell how many samples there are.
+        """
+        first, *rest = self.explained.shape
+        samples = first if isinstance(first, int) else clauses.value(first, sizes)
+        if first not in sizes and (type(samples) is not int or not 0 <= samples <= MOST_SAMPLES):
+            raise SignatureError(f"the inputs do not tell how many samples there are: {first}\n{self.signature()}")
+        return (samples, *(size if isinstance(size, int) else sizes.get(size) for size in rest))
 
     def at_most(self, name: str, largest: int) -> Manifest:
         """The same for smaller values of a size.
@@ -252,18 +196,49 @@ class Manifest:
 
     def signature(self) -> str:
         """What it takes."""
-        lines = ["It takes", *(f"  {spec}" for spec in self.inputs)]
+        lines = ["It takes", *(f"  {one}" for one in self.inputs)]
         lines += [f"  {name} is {limits}" for name, limits in self.sizes.items()]
-        lines += [f"  where {text}" for text in self.conditions]
+        lines += [f"  where {condition}" for condition in self.conditions]
         lines += [f"  {name} was fixed as {value}" for name, value in self.fixed.items()]
         return "\n".join(lines)
 
 
-def specs(found: Sequence[Mapping[str, Any]]) -> tuple[Spec, ...]:
-    """Read descriptions of tensors."""
-    return tuple(Spec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in found)
+def canonical(content: Mapping[str, Any]) -> bytes:
+    """A description in the one way that digests and signatures are of."""
+    try:
+        return json.dumps(content, sort_keys=True).encode()
+    except RecursionError:
+        raise ArtifactError("the manifest is damaged: it is nested too deeply") from None
 
 
 def seal(content: Mapping[str, Any]) -> str:
     """SHA-256 of a description."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+SHA = text(64, "[0-9a-f]{64}")
+COUNT = integer(0)
+FIELDS: dict[str, Check] = {
+    "version": integer(VERSION, VERSION),
+    "fxlrp": text(),
+    "torch": text(),
+    "format": word("pt2", "aoti", "onnx"),
+    "device": device,
+    "model": text(),
+    "fingerprint": SHA,
+    "parameters": COUNT,
+    "rules": text(),
+    "table": text(2**20, lines=True),
+    "coverage": record(dict, {"nodes": COUNT, "live": COUNT, "covered": COUNT}),
+    "target": word("none", *TARGETS),
+    "largest": integer(LARGEST, LARGEST),
+    "inputs": many(spec(IDENTIFIER), most=1000),
+    "fixed": named(NAME, text(10_000, lines=True), most=1000),
+    "outputs": many(spec(RESULT), most=10_000),
+    "explained": spec(NAME),
+    "sizes": named(IDENTIFIER, RANGE, most=1000),
+    "conditions": many(clause, most=1000),
+    "parts": named(NAME, SHA, most=100_000),
+    SIGNED: text(128, "([0-9a-f]{128})?"),
+}
+"""What each field may hold."""

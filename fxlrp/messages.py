@@ -16,7 +16,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fxlrp.errors import RequestError, SignatureError, TargetError
-from fxlrp.manifest import TARGET, Manifest, Spec
+from fxlrp.manifest import TARGET, Manifest
+from fxlrp.specs import Spec
 
 JSON = "application/json"
 BINARY = "application/x-safetensors"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,19 +14,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp._torch import tree_map_only
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import transformers
+from fxlrp.manifest import MEMBER
 from fxlrp.targets import Target
 from fxlrp.tokens import Sentence
 
 TEXT = "The capital of France is Paris, and the capital of Italy is Rome."
-KINDS = "a model is package.module:callable, a .pt2 file of torch.export.save, or hf:FOLDER_OR_NAME"
+KINDS = "a model is package.module:callable, a .pt2 file of torch.export.save (with --trust), or hf:FOLDER_OR_NAME"
 
 
 @dataclass(frozen=True)
@@ -49,32 +49,54 @@ class Loaded:
     token: Callable[[int], str] | None = None
 
 
-def load(spec: str, text: str | None = None) -> Loaded:
+def load(spec: str, text: str | None = None, trust: bool = False) -> Loaded:
     """The model that a command line names.
 
     Args:
         spec: ``package.module:callable``, a ``.pt2`` file, or ``hf:`` and a folder or name.
         text: Input text, for a model with a tokenizer.
+        trust: Whether a file that torch.export.save wrote may be loaded.
 
     Raises:
-        ArtifactError: If a saved model is missing or cannot be read.
+        ArtifactError: If a saved model is missing, is not trusted, cannot be read, or is an artefact.
         FxlrpError: If the name leads to no model.
     """
     if spec.startswith("hf:"):
         return hub(spec.removeprefix("hf:"), text)
     if text is not None:
         raise SignatureError("--text needs a model with a tokenizer, hf:FOLDER_OR_NAME; give --input for this one")
+    if is_artifact(spec):
+        raise ArtifactError(
+            f"{spec} is an artefact of fxlrp, a finished program: it is for `fxlrp run`, explain, serve and batch. "
+            "This needs the model that it was made of"
+        )
     if spec.endswith(".pt2"):
-        return exported(Path(spec))
+        return exported(Path(spec), trust)
     if ":" not in spec:
         raise FxlrpError(f"{spec!r} names no model: {KINDS}")
     return called(spec)
 
 
-def exported(path: Path) -> Loaded:
+def is_artifact(spec: str) -> bool:
+    """Whether a command line names a file that fxlrp wrote; no part of it is read but the names of its members."""
+    if not spec.endswith(".pt2"):
+        return spec.endswith(".onnx")
+    try:
+        with zipfile.ZipFile(spec) as members:
+            return any(name.partition("/")[2] == MEMBER for name in members.namelist())
+    except Exception:  # zipfile raises a dozen kinds for what is no archive
+        return False
+
+
+def exported(path: Path, trust: bool) -> Loaded:
     """A program that torch.export.save wrote."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
+    if not trust:
+        raise ArtifactError(
+            f"{path} was not written by fxlrp. torch.export.load evaluates Python code of such a file and unpickles "
+            "parts of it, which can do whatever you can. If you trust its origin: --trust"
+        )
     try:
         with silenced():
             program = torch.export.load(path)
@@ -188,49 +210,6 @@ def example(name: str, config: Any) -> dict[str, Tensor]:
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     noise = torch.rand(1, getattr(vision, "num_channels", 3), height, width, generator=torch.Generator().manual_seed(0))
     return {name: noise}
-
-
-def read_inputs(paths: Sequence[Path]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments from files: an array of ``.npy``, named arrays of ``.npz``, or what is in a ``.pt`` file.
-
-    A tuple or list in a ``.pt`` file is several positional arguments, a dictionary keyword arguments.
-
-    Raises:
-        SignatureError: If a file is missing or cannot be read.
-    """
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for path in paths:
-        found = read_file(path)
-        if isinstance(found, Mapping):
-            kwargs.update(found)
-        else:
-            args.extend(found if isinstance(found, (tuple, list)) else [found])
-    return tuple(args), kwargs
-
-
-def read_file(path: Path) -> Any:
-    """The tensor or tensors in a file."""
-    if not path.is_file():
-        raise SignatureError(f"there is no file {path}")
-    try:
-        if path.suffix == ".pt":
-            return torch.load(path, map_location="cpu", weights_only=True)
-        if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False))
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except Exception as error:
-        raise SignatureError(f"{path} could not be read: {summary(error)}") from error
-    raise SignatureError(f"{path}: an input is a .npy, .npz or .pt file")
-
-
-def converted(model: nn.Module | ExportedProgram, inputs: Any) -> Any:
-    """Inputs with floating point tensors in the model's own type."""
-    weights = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
-    dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.get_default_dtype())
-    return tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)
 
 
 def summary(error: Exception) -> str:

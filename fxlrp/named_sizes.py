@@ -11,8 +11,8 @@ from torch.export import ExportedProgram
 from fxlrp.clauses import write as write_clause
 from fxlrp.errors import ArtifactError
 from fxlrp.guards import Guards, is_symbolic, user_inputs
-from fxlrp.manifest import Range
 from fxlrp.pipeline import Plan
+from fxlrp.specs import Range
 
 
 def named_sizes(plan: Plan) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,28 @@ from torch.export import ExportedProgram
 from fxlrp.decompositions import decompositions
 from fxlrp.errors import ArtifactError, FxlrpError
 from fxlrp.extras import require
+from fxlrp.keys import check_signature, signed
 from fxlrp.manifest import Manifest
+from fxlrp.onnx_checks import check_model, drop_remarks
+from fxlrp.onnx_sizes import check_sizes
 from fxlrp.opened import OPENED
+
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
 KEY = "fxlrp"
 """Of the manifest, among the model's metadata."""
+MARK = b"\n\x05fxlrp\x12"
+"""What comes in front of the manifest: the key as a field of a message, and the tag of the next one."""
+CONTINUED = bytes(range(128, 256))
+"""All bytes of a number in protobuf but its last."""
+FOLDED = 2**26
+"""Bytes of a constant that onnxruntime may compute when it loads a model."""
 LIMIT = 2**31 - 2**24
 """Bytes that one message of protobuf can hold, less what the graph may take."""
 
 
-def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path) -> None:
-    """Write a program as one ONNX file, with the manifest behind it.
+def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path, key: Any = None) -> None:
+    """Write a program as one ONNX file, with the manifest behind it, signed if there is a key.
 
     Raises:
         ArtifactError: If an op has no ONNX form, or the weights are too large.
@@ -49,7 +60,9 @@ def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path) -> None
                 output_names=[spec.name for spec in manifest.outputs],
             )
             assert made is not None
-            content = made.model_proto.SerializeToString()
+            model = made.model_proto
+            drop_remarks(model)
+            content = model.SerializeToString()
     except FxlrpError:
         raise
     except Exception as error:
@@ -57,7 +70,7 @@ def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path) -> None
             f"the program has no ONNX form\n  {reason(error)}\nThe format 'pt2' takes any program."
         ) from error
     parts = {"model": hashlib.sha256(content).hexdigest()}
-    path.write_bytes(content + trailer(replace(manifest, parts=parts)))
+    path.write_bytes(content + trailer(signed(replace(manifest, device="cpu", parts=parts), key)))
 
 
 def reason(error: BaseException) -> str:
@@ -79,50 +92,73 @@ def trailer(manifest: Manifest) -> bytes:
     return content
 
 
-def read_onnx(path: Path, content: bytes) -> tuple[Manifest, Callable[[Sequence[Tensor]], list[Tensor]]]:
+def read_onnx(path: Path, content: bytes, keys: Sequence[bytes] | None = None) -> tuple[Manifest, Run]:
     """The manifest of an ONNX file, and what runs it.
 
+    Args:
+        path: The file, for errors.
+        content: All of it.
+        keys: Public keys, one of which must have signed it; see `check_signature`.
+
     Raises:
-        ArtifactError: If it is damaged, or reads other files.
+        ArtifactError: If it is damaged, or holds what fxlrp does not write.
     """
     onnx = require("onnx", "onnx")
-    runtime = require("onnxruntime", "onnx")
-    try:
-        model = onnx.ModelProto.FromString(content)
-        described = {entry.key: entry.value for entry in model.metadata_props}
-    except Exception as error:
-        raise ArtifactError(f"{path} is no ONNX file, or is damaged: {error}") from error
-    if KEY not in described:
-        raise ArtifactError(f"{path} was not written by fxlrp, or is cut off: it has no manifest")
-    manifest = Manifest.from_json(described[KEY])
+    manifest = read_trailer(content)
+    check_signature(manifest, keys)
+    if (manifest.format, manifest.device) != ("onnx", "cpu"):
+        raise ArtifactError(f"{path} says that it is of format {manifest.format!r}, on {manifest.device}")
     behind = trailer(manifest)
     if not content.endswith(behind):
-        raise ArtifactError(f"{path} goes on behind its manifest")
-    manifest.check_parts({"model": hashlib.sha256(content[: -len(behind)]).hexdigest()})
-    if any(tensor.external_data for tensor in tensors_of(model.graph)):
-        raise ArtifactError(f"{path} reads weights from other files, which fxlrp does not write")
+        raise ArtifactError(f"{path} goes on behind its manifest, or is cut off there")
+    content = content[: -len(behind)]
+    manifest.check_parts({"model": hashlib.sha256(content).hexdigest()})
     try:
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        model = onnx.ModelProto.FromString(content)
+        model.DiscardUnknownFields()  # what this package does not know, onnxruntime might
+        check_model(model, manifest)
+        check_sizes(model)
+        content = model.SerializeToString()
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
     except Exception as error:
-        raise ArtifactError(f"onnxruntime cannot load {path}\n  {error}") from error
-    names = [spec.name for spec in manifest.inputs]
+        raise ArtifactError(f"{path} is no ONNX file, or is damaged: {error}") from error
+    del model
+    return manifest, runner(content, [spec.name for spec in manifest.inputs])
+
+
+def read_trailer(content: bytes) -> Manifest:
+    """The manifest at the end of a file; nothing in front of it is looked at.
+
+    Raises:
+        ArtifactError: If there is none.
+    """
+    start = content.rfind(MARK)
+    if start < 0:
+        raise ArtifactError("the file was not written by fxlrp, or is cut off: it has no manifest")
+    behind = content[start + len(MARK) :]
+    return Manifest.from_json(behind.lstrip(CONTINUED)[1:])  # without its length
+
+
+def runner(content: bytes, names: Sequence[str]) -> Run:
+    """What runs a model that was looked through.
+
+    Raises:
+        ArtifactError: If onnxruntime cannot.
+    """
+    runtime = require("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the first bytes look like
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(FOLDED))
+    once = {"enable_fallback": 0, "read_config_from_model": 0}
+    try:
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"], **once)
+    except Exception as error:
+        raise ArtifactError(f"onnxruntime cannot load the model\n  {error}") from error
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         given = {name: np.ascontiguousarray(t.detach().cpu().numpy()) for name, t in zip(names, tensors, strict=True)}
         return [torch.from_numpy(array) for array in session.run(None, given)]
 
-    return manifest, run
-
-
-def tensors_of(graph: Any) -> Iterator[Any]:
-    """Every tensor stored in a graph and in the graphs inside it."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node or inner.initializer:
-                    yield from tensors_of(inner)
+    return run

@@ -14,7 +14,7 @@ Model = Annotated[
     str,
     typer.Argument(
         help="package.module:callable (a function without arguments that returns a module, (module, args) or "
-        "(module, args, kwargs)), a .pt2 file of torch.export.save, or hf:FOLDER_OR_NAME (transformers)."
+        "(module, args, kwargs)), a .pt2 file of torch.export.save (with --trust), or hf:FOLDER_OR_NAME (transformers)."
     ),
 ]
 Input = Annotated[
@@ -41,6 +41,17 @@ TargetOption = Annotated[
 ]
 Strict = Annotated[
     bool, typer.Option("--strict/--no-strict", help="Fail for ops without a rule, or use the plain adjoint there.")
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Load a .pt2 file of torch.export.save, which can run any code with your rights."),
+]
+Native = Annotated[
+    bool, typer.Option("--allow-native-code", help="Load machine code (format aoti), which runs with your rights.")
+]
+Key = Annotated[
+    list[Path] | None,
+    typer.Option("--key", help="PEM file of a public key: load only what it has signed. May be given several times."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

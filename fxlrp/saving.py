@@ -24,22 +24,25 @@ from fxlrp.dense import densify
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.files import replaced, uninterrupted
 from fxlrp.guards import is_symbolic
-from fxlrp.manifest import MEMBER, TARGET, VERSION, Manifest, Range, Spec
+from fxlrp.keys import signed
+from fxlrp.manifest import MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
 from fxlrp.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.onnx_files import write_onnx
 from fxlrp.pipeline import Plan
 from fxlrp.program import Program
 from fxlrp.rulesets import RuleSet
+from fxlrp.specs import Range, Spec
 from fxlrp.targets import LARGEST
 from fxlrp.typed import spell_types
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A relevance program as torch.export knows it, and what is to be said about it."""
+    """A relevance program as torch.export knows it, what is to be said about it, and the key that signs it."""
 
     program: ExportedProgram
     manifest: Manifest
+    key: Any = None
 
 
 def export(plan: Plan, program: Program, rules: RuleSet, model: str, ones: Collection[str]) -> Exported:
@@ -107,7 +110,7 @@ def explained_name(plan: Plan) -> str:
     """The name of the output that is explained; another one if it is computed of the outputs."""
     outputs = [node for node in plan.captured.outputs if isinstance(node, fx.Node)]
     named = zip(outputs, output_names(plan), strict=True)
-    return next((name for node, name in named if node is plan.captured.explained), "objective")
+    return next((name for node, name in named if node is plan.captured.explained), OBJECTIVE)
 
 
 def dim_of(size: Any, names: dict[str, str], dims: dict[str, Any]) -> Any:
@@ -175,7 +178,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> str:
 
 def write_pt2(exported: Exported, path: Path) -> None:
     """An archive of torch.export."""
-    package(exported.manifest, path, exported_programs={"model": exported.program})
+    package(exported, path, exported_programs={"model": exported.program})
 
 
 def write_aoti(exported: Exported, path: Path) -> None:
@@ -192,22 +195,24 @@ def write_aoti(exported: Exported, path: Path) -> None:
             f"AOTInductor cannot compile the relevance program\n  {type(error).__name__}: {error}\n"
             "It needs a C++ compiler. The format 'pt2' needs none."
         ) from error
-    package(exported.manifest, path, aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]})
+    package(exported, path, aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]})
 
 
-def package(manifest: Manifest, path: Path, **content: Any) -> None:
-    """Write an archive of torch, and the manifest into it, with the digests of everything else."""
+def package(exported: Exported, path: Path, **content: Any) -> None:
+    """Write an archive of torch, and into it the manifest with the digests of everything else, signed if asked for."""
     with path.open("w+b") as file:
         with uninterrupted(file) as held:
             package_pt2(held, **content)
         with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as members:
             parts = archive.digests(members, without=MEMBER)
-            members.writestr(archive.full(members, MEMBER), replace(manifest, parts=parts).to_json())
+            members.writestr(
+                archive.full(members, MEMBER), signed(replace(exported.manifest, parts=parts), exported.key).to_json()
+            )
 
 
 def write_interchange(exported: Exported, path: Path) -> None:
     """One ONNX file, which runs on the processor wherever its program was made."""
-    write_onnx(exported.program, replace(exported.manifest, device="cpu"), path)
+    write_onnx(exported.program, exported.manifest, path, exported.key)
 
 
 WRITERS: dict[str, Callable[[Exported, Path], None]] = {

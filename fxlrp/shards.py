@@ -18,9 +18,10 @@ from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import require
 from fxlrp.files import replaced
 from fxlrp.loading import Artifact, load
-from fxlrp.manifest import TARGET, Manifest, Range, Spec
+from fxlrp.manifest import TARGET, Manifest
 from fxlrp.pictures import draw, picture
 from fxlrp.samples import Row, Source
+from fxlrp.specs import Range, Spec
 from fxlrp.targets import resolved
 
 PART = "part-{:06}.parquet"
@@ -68,6 +69,7 @@ class Job:
         batch_size: Most rows that run together.
         shard: Rows per shard.
         png: Whether to draw every row.
+        key: As for `load`, in PEM.
     """
 
     path: Path
@@ -80,13 +82,14 @@ class Job:
     batch_size: int
     shard: int
     png: bool = False
+    key: tuple[bytes, ...] | None = None
 
     @cached_property
     def artifact(self) -> Artifact:
         """Loaded once per process."""
         if digest(self.path) != self.digest:
             raise ArtifactError(f"{self.path} was changed during the run")
-        return load(self.path, allow_native_code=self.allow_native_code)
+        return load(self.path, allow_native_code=self.allow_native_code, key=self.key)
 
     def shards(self) -> range:
         """Numbers of all shards; an empty source has one, which is empty."""

@@ -171,8 +171,8 @@ def saved(name):
         ["mine:positional"],
         ["mine:keyword"],
         ["mine:exported"],
-        ["model.pt2"],
-        ["model.pt2", "--input", "x.npy"],
+        ["model.pt2", "--trust"],
+        ["model.pt2", "--trust", "--input", "x.npy"],
         ["mine:module", "--input", "x.pt"],
         *(["mine:bare", "--input", name] for name in ("x.npy", "x.npz", "x.pt", "tuple.pt", "dict.pt")),
     ],
@@ -295,7 +295,9 @@ MISTAKES = {
     "returns too much": (["mine:four"], ["returned (Sequential, tuple, dict, NoneType)", "(module, args, kwargs)"]),
     "no inputs": (["mine:bare"], ["mine:bare comes without example inputs", "--input", "(module, args)"]),
     "missing artefact": (["gone.pt2"], ["there is no file gone.pt2"]),
-    "damaged artefact": (["damaged.pt2"], ["damaged.pt2", "damaged", "torch.export.save"]),
+    "damaged artefact": (["damaged.pt2", "--trust"], ["damaged.pt2", "damaged", "torch.export.save"]),
+    "artefact of a stranger": (["model.pt2"], ["model.pt2", "Python code", "unpickles", "--trust"]),
+    "key for a model": (["mine:bare", "--key", "x.npy"], ["--key is not for this", "no artefact"]),
     "missing folder": (["hf:./gone"], ["there is no folder ./gone"]),
     "folder without a model": (["hf:."], ["transformers loads no model from '.'", "model_type"]),
     "missing input": (["mine:bare", "--input", "gone.npy"], ["there is no file gone.npy"]),
@@ -305,7 +307,7 @@ MISTAKES = {
     "array of words": (["mine:bare", "--input", "words.npy"], ["words.npy could not be read"]),
     "unknown kind of file": (["mine:bare", "--input", "x.csv"], ["x.csv", ".npy, .npz or .pt"]),
     "wrong shape": (["mine:bare", "--input", "wide.npy"], ["Sequential could not be captured", "[2, 5]"]),
-    "wrong shape for an artefact": (["model.pt2", "--input", "wide.npy"], ["do not fit", "input: (2, 4)"]),
+    "wrong shape for an artefact": (["model.pt2", "--trust", "--input", "wide.npy"], ["do not fit", "input: (2, 4)"]),
     "text for no tokenizer": (["mine:bare", "--text", "a"], ["--text needs", "hf:", "--input"]),
     "text and input": (["mine:bare", "--text", "a", "--input", "x.npy"], ["--input or --text, not both"]),
     "target is a word": (["mine:positional", "--target", "cat"], ["--target 'cat'", "(281)", "-1,*"]),
@@ -329,7 +331,7 @@ def test_a_mistake_is_one_message_and_status_2(folder, mistake):
 
 @pytest.mark.parametrize(
     ("spec", "kind"),
-    [("gone.pt2", fxlrp.ArtifactError), ("damaged.pt2", fxlrp.ArtifactError), ("mine:loose", fxlrp.FxlrpError)],
+    [("gone.pt2", fxlrp.ArtifactError), ("model.pt2", fxlrp.ArtifactError), ("mine:loose", fxlrp.FxlrpError)],
 )
 def test_debug_lets_the_error_through(folder, spec, kind):
     with pytest.raises(kind):
@@ -479,6 +481,34 @@ def test_the_program_in_a_pipe(folder):
     failed = subprocess.run([*code, "coverage", "damaged.pt2"], capture_output=True, text=True, check=False)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert "Traceback" not in failed.stderr
+
+
+def test_an_artefact_is_explained_by_itself(folder):
+    """By the one loader: no code of the file runs, and what has no meaning for it is refused."""
+    run("export", "mine:positional", "--out", "m.pt2")
+    run("export", "mine:named", "--out", "two.pt2", "--read", "layer")
+    out = run("explain", "m.pt2", "--input", "x.pt", "--target", "1", "--save", "out").output
+    model = run("explain", "mine:positional", "--input", "x.pt", "--target", "1", "--save", "model").output
+    assert out == model.replace("model.npz", "out.npz")
+    torch.testing.assert_close(saved("out.npz"), saved("model.npz"))
+    assert "relevance of x" in run("explain", "two.pt2", "--input", "x.pt").output
+    for options, text in (
+        ([], "give --input"),
+        (["--input", "x.pt", "--rules", "epsilon"], "--rules is not for this"),
+        (["--input", "x.pt", "--trust"], "--trust is not for this"),
+        (["--input", "wide.npy"], "must be of float32"),
+    ):
+        assert text in run("explain", "m.pt2", *options, code=2).stderr
+    for command in ("graph", "coverage", "verify", "bench"):
+        assert "needs the model" in run(command, "two.pt2", code=2).stderr
+    assert "needs the model" in run("export", "m.pt2", "--out", "again.pt2", code=2).stderr
+
+
+def test_no_code_of_a_file_runs_unless_it_is_trusted(folder, monkeypatch):
+    monkeypatch.setattr(torch.export, "load", lambda path: pytest.fail("torch has read the file"))
+    for command in ("explain", "graph", "coverage", "verify", "bench"):
+        assert "--trust" in run(command, "model.pt2", code=2).stderr
+    assert "--trust" in run("export", "model.pt2", "--out", "again.pt2", code=2).stderr
 
 
 def test_models_are_not_left_in_training_mode(folder):

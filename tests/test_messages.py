@@ -18,8 +18,10 @@ from torch import Tensor, nn
 import fxlrp
 from fxlrp.batching import Batcher, Tensors, joinable
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.manifest import Manifest, Range, Spec
+from fxlrp.fitting import check_inputs
+from fxlrp.manifest import Manifest
 from fxlrp.messages import BINARY, JSON, decode, encode, index_of, tensor_of
+from fxlrp.specs import Range, Spec
 
 FLOATS = {"float16": 16, "bfloat16": 32, "float32": 32, "float64": 64}
 INTEGERS = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
@@ -145,7 +147,7 @@ def test_an_id_that_no_table_has_fails_alone(tmp_path: Path) -> None:
     path = fxlrp.compile(Words().eval(), dynamic_shapes="auto").save(tmp_path / "words.pt2", ids.repeat(2, 1))
     artifact = fxlrp.load(path)
     with pytest.raises(SignatureError, match="ids_1 is 1 to 2"):
-        artifact.manifest.at_most("ids_1", 2).check_inputs({"ids": ids})
+        check_inputs(artifact.manifest.at_most("ids_1", 2), {"ids": ids})
     jobs = [{"ids": ids + shift, **artifact.chosen({"ids": ids}, 1)} for shift in (0, 7, 1)]
     (one, bad, two), calls = run_all(artifact.run, jobs, most=8)
     assert calls == [1, 1]
@@ -177,10 +179,10 @@ def test_sizes_can_be_narrowed() -> None:
     narrow = about.at_most("batch", 5).at_most("length", 10**6)
     assert narrow.sizes == {"batch": Range(1, 5), "length": Range(2, 64)}
     ids = torch.ones(3, 6, dtype=torch.int64)
-    assert narrow.check_inputs({"mask": ids, "ids": ids}) == {"batch": 3, "length": 6}
+    assert check_inputs(narrow, {"mask": ids, "ids": ids}) == {"batch": 3, "length": 6}
     for mask, rows in ((ids.repeat(2, 1), ids), (ids.repeat(2, 1), ids.repeat(2, 1))):
         with pytest.raises(SignatureError, match="does not fit"):
-            narrow.check_inputs({"mask": mask, "ids": rows})
+            check_inputs(narrow, {"mask": mask, "ids": rows})
     for change, text in (
         (lambda: about.at_most("tokens", 3), "no size 'tokens'"),
         (lambda: about.at_most("batch", 0), "batch is 1 or more, so not at most 0"),

@@ -1,0 +1,59 @@
+"""Arguments of a model or an artefact, from files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from fxlrp._torch import tree_map_only
+from fxlrp.errors import SignatureError
+from fxlrp.models import summary
+
+
+def read_inputs(paths: Sequence[Path]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments from files: an array of ``.npy``, named arrays of ``.npz``, or what is in a ``.pt`` file.
+
+    A tuple or list in a ``.pt`` file is several positional arguments, a dictionary keyword arguments.
+
+    Raises:
+        SignatureError: If a file is missing or cannot be read.
+    """
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for path in paths:
+        found = read_file(path)
+        if isinstance(found, Mapping):
+            kwargs.update(found)
+        else:
+            args.extend(found if isinstance(found, (tuple, list)) else [found])
+    return tuple(args), kwargs
+
+
+def read_file(path: Path) -> Any:
+    """The tensor or tensors in a file."""
+    if not path.is_file():
+        raise SignatureError(f"there is no file {path}")
+    try:
+        if path.suffix == ".pt":
+            return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except Exception as error:
+        raise SignatureError(f"{path} could not be read: {summary(error)}") from error
+    raise SignatureError(f"{path}: an input is a .npy, .npz or .pt file")
+
+
+def converted(model: nn.Module | ExportedProgram, inputs: Any) -> Any:
+    """Inputs with floating point tensors in the model's own type."""
+    weights = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
+    dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.get_default_dtype())
+    return tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)

@@ -1,0 +1,184 @@
+"""What an ONNX model from elsewhere may hold: what fxlrp writes and no more, so that nothing but ops on tensors runs.
+
+Every field of every message is compared with one table. What is not in it, such as data in other files, functions,
+training, sequences, loops and ops of other domains, is refused wherever it is.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from fxlrp.errors import ArtifactError
+from fxlrp.extras import require
+from fxlrp.manifest import Manifest
+from fxlrp.specs import DTYPES, Spec
+
+FIELDS = {
+    name: frozenset(fields.split())
+    for name, fields in {
+        "ModelProto": "ir_version producer_name producer_version opset_import graph",
+        "OperatorSetIdProto": "domain version",
+        "GraphProto": "name node initializer input output",
+        "NodeProto": "name domain op_type input output attribute",
+        "AttributeProto": "name type f i s t floats ints",
+        "TensorProto": "name dims data_type raw_data",
+        "ValueInfoProto": "name type",
+        "TypeProto": "tensor_type",
+        "TypeProto.Tensor": "elem_type shape",
+        "TensorShapeProto": "dim",
+        "TensorShapeProto.Dimension": "dim_value dim_param",
+    }.items()
+}
+"""The fields of each message that fxlrp writes."""
+REMARKS = frozenset({"doc_string", "metadata_props", "value_info"})
+"""Fields that the exporter of torch writes and that nothing needs."""
+OPS = frozenset(
+    """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
+    BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Col2Im Compress Concat Constant ConstantOfShape
+    Conv ConvTranspose Cos Cosh CumSum DFT DepthToSpace Det Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten
+    Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
+    GridSample GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN
+    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mish Mod Mul Neg
+    NonZero Not OneHot Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu
+    SequenceAt Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split SplitToSequence
+    Sqrt Squeeze Sub Sum Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
+    """.split()  # noqa: SIM905
+)
+"""The ops that torch's exporter makes of ATen: without loops, random numbers and recurrent cells."""
+NAMES = {"bfloat16": "BFLOAT16", "float16": "FLOAT16", "float32": "FLOAT", "float64": "DOUBLE"}
+"""ONNX's names of types where they are not torch's in capitals."""
+NODES = 200_000
+RANK = 64
+STEP = 2**20
+"""Largest number in an attribute, such as a stride."""
+LONGEST = 1000
+"""Text in one, and numbers in a constant that are looked at: more are no shape."""
+
+
+def messages(root: Any) -> Iterator[Any]:
+    """A message and all in it, each before those in itself."""
+    stack = [root]
+    while stack:
+        message = stack.pop()
+        yield message
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                stack.extend([value] if hasattr(value, "ListFields") else value)
+
+
+def drop_remarks(model: Any) -> None:
+    """Leave out what a program does not need to run."""
+    for message in messages(model):
+        for field, _ in message.ListFields():
+            if field.name in REMARKS:
+                message.ClearField(field.name)
+
+
+def check_model(model: Any, manifest: Manifest) -> None:
+    """Compare a model with what fxlrp writes, and its inputs and outputs with the manifest.
+
+    Raises:
+        ArtifactError: Naming what is wrong.
+    """
+    if len(model.graph.node) > NODES:
+        raise ArtifactError(f"the model has {len(model.graph.node)} nodes, and {NODES} are the most")
+    for message in messages(model):
+        kind = message.DESCRIPTOR.full_name.removeprefix("onnx.")
+        for field, _ in message.ListFields():
+            if field.name not in FIELDS.get(kind, ()):
+                raise ArtifactError(f"the model has {field.name} in {kind}, which fxlrp does not write")
+        if kind in CHECKS:
+            CHECKS[kind](message)
+    check_given(model)
+    check_values("takes", model.graph.input, manifest.inputs)
+    check_values("returns", model.graph.output, manifest.outputs)
+
+
+def check_tensor(tensor: Any) -> None:
+    """Refuse a tensor whose numbers are not all there."""
+    dtype = types().get(tensor.data_type)
+    if dtype is None or len(tensor.dims) > RANK or min(tensor.dims, default=0) < 0:
+        raise ArtifactError(f"the model has a tensor of type {tensor.data_type} and shape {shown(tensor.dims)}")
+    size = math.prod(tensor.dims) * getattr(torch, dtype).itemsize
+    if size != len(tensor.raw_data):
+        raise ArtifactError(f"the model has a tensor of {size} bytes with {len(tensor.raw_data)} of them")
+
+
+def check_domain(message: Any) -> None:
+    """Refuse ops that are not of ONNX itself."""
+    if message.domain not in ("", "ai.onnx"):
+        raise ArtifactError(f"the model has ops of {message.domain[:LONGEST]!r}, which fxlrp does not write")
+
+
+def check_node(node: Any) -> None:
+    """Refuse ops that fxlrp does not write."""
+    check_domain(node)
+    if node.op_type not in OPS:
+        raise ArtifactError(f"the model has the op {node.op_type[:LONGEST]!r}, which fxlrp does not write")
+
+
+def check_attribute(attribute: Any) -> None:
+    """Refuse numbers and texts that no op of fxlrp's has."""
+    numbers = [] if attribute.name in CONSTANTS else [attribute.i, *attribute.ints]
+    if max(map(abs, numbers), default=0) > STEP or len(attribute.s) > LONGEST:
+        raise ArtifactError(f"the model has {attribute.name[:LONGEST]} = {shown(attribute.ints or [attribute.i])}")
+
+
+def check_given(model: Any) -> None:
+    """Refuse nodes that leave out an input which their op needs: onnxruntime takes it for granted."""
+    defs = require("onnx.defs", "onnx")
+    if len(model.opset_import) != 1:
+        raise ArtifactError(f"the model has {len(model.opset_import)} sets of ops, and fxlrp writes 1")
+    for node in model.graph.node:
+        inputs = defs.get_schema(node.op_type, model.opset_import[0].version, "").inputs
+        for i, name in enumerate(node.input):
+            known = inputs[min(i, len(inputs) - 1)]
+            if not name and known.option != defs.OpSchema.FormalParameterOption.Optional:
+                raise ArtifactError(f"the model has {node.op_type} without an input that it needs")
+
+
+def check_values(verb: str, values: Sequence[Any], specs: Sequence[Spec]) -> None:
+    """Compare the inputs or outputs of a graph with what the manifest says of them."""
+    if [value.name for value in values] != [spec.name for spec in specs]:
+        names = ", ".join(value.name for value in values)
+        raise ArtifactError(
+            f"the model {verb} {names[:LONGEST]}, and its manifest says {', '.join(s.name for s in specs)}"
+        )
+    for value, spec in zip(values, specs, strict=True):
+        tensor = value.type.tensor_type
+        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+        fits = len(sizes) == len(spec.shape) and types().get(tensor.elem_type) == spec.dtype
+        if not fits or any(isinstance(n, int) and m not in (n, None) for m, n in zip(sizes, spec.shape, strict=True)):
+            found = f"{shown(sizes)} of {types().get(tensor.elem_type)}"
+            raise ArtifactError(f"the model {verb} {value.name} of shape {found}, and its manifest says {spec}")
+
+
+def shown(numbers: Any) -> str:
+    """A list of numbers, cut off if it is long."""
+    return reprlib.repr(list(numbers))
+
+
+@cache
+def types() -> dict[int, str]:
+    """Types of torch by their numbers in ONNX."""
+    numbers = require("onnx", "onnx").TensorProto.DataType
+    return {numbers.Value(NAMES.get(name, name.upper())): name for name in DTYPES}
+
+
+CONSTANTS = ("value_int", "value_ints")
+"""Attributes that are numbers of the program."""
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "OperatorSetIdProto": check_domain,
+    "NodeProto": check_node,
+    "AttributeProto": check_attribute,
+    "TensorProto": check_tensor,
+}
+"""What is looked at in each kind of message beside its fields."""
