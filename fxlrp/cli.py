@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from fxlrp import __version__, demos, deploy, sentences, targets
+from fxlrp import __version__, demos, deploy, sentences, serving, targets
 from fxlrp import bench as timing
 from fxlrp.api import compile, load_extensions, presets
 from fxlrp.catalogue import as_markdown, as_table, rule_table
@@ -237,7 +237,7 @@ def bench(
     console().print(times.loss(), soft_wrap=True, markup=False)
 
 
-for command in (deploy.export, deploy.run, deploy.serve, deploy.batch):
+for command in (deploy.export, deploy.run, serving.serve, deploy.batch):
     app.command()(command)
 
 

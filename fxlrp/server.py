@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
+import ssl
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from starlette.applications import Starlette
 
+from fxlrp.connections import KEPT, Connections
 from fxlrp.errors import FxlrpError
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 """Addresses that other machines cannot reach."""
 GRACE = 10
-"""Seconds that requests have to be answered once the process is told to stop."""
+"""Seconds that requests have to be answered once no others are taken."""
+BACKLOG = 128
+"""Clients that may wait to be taken."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which clients are served.
+
+    Attributes:
+        connections: How many there may be.
+        seconds: Until the head of a request must have come.
+        drain: Seconds for which requests are still taken once the process is told to end: whoever sends them on must
+            notice first.
+        context: For TLS.
+    """
+
+    connections: int = 512
+    seconds: float = 10.0
+    drain: float = 0.0
+    context: ssl.SSLContext | None = None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -30,7 +59,7 @@ def listen(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of connections that closed a moment ago
         sock.bind(address)
-        sock.listen()
+        sock.listen(BACKLOG)
     except OSError as error:
         if sock is not None:
             sock.close()
@@ -40,15 +69,81 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def serve_until_stopped(application: Starlette, sock: socket.socket) -> None:
+def secured(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """What is needed for TLS.
+
+    Raises:
+        FxlrpError: If the files are not a certificate and its key.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        raise FxlrpError(
+            f"{certificate} and {key or 'what is in it'} are no certificate and key in PEM format: {error}"
+        ) from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which goes on for a while when it is told to end."""
+
+    def __init__(self, config: uvicorn.Config, drain: float, told: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.drain, self.told = drain, told
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Of a signal: Ctrl+C does not wait for new requests, and a second signal for nothing."""
+        self.force_exit = self.should_exit
+        self.drain = 0.0 if sig == signal.SIGINT else self.drain
+        self.told()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on, take who has come until then, and end when all are answered."""
+        end = time.monotonic() + self.drain
+        while time.monotonic() < end and not self.force_exit:
+            await asyncio.sleep(0.05)
+        for sock in sockets or []:
+            await self.take_last(sock)
+        await super().shutdown(sockets)
+
+    async def take_last(self, sock: socket.socket) -> None:
+        """Take the clients that wait at a socket, which would be reset when it closes."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(sock)
+        with suppress(BlockingIOError, OSError):
+            while True:
+                client, _ = sock.accept()
+                await loop.connect_accepted_socket(self.protocol, client)
+
+    def protocol(self) -> asyncio.Protocol:
+        """What speaks with a client."""
+        return cast(
+            asyncio.Protocol,
+            self.config.http_protocol_class(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            ),
+        )
+
+
+def serve_until_stopped(application: Starlette, sock: socket.socket, terms: Terms, told: Callable[[], None]) -> None:
     """Answer requests until SIGTERM or SIGINT; then take no more, and return when those that came are answered.
+
+    Args:
+        application: What answers.
+        sock: Where clients come.
+        terms: On which they are served.
+        told: Called when the process is told to end.
 
     Raises:
         FxlrpError: If uvicorn could not start the application.
     """
+    connections = Connections(terms.connections, terms.seconds, terms.context)
     config = uvicorn.Config(
         application,
-        http="h11",  # whatever else is installed: limits and errors are tested with this one
+        http=cast(Any, connections.protocol),
         loop="asyncio",
         ws="none",
         lifespan="on",
@@ -56,9 +151,11 @@ def serve_until_stopped(application: Starlette, sock: socket.socket) -> None:
         log_level="error",  # not a line for every client that does not speak HTTP
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEPT,
         timeout_graceful_shutdown=GRACE,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, terms.drain, told)
     # It raises the signals that it stopped for once more, and one may come before it looks out for them.
     before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
