@@ -128,17 +128,13 @@ class Server(uvicorn.Server):
         )
 
 
-def serve_until_stopped(application: Starlette, sock: socket.socket, terms: Terms, told: Callable[[], None]) -> None:
-    """Answer requests until SIGTERM or SIGINT; then take no more, and return when those that came are answered.
+def server(application: Starlette, terms: Terms, told: Callable[[], None]) -> Server:
+    """What serves an application.
 
     Args:
         application: What answers.
-        sock: Where clients come.
-        terms: On which they are served.
+        terms: On which clients are served.
         told: Called when the process is told to end.
-
-    Raises:
-        FxlrpError: If uvicorn could not start the application.
     """
     connections = Connections(terms.connections, terms.seconds, terms.context)
     config = uvicorn.Config(
@@ -155,14 +151,26 @@ def serve_until_stopped(application: Starlette, sock: socket.socket, terms: Term
         timeout_keep_alive=KEPT,
         timeout_graceful_shutdown=GRACE,
     )
-    server = Server(config, terms.drain, told)
+    return Server(config, terms.drain, told)
+
+
+def serve_until_stopped(serving: Server, sock: socket.socket) -> None:
+    """Answer requests until SIGTERM or SIGINT; then take no more, and return when those that came are answered.
+
+    Args:
+        serving: The server.
+        sock: Where clients come.
+
+    Raises:
+        FxlrpError: If uvicorn could not start the application.
+    """
     # It raises the signals that it stopped for once more, and one may come before it looks out for them.
-    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, serving.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with suppress(SystemExit):  # which some versions raise if it does not start, and others do not
-            server.run(sockets=[sock])
+            serving.run(sockets=[sock])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if not server.started:
+    if not serving.started:
         raise FxlrpError("the service did not start, for the reason that is written above")

@@ -73,7 +73,7 @@ def serve(
     for package in ("starlette", "uvicorn", "prometheus_client", "safetensors"):
         require(package, "serve")
     from fxlrp.desk import Limits
-    from fxlrp.server import LOCAL, Terms, listen, secured, serve_until_stopped
+    from fxlrp.server import LOCAL, Terms, listen, secured, serve_until_stopped, server
     from fxlrp.service import Service
     from fxlrp.watching import log_requests, read_tokens
 
@@ -104,7 +104,7 @@ def serve(
         sys.stdout.flush()
         if log:
             log_requests()
-        serve_until_stopped(service.application(), sock, terms, service.end)
+        serve_until_stopped(server(service.application(), terms, service.end), sock)
 
 
 def named(texts: Sequence[str]) -> dict[str, Path]:
