@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 KEPT = 5
 """Seconds that a connection is kept between two requests."""
@@ -130,7 +130,8 @@ class Patient(H11Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is worked on."""
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
 
     def wait(self, what: Waits) -> None:
         """Note what it waits for."""

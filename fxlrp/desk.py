@@ -117,9 +117,7 @@ class Desk:
             finally:
                 self.in_flight -= 1
 
-    async def explained(
-        self, request: Request, host: Hosted, size: int, read: Callable[[], Call]
-    ) -> dict[str, Tensor]:
+    async def explained(self, request: Request, host: Hosted, size: int, read: Callable[[], Call]) -> dict[str, Tensor]:
         """The results for a request.
 
         Args:

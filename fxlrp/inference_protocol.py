@@ -111,7 +111,7 @@ class Protocol:
         plain = {}
         for output, binary in wanted.items():
             tensor = found[output].contiguous()
-            entry = {"name": output, "datatype": datatype(tensor), "shape": list(tensor.shape)}
+            entry: dict[str, Any] = {"name": output, "datatype": datatype(tensor), "shape": list(tensor.shape)}
             if binary:
                 blobs.append(tensor.flatten().view(torch.uint8).numpy().tobytes())
                 entry["parameters"] = {"binary_data_size": len(blobs[-1])}
@@ -119,7 +119,9 @@ class Protocol:
                 plain[output] = tensor
                 entry["data"] = numbers_of(tensor.flatten())
             outputs.append(entry)
-        head = await self.desk.text({"model_name": name, "model_version": VERSION, **asked.id, "outputs": outputs}, plain)
+        head = await self.desk.text(
+            {"model_name": name, "model_version": VERSION, **asked.id, "outputs": outputs}, plain
+        )
         if not blobs:
             return Response(head, media_type=JSON)
         return Response(b"".join([head, *blobs]), media_type=BYTES, headers={HEADER_LENGTH: str(len(head))})

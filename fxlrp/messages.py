@@ -154,7 +154,9 @@ def flat_tensor(numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
     if dtype is torch.bool:
         return torch.from_numpy(entries.astype(np.bool_))
     limits = torch.iinfo(dtype)
-    if numbers.code == "d" or int(entries.min()) < limits.min or int(entries.max()) > limits.max:  # torch would take -1 for 255
+    if (
+        numbers.code == "d" or int(entries.min()) < limits.min or int(entries.max()) > limits.max
+    ):  # torch would take -1 for 255
         return None
     return torch.from_numpy(entries.astype(str(dtype).removeprefix("torch.")))
 

@@ -1,7 +1,7 @@
 """The process that reads and writes JSON for the service, and what goes through its pipes.
 
-Nothing is imported but Python's own library and modules of this package that need no more, so that the process is small,
-there in some milliseconds, and no loss when it is stopped.
+Nothing is imported but Python's own library and modules of this package that need no more, so that the process is
+small, there in some milliseconds, and no loss when it is stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from fxlrp.errors import RequestError
 from fxlrp.texts import Numbers, TooLarge, parse, shrunk, write
@@ -38,7 +38,7 @@ def split(value: Any, path: Where, found: list[tuple[Where, Numbers]]) -> Any:
     return value
 
 
-def send(stream: BinaryIO, document: Any, blobs: Sequence[bytes | bytearray] = (), error: str = "") -> None:
+def send(stream: IO[bytes], document: Any, blobs: Sequence[bytes | bytearray] = (), error: str = "") -> None:
     """Write a document and bytes into a pipe.
 
     Raises:
@@ -58,7 +58,7 @@ def send(stream: BinaryIO, document: Any, blobs: Sequence[bytes | bytearray] = (
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> tuple[Any, list[bytearray], str]:
+def receive(stream: IO[bytes]) -> tuple[Any, list[bytearray], str]:
     """Read what `send` wrote: the document, the bytes, and the error.
 
     Raises:
@@ -71,14 +71,14 @@ def receive(stream: BinaryIO) -> tuple[Any, list[bytearray], str]:
     document = [head["document"]]
     for (path, shape, types, code), data in zip(head["places"], parts[len(blobs) :], strict=True):
         holder: Any = document
-        *steps, last = (0, *path)
-        for step in steps:
+        where = [0, *path]
+        for step in where[:-1]:
             holder = holder[step]
-        holder[last] = Numbers(tuple(shape), tuple(types), code, data)
+        holder[where[-1]] = Numbers(tuple(shape), tuple(types), code, data)
     return document[0], blobs, head["error"]
 
 
-def taken(stream: BinaryIO, size: int) -> bytearray:
+def taken(stream: IO[bytes], size: int) -> bytearray:
     """So many bytes."""
     data = bytearray(size)
     if size and stream.readinto(data) != size:  # type: ignore[attr-defined]

@@ -120,12 +120,8 @@ class Server(uvicorn.Server):
 
     def protocol(self) -> asyncio.Protocol:
         """What speaks with a client."""
-        return cast(
-            asyncio.Protocol,
-            self.config.http_protocol_class(
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            ),
-        )
+        made = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def server(application: Starlette, terms: Terms, told: Callable[[], None]) -> Server:

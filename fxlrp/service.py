@@ -67,9 +67,7 @@ class Service:
             *inference_protocol.routes(self.desk, self.health, self.ready),
             *instances.routes(self.desk),
         ]
-        watch = Middleware(
-            Watch, routes=routes, answered=self.desk.metrics.answered, ending=lambda: self.ending
-        )
+        watch = Middleware(Watch, routes=routes, answered=self.desk.metrics.answered, ending=lambda: self.ending)
         door = Middleware(Door, tokens=self.tokens, open=OPEN, refused=partial(self.on_http, error=unknown()))
         return Starlette(
             routes=routes,
@@ -105,7 +103,9 @@ class Service:
         if len(self.desk.hosts) == 1:
             return await self.about_one(request)
         most = self.desk.limits.body
-        return JSONResponse({"models": {name: describe(name, host.about, most) for name, host in self.desk.hosts.items()}})
+        return JSONResponse(
+            {"models": {name: describe(name, host.about, most) for name, host in self.desk.hosts.items()}}
+        )
 
     async def about_one(self, request: Request) -> Response:
         """What an artefact is, takes and returns."""

@@ -29,7 +29,9 @@ PLAIN = re.compile(r"\w[\w.\-]*", re.ASCII)
 def serve(
     artifacts: Annotated[
         list[str],
-        typer.Argument(help="Files of `fxlrp export` or of Attributor.save, each as PATH or NAME=PATH.", metavar="FILE..."),
+        typer.Argument(
+            help="Files of `fxlrp export` or of Attributor.save, each as PATH or NAME=PATH.", metavar="FILE..."
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; by default this machine's alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
@@ -84,13 +86,11 @@ def serve(
     tokens = frozenset() if token_file is None else read_tokens(token_file)
     terms = Terms(connections, drain=drain, context=None if tls_cert is None else secured(tls_cert, tls_key))
     with working("loading"):
-        loaded = {
-            name: load(path, allow_native_code=allow_native_code) for name, path in named(artifacts).items()
-        }
+        loaded = {name: load(path, allow_native_code=allow_native_code) for name, path in named(artifacts).items()}
     narrow(loaded, batch_size, parse_sizes(size or ()))
     service = Service(loaded, Limits(max_body * 2**20, queue, batch_size, wait / 1000), tokens)
     with listen(host, port) as sock:
-        for name, hosted in service.desk.hosts.items():
+        for hosted in service.desk.hosts.values():
             console().print(about(hosted.artifact))
             together = hosted.batcher.most > 1
             console().print("Requests of equal shapes run together." if together else "Each request runs by itself.")

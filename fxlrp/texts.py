@@ -126,7 +126,7 @@ def nested(numbers: Any) -> Any:
     if not isinstance(numbers, Numbers):
         raise TypeError(f"{type(numbers).__name__} is not written as JSON")
     entries = array(numbers.code, numbers.data).tolist()
-    level = list(map(bool, entries)) if numbers.types == ("bool",) else entries
+    level: list[Any] = list(map(bool, entries)) if numbers.types == ("bool",) else entries
     if not all(map(math.isfinite, level)):
         level = [entry if math.isfinite(entry) else spelled(entry) for entry in level]
     for depth in range(len(numbers.shape) - 1, 0, -1):

@@ -129,6 +129,7 @@ class Workers:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
             with suppress(BrokenPipeError):
                 pipe.close()
         self.processes.discard(process)

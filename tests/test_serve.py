@@ -24,18 +24,6 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load as from_binary
 from safetensors.torch import save as to_binary
-from starlette.applications import Starlette
-from torch import Tensor, nn
-from typer.testing import CliRunner
-
-import fxlrp
-from fxlrp.batching import joinable
-from fxlrp.cli import app
-from fxlrp.desk import Desk, Limits
-from fxlrp.errors import FxlrpError
-from fxlrp.server import Terms, listen, serve_until_stopped
-from fxlrp.server import server as server_of
-from fxlrp.service import Service
 from served import (
     BINARY,
     JSON,
@@ -52,6 +40,18 @@ from served import (
     serving,
     start,
 )
+from starlette.applications import Starlette
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import fxlrp
+from fxlrp.batching import joinable
+from fxlrp.cli import app
+from fxlrp.desk import Desk, Limits
+from fxlrp.errors import FxlrpError
+from fxlrp.server import Terms, listen, serve_until_stopped
+from fxlrp.server import server as server_of
+from fxlrp.service import Service
 
 MOST = 8
 
