@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import re
 import signal
 import socket
 import ssl
-import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -21,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 import trustme
-from served import JSON, NAME, ask, body, call, connected, images, results, save_digits, serving
+from served import JSON, NAME, Server, ask, body, call, connected, images, results, save_digits, serving
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -64,32 +62,44 @@ async def at_once(_: Request) -> Response:
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
+class Local:
+    """A server in this process, and the clients that it has."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.writers = port, list[asyncio.StreamWriter]()
+
+    async def connect(self, text: bytes) -> Streams:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        writer.write(text)
+        return reader, writer
+
+    async def leave(self) -> None:
+        for writer in self.writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
 @asynccontextmanager
-async def running(terms: Terms) -> AsyncIterator[int]:
-    """The port of a server in this process."""
-    application = Starlette(
-        routes=[Route("/", echo, methods=["GET", "POST"]), Route("/now", at_once, methods=["POST"])]
-    )
+async def running(terms: Terms) -> AsyncIterator[Local]:
+    routes = [Route("/", echo, methods=["GET", "POST"]), Route("/now", at_once, methods=["POST"])]
     with listen("127.0.0.1", 0) as sock:
-        serving = server(application, terms, lambda: None)
+        serving = server(Starlette(routes=routes), terms, lambda: None)
         task = asyncio.create_task(serving.serve(sockets=[sock]))
-        yield sock.getsockname()[1]
-        serving.should_exit = serving.force_exit = True
-        await task
-
-
-async def connect(port: int, text: bytes) -> Streams:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(text)
-    return reader, writer
+        local = Local(sock.getsockname()[1])
+        try:
+            yield local
+        finally:
+            await local.leave()
+            serving.should_exit = True
+            await task
 
 
 async def rest(streams: Streams) -> bytes:
     """What comes until the other side closes; nothing if it does so roughly."""
-    reader, writer = streams
     with suppress(ConnectionError):
-        return await asyncio.wait_for(reader.read(), 30)
-    writer.close()
+        return await asyncio.wait_for(streams[0].read(), 30)
     return b""
 
 
@@ -108,15 +118,15 @@ HALF = GET[:-2]
 
 def test_a_head_that_does_not_come_ends_the_connection() -> None:
     async def story() -> None:
-        async with running(Terms(seconds=0.2)) as port:
-            kept = await connect(port, GET)
+        async with running(Terms(seconds=0.2)) as local:
+            kept = await local.connect(GET)
             assert b"200 OK" in await answered(kept)
             assert b"200 OK" in await answered(kept, GET)
             for text in (b"", b"G", HALF):
-                assert await rest(await connect(port, text)) == b""
+                assert await rest(await local.connect(text)) == b""
             kept[1].write(HALF)
             assert await rest(kept) == b""
-            dripping = await connect(port, b"POST /now HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
+            dripping = await local.connect(b"POST /now HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
             assert b"done" in await answered(dripping)  # and then the body, of which nobody wants to know
 
             async def drip() -> None:
@@ -133,8 +143,8 @@ def test_a_head_that_does_not_come_ends_the_connection() -> None:
 
 def test_a_body_may_come_later_than_a_head() -> None:
     async def story() -> None:
-        async with running(Terms(seconds=0.1)) as port:
-            slow = await connect(port, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab")
+        async with running(Terms(seconds=0.1)) as local:
+            slow = await local.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab")
             await asyncio.sleep(0.3)
             assert (await answered(slow, b"c")).endswith(b"\r\n\r\n3")
 
@@ -143,19 +153,19 @@ def test_a_body_may_come_later_than_a_head() -> None:
 
 def test_where_there_are_too_many_connections_slow_ones_make_room() -> None:
     async def story() -> None:
-        async with running(Terms(connections=6)) as port:
-            kept = await connect(port, GET)
+        async with running(Terms(connections=6)) as local:
+            kept = await local.connect(GET)
             await answered(kept)
-            slow = [await connect(port, HALF) for _ in range(40)]
+            slow = [await local.connect(HALF) for _ in range(40)]
             assert b"200 OK" in await answered(kept, GET)
             for _ in range(3):
-                assert b"200 OK" in await answered(await connect(port, GET))
+                assert b"200 OK" in await answered(await local.connect(GET))
             gone = await asyncio.gather(*map(rest, slow[:30]))
             assert set(gone) == {b""}
             # bodies make room too, when there is nobody else
             for_body = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
-            bodies = [await connect(port, for_body) for _ in range(20)]
-            assert b"200 OK" in await answered(await connect(port, GET))
+            bodies = [await local.connect(for_body) for _ in range(20)]
+            assert b"200 OK" in await answered(await local.connect(GET))
             assert await rest(bodies[0]) == b""
             assert (await answered(bodies[-1], b"abc")).endswith(b"3")
 
@@ -339,17 +349,17 @@ def test_several_artefacts(saved: Path, tmp_path: Path) -> None:
 
 def test_an_end_under_load_loses_nothing(saved: Path, tmp_path: Path) -> None:
     """While it ends it says so, and takes requests all the same; then nobody is cut off."""
-    content, told = body({NAME: X}, 3), threading.Event()
+    content = body({NAME: X}, 3)
 
-    def client(port: int) -> tuple[int, int]:
+    def client(one: Server) -> tuple[int, int]:
         """How many answers it got, and how many of them told it to go elsewhere, until nobody listened any more."""
         answers = closing = 0
-        for _ in itertools.count():
-            with connected(port) as connection:
+        while one.process.poll() is None:
+            with connected(one.port) as connection:
                 try:
                     connection.connect()
                 except ConnectionRefusedError:
-                    return answers, closing
+                    break
                 for _ in range(5):
                     connection.request("POST", "/explain", content, {"Content-Type": JSON})
                     response = connection.getresponse()
@@ -359,16 +369,18 @@ def test_an_end_under_load_loses_nothing(saved: Path, tmp_path: Path) -> None:
                     if response.headers["Connection"] == "close":
                         closing += 1
                         break
-        raise AssertionError
+        return answers, closing
 
     with serving(saved, tmp_path / "log", "--drain", "1") as one, ThreadPoolExecutor(4) as threads:
-        clients = [threads.submit(client, one.port) for _ in range(4)]
-        while one.metric('fxlrp_batch_samples_count{model="digits"}') < 20:
-            pass
-        one.process.send_signal(signal.SIGTERM)
+        assert one.ask(content)[0] == 200
+        clients = [threads.submit(client, one) for _ in range(4)]
+        try:
+            while one.metric('fxlrp_batch_samples_count{model="digits"}') < 20:
+                pass
+        finally:
+            one.process.send_signal(signal.SIGTERM)
         while one.ask(method="GET", path="/ready")[0] == 200:
             pass
-        told.set()
         found = [future.result() for future in clients]
         assert one.process.wait(30) == 0
         assert all(answers > closing > 0 for answers, closing in found)
