@@ -177,7 +177,8 @@ class Handshake(asyncio.Protocol):
             return
         finally:
             self.all.leave(self)
-        assert secured is not None
+        if secured is None:  # the client has gone
+            return
         secured.set_protocol(self.spoken)
         self.spoken.connection_made(secured)
         for data in self.early:
