@@ -136,6 +136,11 @@ class Desk:
         host.artifact.check_reached(chosen, results)
         return results
 
+    async def document(self, body: bytes, host: Hosted) -> Any:
+        """What a body of JSON says; of lists with more numbers than the artefact can take, no more than that."""
+        most = host.about.most_entries()
+        return await self.workers.parse(body, len(body) if most is None else most)
+
     async def text(self, document: Any, results: Mapping[str, Tensor]) -> bytes:
         """The JSON of a document with results in it."""
         return await self.workers.write(document, sum(math.prod(tensor.shape) for tensor in results.values()))

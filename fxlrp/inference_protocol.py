@@ -97,7 +97,7 @@ class Protocol:
         check_plain(request)
         async with self.desk.taken(request) as body:
             length = head_length(request.headers.get(HEADER_LENGTH), len(body))
-            document = await self.desk.workers.parse(body[:length])
+            document = await self.desk.document(body[:length], host)
             asked = Asked.of(document, host.about)
             read = partial(read_tensors, asked.inputs, body[length:], host.about)
             found = await self.desk.explained(request, host, len(body), read)

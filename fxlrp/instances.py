@@ -56,7 +56,7 @@ class Instances:
         check_plain(request)
         check_batched(host.about)
         async with self.desk.taken(request) as body:
-            document = await self.desk.workers.parse(body)
+            document = await self.desk.document(body, host)
             read = partial(read_instances, document, host.about)
             found = await self.desk.explained(request, host, len(body), read)
             kinds = {"predictions": False, "explanations": True}

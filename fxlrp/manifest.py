@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -221,6 +222,13 @@ class Manifest:
     def explained_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Shape of the explained output; a size computed of others has no end here, and the program checks it."""
         return tuple(size if isinstance(size, int) else sizes.get(size, sys.maxsize) for size in self.explained.shape)
+
+    def most_entries(self) -> int | None:
+        """How many numbers the largest input can have; None if a size has no end that is known here."""
+        sizes = {name: limits.max for name, limits in self.sizes.items()}
+        ends = [[size if isinstance(size, int) else sizes.get(size) for size in spec.shape] for spec in self.inputs]
+        known = [[end for end in shape if end is not None] for shape in ends]
+        return max(map(math.prod, known), default=0) if known == ends else None
 
     def at_most(self, name: str, largest: int) -> Manifest:
         """The same for smaller values of a size.

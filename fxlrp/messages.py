@@ -139,7 +139,7 @@ def filled(numbers: Numbers, spec: Spec) -> Tensor:
         names = ", ".join(sorted(wrong))
         raise SignatureError(f"'{spec.name}' has entries of type {names}, and takes {kind}: {spec}")
     if (tensor := flat_tensor(numbers, dtype)) is None:
-        raise SignatureError(f"'{spec.name}' has a number that {spec.dtype} cannot hold")
+        raise SignatureError(f"'{spec.name}' has more numbers than fit, or one that {spec.dtype} cannot hold: {spec}")
     return tensor.reshape(numbers.shape)
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -22,6 +22,7 @@ SMALL = 2**18
 """Bytes of a document without its arrays: the other side reads them while others wait."""
 ERRORS: dict[str, type[RequestError]] = {"RequestError": RequestError, "TooLarge": TooLarge}
 
+Buffer = bytearray | memoryview
 Where = tuple[str | int, ...]
 """The names and positions that lead to a part of a document."""
 
@@ -38,7 +39,7 @@ def split(value: Any, path: Where, found: list[tuple[Where, Numbers]]) -> Any:
     return value
 
 
-def send(stream: IO[bytes], document: Any, blobs: Sequence[bytes | bytearray] = (), error: str = "") -> None:
+def send(stream: IO[bytes], document: Any, blobs: Sequence[bytes | Buffer] = (), error: str = "") -> None:
     """Write a document and bytes into a pipe.
 
     Raises:
@@ -58,15 +59,19 @@ def send(stream: IO[bytes], document: Any, blobs: Sequence[bytes | bytearray] = 
     stream.flush()
 
 
-def receive(stream: IO[bytes]) -> tuple[Any, list[bytearray], str]:
+def receive(stream: IO[bytes], allocate: Callable[[int], Buffer] = bytearray) -> tuple[Any, list[Buffer], str]:
     """Read what `send` wrote: the document, the bytes, and the error.
+
+    Args:
+        stream: The pipe.
+        allocate: Makes room for so many bytes.
 
     Raises:
         EOFError: If the other side has gone.
     """
     (size,) = LENGTH.unpack(taken(stream, LENGTH.size))
-    head = json.loads(taken(stream, size))
-    parts = [taken(stream, size) for size in head["sizes"]]
+    head = json.loads(bytes(taken(stream, size)))
+    parts = [taken(stream, size, allocate) for size in head["sizes"]]
     blobs = parts[: len(parts) - len(head["places"])]
     document = [head["document"]]
     for (path, shape, types, code), data in zip(head["places"], parts[len(blobs) :], strict=True):
@@ -78,18 +83,18 @@ def receive(stream: IO[bytes]) -> tuple[Any, list[bytearray], str]:
     return document[0], blobs, head["error"]
 
 
-def taken(stream: IO[bytes], size: int) -> bytearray:
+def taken(stream: IO[bytes], size: int, allocate: Callable[[int], Buffer] = bytearray) -> Buffer:
     """So many bytes."""
-    data = bytearray(size)
+    data = allocate(size)
     if size and stream.readinto(data) != size:  # type: ignore[attr-defined]
         raise EOFError
     return data
 
 
-def done(document: Any, blobs: Sequence[bytearray]) -> tuple[Any, Sequence[bytes], str]:
-    """What is sent back: the document of a text, or the text of a document."""
+def done(document: Any, blobs: Sequence[Buffer]) -> tuple[Any, Sequence[bytes], str]:
+    """What is sent back: the document of a text, with lists of so many numbers; or the text of a document."""
     try:
-        return (shrunk(parse(bytes(blobs[0]))), (), "") if blobs else (None, [write(document)], "")
+        return (shrunk(parse(bytes(blobs[0])), document), (), "") if blobs else (None, [write(document)], "")
     except RequestError as error:
         return str(error), (), type(error).__name__
     except RecursionError:
@@ -104,7 +109,7 @@ def work(memory: int) -> None:
     Args:
         memory: Bytes that this process may have.
     """
-    os.nice(5)
+    os.nice(10)
     with suppress(ImportError, OSError, ValueError):  # not every system has it
         import resource
 

@@ -136,7 +136,7 @@ class Service:
             if kind == BINARY:
                 found = await self.desk.explained(request, host, len(body), partial(read_binary, body))
                 return Response(write_binary(found), media_type=kind)
-            document = await self.desk.workers.parse(body)
+            document = await self.desk.document(body, host)
             read = partial(read_document, document, host.about)
             found = await self.desk.explained(request, host, len(body), read)
             results = {name: numbers_of(tensor) for name, tensor in found.items()}

@@ -11,7 +11,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -36,14 +36,14 @@ class Numbers:
     Attributes:
         shape: Their lengths, the outermost first.
         types: Names of Python's types of the entries.
-        code: Of `array.array`; empty if the entries are not all numbers, or one is beyond all types.
+        code: Of `array.array`; empty if the entries are not all numbers, too many, or one is beyond all types.
         data: The entries as bytes.
     """
 
     shape: tuple[int, ...]
     types: tuple[str, ...]
     code: str
-    data: bytes | bytearray
+    data: bytes | bytearray | memoryview
 
 
 def parse(text: bytes) -> Any:
@@ -100,18 +100,25 @@ def packed(entries: Sequence[Any], types: tuple[str, ...]) -> tuple[str, bytes]:
     return "", b""
 
 
-def shrunk(value: Any) -> Any:
-    """The document with its large lists packed; what is neither small nor numbers loses its entries."""
+def shrunk(value: Any, most: int) -> Any:
+    """The document with its large lists packed; what is neither small nor numbers loses its entries.
+
+    Args:
+        value: The document.
+        most: Numbers that a list may have; more are lost too.
+    """
     if isinstance(value, dict):
-        return {name: shrunk(part) for name, part in value.items()}
+        return {name: shrunk(part, most) for name, part in value.items()}
     if not isinstance(value, list):
         return value
     numbers = pack(value)
     count = math.prod(numbers.shape)
+    if count > most:
+        return replace(numbers, code="", data=b"")
     if numbers.code and count > FEW:
         return numbers
     if "dict" in numbers.types and len(value) <= MANY:
-        return [shrunk(part) for part in value]
+        return [shrunk(part, most) for part in value]
     flat = sum(len(part) if isinstance(part, list) else 1 for part in value)
     return value if max(count, flat) <= MANY else numbers
 
@@ -125,8 +132,9 @@ def nested(numbers: Any) -> Any:
     """Lists of an array's entries; what is not finite is spelled, as Protocol Buffers do in JSON."""
     if not isinstance(numbers, Numbers):
         raise TypeError(f"{type(numbers).__name__} is not written as JSON")
-    entries = array(numbers.code, numbers.data).tolist()
-    level: list[Any] = list(map(bool, entries)) if numbers.types == ("bool",) else entries
+    entries: array[Any] = array(numbers.code)
+    entries.frombytes(numbers.data)
+    level: list[Any] = list(map(bool, entries)) if numbers.types == ("bool",) else entries.tolist()
     if not all(map(math.isfinite, level)):
         level = [entry if math.isfinite(entry) else spelled(entry) for entry in level]
     for depth in range(len(numbers.shape) - 1, 0, -1):

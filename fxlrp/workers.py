@@ -12,8 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from fxlrp.errors import FxlrpError
-from fxlrp.pipes import ERRORS, receive, send
+from fxlrp.pipes import ERRORS, Buffer, receive, send
 from fxlrp.texts import TooLarge, parse, write
 
 LARGE = 2**16
@@ -58,8 +60,12 @@ class Workers:
         self.own = threading.local()
         self.processes: set[subprocess.Popen[bytes]] = set()
 
-    async def parse(self, text: bytes) -> Any:
+    async def parse(self, text: bytes, most: int) -> Any:
         """The document of a text, with `fxlrp.texts.Numbers` where a large list was.
+
+        Args:
+            text: The text.
+            most: Numbers that a list may have: those of more are not kept.
 
         Raises:
             RequestError: If it is not JSON.
@@ -71,7 +77,7 @@ class Workers:
         if self.room.locked():
             raise Busy("many large bodies of JSON are being read: try again later, or send safetensors")
         async with self.room:
-            document, _ = await self.asked(None, [text])
+            document, _ = await self.asked(most, [text])
         return document
 
     async def write(self, document: Any, entries: int) -> bytes:
@@ -86,11 +92,11 @@ class Workers:
         _, (text,) = await self.asked(document, [])
         return bytes(text)
 
-    async def asked(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[bytearray]]:
+    async def asked(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[Buffer]]:
         """What a process answers."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, self.exchange, document, blobs)
 
-    def exchange(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[bytearray]]:
+    def exchange(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[Buffer]]:
         """Send to this thread's process and wait for its answer; stop it if that does not come."""
         process = self.process()
         assert process.stdin is not None
@@ -99,7 +105,7 @@ class Workers:
         alarm.start()
         try:
             send(process.stdin, document, blobs)
-            found, texts, error = receive(process.stdout)
+            found, texts, error = receive(process.stdout, room_for)
         except (EOFError, BrokenPipeError):
             self.stop(process)
             raise TooLarge("as JSON it takes too much time or memory: use safetensors") from None
@@ -139,6 +145,11 @@ class Workers:
         for process in [*self.processes]:
             self.stop(process)
         self.threads.shutdown()
+
+
+def room_for(size: int) -> memoryview:
+    """Bytes that are not set to 0 before they are read, while others wait."""
+    return np.empty(size, np.uint8).data
 
 
 async def aside(size: int, call: Callable[..., T], *args: Any) -> T:

@@ -21,6 +21,7 @@ from fxlrp.texts import Numbers, TooLarge, nested, pack, parse, shrunk, write
 from fxlrp.workers import Busy, Workers
 
 MEMORY = 2**29
+MOST = 10**6
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 
@@ -38,14 +39,14 @@ def whole(value: Any) -> Any:
 @settings(max_examples=50)
 @given(st.recursive(SCALARS, lambda part: st.lists(part) | st.dictionaries(st.text(), part)))
 def test_packing_changes_no_small_document(document: Any) -> None:
-    assert whole(shrunk(parse(json.dumps(document).encode()))) == document
+    assert whole(shrunk(parse(json.dumps(document).encode()), MOST)) == document
 
 
 @settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 4), st.lists(NUMBERS, min_size=65, max_size=90))
 def test_even_lists_of_numbers_are_packed(outer: int, middle: int, row: list[float]) -> None:
     value = [[row] * middle] * outer
-    numbers = shrunk({"x": value})["x"]
+    numbers = shrunk({"x": value}, MOST)["x"]
     assert numbers == pack(value)
     assert numbers.shape == (outer, middle, len(row))
     assert nested(numbers) == value
@@ -77,13 +78,13 @@ def test_a_process_reads_and_writes_what_is_read_and_written_here(pool: Pool, mo
     monkeypatch.setattr(workers, "LARGE", 0)
     monkeypatch.setattr(workers, "ENTRIES", 0)
     one = pool()
-    found = asyncio.run(one.parse(text))
-    assert found == shrunk(parse(text))
+    found = asyncio.run(one.parse(text, MOST))
+    assert found == shrunk(parse(text), MOST)
     assert whole(found) == document
     assert asyncio.run(one.write(found, 1)) == write(found)
     for wrong, message in ((b"[1", "not JSON"), (b'{"a": 1, "a": 2}', "twice"), (b"[" * 10**6, "deeply")):
         with pytest.raises(RequestError, match=message):
-            asyncio.run(one.parse(wrong))
+            asyncio.run(one.parse(wrong, MOST))
 
 
 def test_the_process_imports_neither_torch_nor_numpy() -> None:
@@ -99,20 +100,20 @@ def test_a_process_that_ends_fails_one_text(pool: Pool) -> None:
     one = pool()
 
     async def story() -> None:
-        expected = await one.parse(LARGE)
+        expected = await one.parse(LARGE, MOST)
         (process,) = one.processes
         process.kill()
         process.wait()
-        assert await one.parse(LARGE) == expected  # it is noticed before anything is sent
+        assert await one.parse(LARGE, MOST) == expected  # it is noticed before anything is sent
         (process,) = one.processes
         process.kill()  # which may be noticed only by what comes back, or not
         for _ in range(2):
             try:
-                assert await one.parse(LARGE) == expected
+                assert await one.parse(LARGE, MOST) == expected
                 break
             except TooLarge:
                 pass
-        assert await one.parse(LARGE) == expected
+        assert await one.parse(LARGE, MOST) == expected
         assert len(one.processes) == 1
 
     asyncio.run(story())
@@ -123,9 +124,9 @@ def test_a_text_that_takes_too_long_is_given_up(pool: Pool) -> None:
 
     async def story() -> None:
         with pytest.raises(TooLarge, match="safetensors"):
-            await one.parse(b"[" + b"0," * 4_000_000 + b"0]")
+            await one.parse(b"[" + b"0," * 4_000_000 + b"0]", MOST)
         one.seconds = 60.0
-        assert isinstance(await one.parse(LARGE), Numbers)
+        assert isinstance(await one.parse(LARGE, MOST), Numbers)
 
     asyncio.run(story())
 
@@ -135,8 +136,8 @@ def test_a_text_that_takes_too_much_memory_is_given_up(pool: Pool) -> None:
 
     async def story() -> None:
         with pytest.raises(TooLarge, match="safetensors"):
-            await one.parse(b"[" + b"[]," * 3_000_000 + b"0]")
-        assert isinstance(await one.parse(LARGE), Numbers)
+            await one.parse(b"[" + b"[]," * 3_000_000 + b"0]", MOST)
+        assert isinstance(await one.parse(LARGE, MOST), Numbers)
 
     asyncio.run(story())
 
@@ -145,9 +146,15 @@ def test_few_large_texts_wait(pool: Pool) -> None:
     one = pool()
 
     async def story() -> None:
-        found = await asyncio.gather(*(one.parse(LARGE) for _ in range(20)), return_exceptions=True)
+        found = await asyncio.gather(*(one.parse(LARGE, MOST) for _ in range(20)), return_exceptions=True)
         busy = [error for error in found if isinstance(error, Busy)]
         assert len(busy) == 20 - workers.WAITING
         assert all(isinstance(numbers, (Numbers, Busy)) for numbers in found)
 
     asyncio.run(story())
+
+
+def test_numbers_that_no_input_can_have_are_not_kept(pool: Pool) -> None:
+    numbers = asyncio.run(pool().parse(LARGE, 39_999))
+    assert numbers == Numbers((20_000, 2), ("float",), "", b"")
+    assert asyncio.run(pool().parse(LARGE, 40_000)) == pack(json.loads(LARGE))
