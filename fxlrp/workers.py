@@ -18,8 +18,8 @@ from fxlrp.errors import FxlrpError
 from fxlrp.pipes import ERRORS, Buffer, receive, send
 from fxlrp.texts import TooLarge, parse, write
 
-LARGE = 2**16
-"""Bytes of a text that is not read here: so many take a millisecond or two, whatever they are."""
+LARGE = 2**15
+"""Bytes of a text that is not read here: so many take some two milliseconds, whatever they are."""
 WAITING = 8
 """Large texts per process that are read or wait for it; those of one client must not fill the service's queue."""
 ENTRIES = 2**12
