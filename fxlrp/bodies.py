@@ -17,14 +17,19 @@ CLOSE = {"Connection": "close"}
 AGAIN = {"Retry-After": "1"}
 
 
-def check_plain(request: Request) -> None:
-    """Refuse what is compressed, of which some bytes can be many.
+def kind_of(request: Request, *kinds: str) -> str:
+    """The kind of a body, one of those that are read; a page of a stranger cannot make a browser send one of these.
 
     Raises:
-        HTTPException: If the body is.
+        HTTPException: If it is another one, or compressed, so that some bytes can be many.
     """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in kinds:
+        known = " or ".join(filter(None, kinds))
+        raise HTTPException(415, f"the Content-Type must be {known}, not {kind or 'none'}")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, "a body must not be compressed")
+    return kind
 
 
 class Arrival:

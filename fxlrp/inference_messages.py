@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,10 +98,10 @@ def expect(value: Any, kind: type, what: str) -> Any:
     return value
 
 
-def flag(entry: Mapping[str, Any], name: str, default: bool, known: Any) -> bool:
+def flag(entry: Mapping[str, Any], name: str, default: bool, known: Collection[str]) -> bool:
     """A parameter that is true or false; of a tensor others must not be given, as they would change what is meant."""
     parameters = expect(entry.get("parameters", {}), dict, "parameters")
-    if known and (unknown := parameters.keys() - known):
+    if known and (unknown := parameters.keys() - set(known)):
         raise RequestError(f"the parameter {min(unknown)!r} is not supported here")
     return bool(expect(parameters.get(name, default), bool, name))
 

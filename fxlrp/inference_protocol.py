@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,10 +17,11 @@ from starlette.routing import Route
 from torch import Tensor
 
 from fxlrp import __version__
-from fxlrp.bodies import check_plain
+from fxlrp.bodies import kind_of
 from fxlrp.desk import Desk, Hosted
 from fxlrp.inference_messages import HEADER_LENGTH, Asked, datatype, head_length, metadata, read_tensors
-from fxlrp.messages import JSON, numbers_of
+from fxlrp.messages import JSON, bytes_of, numbers_of, size_of
+from fxlrp.workers import aside
 
 VERSION = "1"
 """Of every artefact; another one is another file."""
@@ -94,7 +94,7 @@ class Protocol:
     async def infer(self, request: Request) -> Response:
         """Run an artefact."""
         host = self.host(request)
-        check_plain(request)
+        kind_of(request, JSON, BYTES, "")  # Triton's client says none
         async with self.desk.taken(request) as body:
             length = head_length(request.headers.get(HEADER_LENGTH), len(body))
             document = await self.desk.document(body[:length], host)
@@ -106,22 +106,26 @@ class Protocol:
     async def written(self, name: str, asked: Asked, found: Mapping[str, Tensor]) -> Response:
         """The answer."""
         wanted = asked.outputs or dict.fromkeys(found, asked.binary)
-        outputs: list[dict[str, Any]] = []
-        blobs: list[bytes] = []
-        plain = {}
-        for output, binary in wanted.items():
-            tensor = found[output].contiguous()
-            entry: dict[str, Any] = {"name": output, "datatype": datatype(tensor), "shape": list(tensor.shape)}
-            if binary:
-                blobs.append(tensor.flatten().view(torch.uint8).numpy().tobytes())
-                entry["parameters"] = {"binary_data_size": len(blobs[-1])}
-            else:
-                plain[output] = tensor
-                entry["data"] = numbers_of(tensor.flatten())
-            outputs.append(entry)
-        head = await self.desk.text(
-            {"model_name": name, "model_version": VERSION, **asked.id, "outputs": outputs}, plain
-        )
+        outputs, blobs = await aside(size_of(found), described, wanted, found)
+        plain = {output: found[output] for output, binary in wanted.items() if not binary}
+        document = {"model_name": name, "model_version": VERSION, **asked.id, "outputs": outputs}
+        head = await self.desk.text(document, plain)
         if not blobs:
             return Response(head, media_type=JSON)
-        return Response(b"".join([head, *blobs]), media_type=BYTES, headers={HEADER_LENGTH: str(len(head))})
+        whole = await aside(size_of(found), b"".join, [head, *blobs])
+        return Response(whole, media_type=BYTES, headers={HEADER_LENGTH: str(len(head))})
+
+
+def described(wanted: Mapping[str, bool], found: Mapping[str, Tensor]) -> tuple[list[Any], list[memoryview]]:
+    """The outputs as JSON has them, and the bytes of those that shall be binary."""
+    outputs, blobs = [], []
+    for output, binary in wanted.items():
+        tensor = found[output]
+        entry: dict[str, Any] = {"name": output, "datatype": datatype(tensor), "shape": list(tensor.shape)}
+        if binary:
+            blobs.append(bytes_of(tensor))
+            entry["parameters"] = {"binary_data_size": tensor.nbytes}
+        else:
+            entry["data"] = numbers_of(tensor.flatten())
+        outputs.append(entry)
+    return outputs, blobs

@@ -13,12 +13,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
-from fxlrp.bodies import check_plain
+from fxlrp.bodies import kind_of
 from fxlrp.desk import Desk
 from fxlrp.errors import RequestError, SignatureError
 from fxlrp.manifest import TARGET, Manifest, Spec
-from fxlrp.messages import JSON, Call, call_of, numbers_of, target_of, tensor_of
+from fxlrp.messages import JSON, Call, call_of, numbers_of, size_of, target_of, tensor_of
 from fxlrp.texts import Numbers
+from fxlrp.workers import aside
 
 FORM = (
     '{"instances": [nested lists of the only input, or {NAME: nested lists}, ...], '
@@ -53,17 +54,13 @@ class Instances:
     async def explain(self, request: Request) -> Response:
         """Run an artefact, and give each instance its part of the results."""
         host = self.desk.host(request)
-        check_plain(request)
+        kind_of(request, JSON)
         check_batched(host.about)
         async with self.desk.taken(request) as body:
             document = await self.desk.document(body, host)
             read = partial(read_instances, document, host.about)
             found = await self.desk.explained(request, host, len(body), read)
-            kinds = {"predictions": False, "explanations": True}
-            parts = {
-                kind: each({name: t for name, t in found.items() if name.startswith(("relevance", "read")) is explains})
-                for kind, explains in kinds.items()
-            }
+            parts = await aside(size_of(found), parted, found)
             return Response(await self.desk.text(parts, found), media_type=JSON)
 
 
@@ -111,6 +108,15 @@ def stacked(values: Sequence[Any], spec: Spec) -> Tensor:
     if len({tensor.shape for tensor in tensors}) > 1:
         raise SignatureError(f"'{spec.name}' must have the same shape in every instance: {spec}")
     return torch.stack(tensors)
+
+
+def parted(found: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The results of each sample: the model's outputs, and what explains them."""
+    kinds = {"predictions": False, "explanations": True}
+    return {
+        kind: each({name: t for name, t in found.items() if name.startswith(("relevance", "read")) is explains})
+        for kind, explains in kinds.items()
+    }
 
 
 def each(found: Mapping[str, Tensor]) -> list[dict[str, Numbers]]:

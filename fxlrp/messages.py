@@ -186,14 +186,29 @@ def write_binary(results: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in results.items()})
 
 
+def size_of(results: Mapping[str, Tensor]) -> int:
+    """Bytes of all results."""
+    return sum(tensor.nbytes for tensor in results.values())
+
+
+def packed_results(results: Mapping[str, Tensor]) -> dict[str, Numbers]:
+    """Every result by its name, as an array."""
+    return {name: numbers_of(tensor) for name, tensor in results.items()}
+
+
 def numbers_of(tensor: Tensor) -> Numbers:
     """The array of a tensor."""
     if tensor.is_floating_point():
-        return Numbers(tuple(tensor.shape), ("float",), "d", tensor.double().numpy().tobytes())
+        return Numbers(tuple(tensor.shape), ("float",), "d", bytes_of(tensor.double()))
     if tensor.dtype is torch.bool:
-        return Numbers(tuple(tensor.shape), ("bool",), "b", tensor.numpy().tobytes())
-    code = "Q" if tensor.dtype is torch.uint64 else "q"
-    return Numbers(tuple(tensor.shape), ("int",), code, tensor.numpy().astype(code).tobytes())
+        return Numbers(tuple(tensor.shape), ("bool",), "b", bytes_of(tensor))
+    code, wide = ("Q", tensor) if tensor.dtype is torch.uint64 else ("q", tensor.to(torch.int64))
+    return Numbers(tuple(tensor.shape), ("int",), code, bytes_of(wide))
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, in order."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def finite(tensor: Tensor) -> bool:

@@ -24,6 +24,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 """Addresses that other machines cannot reach."""
 GRACE = 10
 """Seconds that requests have to be answered once no others are taken."""
+SPARE = 128
+"""Files that are open besides connections."""
 BACKLOG = 128
 """Clients that may wait to be taken."""
 
@@ -67,6 +69,23 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}, port {port}: {error.strerror or error}. Choose others with --host and --port"
         ) from error
     return sock
+
+
+def check_files(terms: Terms) -> None:
+    """Refuse more connections than the process may have files open, of which each is one.
+
+    Raises:
+        FxlrpError: If there may be too few.
+    """
+    with suppress(ImportError):  # not every system has it
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most != resource.RLIM_INFINITY and most < terms.connections + SPARE:
+            raise FxlrpError(
+                f"{terms.connections} connections need {terms.connections + SPARE} open files, and this process may "
+                f"have {most}: give fewer --connections, or raise the limit with ulimit -n"
+            )
 
 
 def secured(certificate: Path, key: Path | None) -> ssl.SSLContext:

@@ -20,15 +20,24 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fxlrp import inference_protocol, instances
-from fxlrp.bodies import AGAIN, CLOSE, check_plain
+from fxlrp.bodies import AGAIN, CLOSE, kind_of
 from fxlrp.desk import Desk, Limits
 from fxlrp.errors import FxlrpError, RequestError
 from fxlrp.loading import Artifact
-from fxlrp.messages import BINARY, JSON, describe, numbers_of, read_binary, read_document, write_binary
+from fxlrp.messages import (
+    BINARY,
+    JSON,
+    describe,
+    packed_results,
+    read_binary,
+    read_document,
+    size_of,
+    write_binary,
+)
 from fxlrp.metrics import CONTENT_TYPE
 from fxlrp.texts import TooLarge
 from fxlrp.watching import Door, Watch
-from fxlrp.workers import Busy
+from fxlrp.workers import Busy, aside
 
 LONGEST_ERROR = 2000
 """Characters of an error that are sent: it may quote what was received."""
@@ -131,15 +140,15 @@ class Service:
 
     async def explain(self, request: Request) -> Response:
         """Run an artefact on what the body holds."""
-        host, kind = self.desk.host(request), kind_of(request)
+        host, kind = self.desk.host(request), kind_of(request, JSON, BINARY)
         async with self.desk.taken(request) as body:
             if kind == BINARY:
                 found = await self.desk.explained(request, host, len(body), partial(read_binary, body))
-                return Response(write_binary(found), media_type=kind)
+                return Response(await aside(size_of(found), write_binary, found), media_type=kind)
             document = await self.desk.document(body, host)
             read = partial(read_document, document, host.about)
             found = await self.desk.explained(request, host, len(body), read)
-            results = {name: numbers_of(tensor) for name, tensor in found.items()}
+            results = await aside(size_of(found), packed_results, found)
             return Response(await self.desk.text({"results": results}, found), media_type=kind)
 
     async def on_http(self, request: Request, error: Exception) -> Response:
@@ -156,19 +165,6 @@ def unknown() -> HTTPException:
     return HTTPException(
         401, "this needs the header Authorization: Bearer TOKEN", {"WWW-Authenticate": 'Bearer realm="fxlrp"'}
     )
-
-
-def kind_of(request: Request) -> str:
-    """The kind of body.
-
-    Raises:
-        HTTPException: If it is one that is not read.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (JSON, BINARY):
-        raise HTTPException(415, f"the Content-Type must be {JSON} or {BINARY}, not {kind or 'none'}")
-    check_plain(request)
-    return kind
 
 
 def answer(message: str, status: int, headers: dict[str, str] | None = None) -> Response:

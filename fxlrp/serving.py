@@ -75,7 +75,7 @@ def serve(
     for package in ("starlette", "uvicorn", "prometheus_client", "safetensors"):
         require(package, "serve")
     from fxlrp.desk import Limits
-    from fxlrp.server import LOCAL, Terms, listen, secured, serve_until_stopped, server
+    from fxlrp.server import LOCAL, Terms, check_files, listen, secured, serve_until_stopped, server
     from fxlrp.service import Service
     from fxlrp.watching import log_requests, read_tokens
 
@@ -85,6 +85,7 @@ def serve(
         raise FxlrpError("--tls-key needs --tls-cert")
     tokens = frozenset() if token_file is None else read_tokens(token_file)
     terms = Terms(connections, drain=drain, context=None if tls_cert is None else secured(tls_cert, tls_key))
+    check_files(terms)
     with working("loading"):
         loaded = {name: load(path, allow_native_code=allow_native_code) for name, path in named(artifacts).items()}
     narrow(loaded, batch_size, parse_sizes(size or ()))

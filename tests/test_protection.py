@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -31,7 +32,7 @@ from fxlrp import bodies
 from fxlrp.bodies import Bodies
 from fxlrp.desk import Limits
 from fxlrp.errors import FxlrpError
-from fxlrp.server import Terms, listen, secured, server
+from fxlrp.server import Terms, check_files, listen, secured, server
 from fxlrp.service import Service
 from fxlrp.serving import named
 from fxlrp.watching import digest, read_tokens
@@ -170,6 +171,13 @@ def test_where_there_are_too_many_connections_slow_ones_make_room() -> None:
             assert (await answered(bodies[-1], b"abc")).endswith(b"3")
 
     asyncio.run(story())
+
+
+def test_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1000, 1000))
+    check_files(Terms(connections=800))
+    with pytest.raises(FxlrpError, match="ulimit -n"):
+        check_files(Terms(connections=900))
 
 
 class Sender:

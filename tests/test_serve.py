@@ -363,6 +363,8 @@ def test_a_port_that_is_taken(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        (["--tls-key", "key.pem"], "needs --tls-cert"),
+        (["--token-file", "/none/tokens"], "cannot be read"),
         (["--size", "sequence=8"], "no size 'sequence'"),
         (["--size", "batch"], "NAME=NUMBER"),
         (["--size", "=3"], "NAME=NUMBER"),
