@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -16,7 +17,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
-from fxlrp import __version__
 from fxlrp.bodies import kind_of
 from fxlrp.desk import Desk, Hosted
 from fxlrp.inference_messages import HEADER_LENGTH, Asked, datatype, head_length, metadata, read_tensors
@@ -38,21 +38,21 @@ def routes(desk: Desk, health: Check, ready: Check) -> list[Route]:
         ready: Says whether it would take a request.
     """
     protocol = Protocol(desk)
-    model, version = "/v2/models/{name}", "/versions/{version}"
+    model, versioned = "/v2/models/{name}", "/versions/{version}"
     return [
         Route("/v2", server),
         Route("/v2/health/live", health),
         Route("/v2/health/ready", ready),
         Route("/v2/repository/index", protocol.index, methods=["POST"]),
-        *(Route(path, protocol.model) for path in (model, model + version)),
-        *(Route(f"{path}/ready", protocol.ready) for path in (model, model + version)),
-        *(Route(f"{path}/infer", protocol.infer, methods=["POST"]) for path in (model, model + version)),
+        *(Route(path, protocol.model) for path in (model, model + versioned)),
+        *(Route(f"{path}/ready", protocol.ready) for path in (model, model + versioned)),
+        *(Route(f"{path}/infer", protocol.infer, methods=["POST"]) for path in (model, model + versioned)),
     ]
 
 
 async def server(_: Request) -> Response:
     """What the server is."""
-    return JSONResponse({"name": "fxlrp", "version": __version__, "extensions": ["binary_tensor_data"]})
+    return JSONResponse({"name": "fxlrp", "version": version("fxlrp"), "extensions": ["binary_tensor_data"]})
 
 
 class Protocol:
@@ -63,8 +63,8 @@ class Protocol:
 
     def host(self, request: Request) -> Hosted:
         """The artefact that a path names, with its only version."""
-        if (version := request.path_params.get("version", VERSION)) != VERSION:
-            raise HTTPException(404, f"there is no version {version!r}, but {VERSION}")
+        if (given := request.path_params.get("version", VERSION)) != VERSION:
+            raise HTTPException(404, f"there is no version {given!r}, but {VERSION}")
         return self.desk.host(request)
 
     async def index(self, _: Request) -> Response:
