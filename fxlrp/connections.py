@@ -17,7 +17,7 @@ WRITTEN = 30.0
 """Seconds in which a client must read its answer."""
 
 
-LAST = 1.0
+LAST = 3.0
 """Seconds in which a client that has just come must ask when the service ends."""
 
 

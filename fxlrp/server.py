@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import signal
 import socket
 import ssl
+import struct
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +27,10 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 """Addresses that other machines cannot reach."""
 GRACE = 10
 """Seconds that requests have to be answered once no others are taken."""
+GREETED = 0.2
+"""Seconds in which who has been greeted comes to be taken."""
+ATTACH_FILTER = 26
+"""Linux's SO_ATTACH_FILTER, which Python does not name."""
 SPARE = 128
 """Files that are open besides connections."""
 BACKLOG = 128
@@ -105,6 +112,25 @@ def secured(certificate: Path, key: Path | None) -> ssl.SSLContext:
     return context
 
 
+def refuse_greetings(sock: socket.socket) -> None:
+    """Let the system answer nobody who comes anew to a socket that listens; who has been greeted is still taken.
+
+    Between the last client that is taken and the end of the socket there would always be time for one more, which would
+    be cut off. Unanswered it asks again, and is refused when nobody listens any more.
+    """
+    if sys.platform != "linux":
+        return
+    steps = (
+        (0x30, 0, 0, 13),
+        (0x45, 0, 1, 2),
+        (0x06, 0, 0, 0),
+        (0x06, 0, 0, 2**32 - 1),
+    )  # byte 13 has SYN: drop, or keep
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    with suppress(OSError):  # where the kernel is not Linux itself
+        sock.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HP", len(steps), ctypes.addressof(program)))
+
+
 class Server(uvicorn.Server):
     """Uvicorn, which goes on for a while when it is told to end."""
 
@@ -124,6 +150,9 @@ class Server(uvicorn.Server):
         end = time.monotonic() + self.drain
         while time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(0.05)
+        for sock in sockets or []:
+            refuse_greetings(sock)
+        await asyncio.sleep(GREETED)
         for sock in sockets or []:
             await self.take_last(sock)
         await super().shutdown(sockets)
