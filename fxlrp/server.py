@@ -120,12 +120,8 @@ def refuse_greetings(sock: socket.socket) -> None:
     """
     if sys.platform != "linux":
         return
-    steps = (
-        (0x30, 0, 0, 13),
-        (0x45, 0, 1, 2),
-        (0x06, 0, 0, 0),
-        (0x06, 0, 0, 2**32 - 1),
-    )  # byte 13 has SYN: drop, or keep
+    # if byte 13 of what comes, its flags, has SYN in it: nothing of it is kept, else all
+    steps = (0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 2**32 - 1)
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     with suppress(OSError):  # where the kernel is not Linux itself
         sock.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HP", len(steps), ctypes.addressof(program)))
@@ -161,7 +157,7 @@ class Server(uvicorn.Server):
         """Take the clients that wait at a socket, which would be reset when it closes."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(sock)
-        with suppress(BlockingIOError, OSError):
+        with suppress(OSError):  # nobody waits any more
             while True:
                 client, _ = sock.accept()
                 await loop.connect_accepted_socket(self.protocol, client)
