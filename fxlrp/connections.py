@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
@@ -160,8 +160,12 @@ class Handshake(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         self.all.enter(self, transport.abort)
+        self.spoken.connections.add(cast(Any, self))  # those that uvicorn waits for when it ends
         transport.pause_reading()  # what comes is for TLS
         self.task = asyncio.get_running_loop().create_task(self.agree(transport))
+
+    def shutdown(self) -> None:
+        """Go on: a client that has just come is heard."""
 
     def data_received(self, data: bytes) -> None:
         """Keep what comes together with the end of the agreement."""
@@ -177,6 +181,7 @@ class Handshake(asyncio.Protocol):
             return
         finally:
             self.all.leave(self)
+            self.spoken.connections.discard(cast(Any, self))
         if secured is None:  # the client has gone
             return
         secured.set_protocol(self.spoken)
