@@ -56,7 +56,7 @@ MODELS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], int]] = 
 @contextmanager
 def serving(path: Path, threads: int, *options: str) -> Iterator[int]:
     """The port of a service in a process of its own."""
-    command = [*COMMAND, str(path), "--port", "0", "--threads", str(threads), *options]
+    command = [*COMMAND, str(path), "--port", "0", "--threads", str(threads), "--drain", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = next(line for line in process.stdout if "http://" in line)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from fxlrp import __version__, demos, deploy, explaining, sentences
+from fxlrp import __version__, demos, deploy, explaining, sentences, serving
 from fxlrp import bench as timing
 from fxlrp.api import compile, load_extensions, presets
 from fxlrp.catalogue import as_markdown, as_table, rule_table
@@ -190,7 +190,7 @@ def bench(
     console().print(times.loss(), soft_wrap=True, markup=False)
 
 
-for command in (deploy.export, deploy.run, deploy.serve, deploy.batch):
+for command in (deploy.export, deploy.run, serving.serve, deploy.batch):
     app.command()(command)
 
 

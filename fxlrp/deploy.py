@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +15,6 @@ from fxlrp.api import compile
 from fxlrp.arguments import read_inputs
 from fxlrp.commands import prepared, reported, working
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.extras import require
 from fxlrp.loading import Artifact, load
 from fxlrp.options import (
     Debug,
@@ -32,7 +29,6 @@ from fxlrp.options import (
     TextInput,
     Trust,
     parse_output,
-    parse_sizes,
     parse_target,
 )
 from fxlrp.pictures import page
@@ -114,63 +110,6 @@ def run(
             raise SignatureError(f"{save}: results are written to a file that ends in .npz")
         np.savez(save, allow_pickle=False, **{name: value.numpy() for name, value in result.items()})
         console().print(f"Wrote {save}", soft_wrap=True, markup=False)
-
-
-@reported
-def serve(
-    artifact: File,
-    host: Annotated[str, typer.Option(help="Address to listen on; by default this machine's alone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Samples of one call: those of a request, and of requests that run together.")
-    ] = 32,
-    wait: Annotated[
-        float, typer.Option(min=0, max=10_000, help="Milliseconds that a request waits for others of the same shapes.")
-    ] = 0.0,
-    size: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=NUMBER: largest value of a size, such as a sequence's length."),
-    ] = None,
-    max_body: Annotated[int, typer.Option(min=1, help="Largest body of a request, in MiB.")] = 16,
-    queue: Annotated[
-        int, typer.Option(min=1, help="Requests that are read, wait or run at a time; others get 503.")
-    ] = 64,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of torch; fewer if others use the machine. [default: all cores]")
-    ] = None,
-    key: Key = None,
-    allow_native_code: Native = False,
-    debug: Debug = False,
-) -> None:
-    """Answer explanations over HTTP. There is NO AUTHENTICATION: whoever reaches the address can use it.
-
-    POST /explain takes {"inputs": {NAME: nested lists}, "target": 3}; GET / says what the artefact takes.
-    GET /health, /ready and /metrics (Prometheus) are for those who watch over it.
-    """
-    for package in ("starlette", "uvicorn", "prometheus_client", "safetensors"):
-        require(package, "serve")
-    from fxlrp.server import LOCAL, listen, serve_until_stopped
-    from fxlrp.service import Limits, Service
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    with working("loading"):
-        loaded = load(artifact, allow_native_code=allow_native_code, key=key)
-    batch = loaded.manifest.explained.shape[0]
-    limits = [(batch, batch_size)] if isinstance(batch, str) and batch in loaded.manifest.sizes else []
-    for name, value in [*limits, *parse_sizes(size or ())]:
-        loaded.manifest = loaded.manifest.at_most(name, value)
-    service = Service(loaded, Limits(max_body * 2**20, queue, batch_size, wait / 1000))
-    with listen(host, port) as sock:
-        console().print(about(loaded))
-        together = service.batcher.most > 1
-        console().print("Requests of equal shapes run together." if together else "Each request runs by itself.")
-        where = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
-        console().print(f"Serving {artifact} on {where}; stop with Ctrl+C", soft_wrap=True, markup=False)
-        if host not in LOCAL:
-            console(stderr=True).print("Warning: no authentication: whoever reaches this address can use it.")
-        sys.stdout.flush()
-        serve_until_stopped(service.application(), sock)
 
 
 @reported

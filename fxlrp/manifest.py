@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -171,6 +172,13 @@ class Manifest:
         if first not in sizes and (type(samples) is not int or not 0 <= samples <= MOST_SAMPLES):
             raise SignatureError(f"the inputs do not tell how many samples there are: {first}\n{self.signature()}")
         return (samples, *(size if isinstance(size, int) else sizes.get(size) for size in rest))
+
+    def most_entries(self) -> int | None:
+        """How many numbers the largest input can have; None if a size has no end that is known here."""
+        sizes = {name: limits.max for name, limits in self.sizes.items()}
+        ends = [[size if isinstance(size, int) else sizes.get(size) for size in spec.shape] for spec in self.inputs]
+        known = [[end for end in shape if end is not None] for shape in ends]
+        return max(map(math.prod, known), default=0) if known == ends else None
 
     def at_most(self, name: str, largest: int) -> Manifest:
         """The same for smaller values of a size.

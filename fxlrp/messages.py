@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import Tensor
 from fxlrp.errors import RequestError, SignatureError, TargetError
 from fxlrp.manifest import TARGET, Manifest
 from fxlrp.specs import Spec
+from fxlrp.texts import Numbers, nested, pack
 
 JSON = "application/json"
 BINARY = "application/x-safetensors"
@@ -26,7 +25,9 @@ FORM = (
     '"target": null (the largest), a class, or a list with a class or an index per sample}'
 )
 INPUTS = "inputs"
-LIKE_JSON: dict[str, set[type]] = {"bool": {bool}, "int": {int}, "float": {int, float}}
+HEADER = 2**16
+"""Bytes of the header of safetensors, which is JSON."""
+LIKE_JSON = {"bool": {"bool"}, "int": {"int"}, "float": {"int", "float"}}
 """Python's types for the entries of a tensor. A truth value is no number, and 3.0 is no index."""
 
 
@@ -43,63 +44,73 @@ class Call:
     target: Any
 
 
-def decode(body: bytes, kind: str, about: Manifest) -> Call:
-    """Read the body of a request.
-
-    Args:
-        body: The bytes.
-        kind: `JSON` or `BINARY`.
-        about: Says of which type each input is.
+def read_binary(body: bytes) -> Call:
+    """Tensors by name; ``target`` is one of them, and may be left out.
 
     Raises:
-        RequestError: If it is not JSON or safetensors, or of another structure.
-        SignatureError: If an input is unknown, or has entries that its type cannot hold.
-        TargetError: If the target is no index and no list of them.
+        RequestError: If the body is not safetensors.
     """
-    return decode_json(body, about) if kind == JSON else decode_binary(body)
-
-
-def decode_binary(body: bytes) -> Call:
-    """Tensors by name; ``target`` is one of them, and may be left out."""
+    if int.from_bytes(body[:8], "little") > HEADER:
+        raise RequestError(f"the body is not safetensors: its header has more than {HEADER} bytes")
     try:
         tensors = load(body)
     except (SafetensorError, ValueError, KeyError) as error:
         raise RequestError(f"the body is not safetensors: {error}") from error
-    return Call({name: tensor for name, tensor in tensors.items() if name != TARGET}, tensors.get(TARGET))
+    checked = {name: check_truth(tensor, name) for name, tensor in tensors.items()}
+    target = checked.pop(TARGET, None)
+    return Call(checked, target)
 
 
-def decode_json(body: bytes, about: Manifest) -> Call:
-    """``{"inputs": {NAME: nested lists}, "target": ...}``."""
-    try:
-        content = json.loads(body.decode(), object_pairs_hook=unique, parse_constant=refuse)
-    except RecursionError:
-        raise RequestError("the body is nested too deeply") from None
-    except ValueError as error:
-        raise RequestError(f"the body is not JSON: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get(INPUTS), dict) or content.keys() - {INPUTS, TARGET}:
+def check_truth(tensor: Tensor, name: str) -> Tensor:
+    """The tensor, in which no byte of a truth value is other than 0 and 1: ops differ in what they make of it.
+
+    Raises:
+        SignatureError: If there is one.
+    """
+    if tensor.dtype is torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+        raise SignatureError(f"'{name}' has bytes that are neither 0 nor 1")
+    return tensor
+
+
+def read_document(document: Any, about: Manifest) -> Call:
+    """``{"inputs": {NAME: nested lists}, "target": ...}``.
+
+    Args:
+        document: What `fxlrp.texts.parse` read.
+        about: Says of which type each input is.
+
+    Raises:
+        RequestError: If it is of another structure.
+        SignatureError: If an input is unknown, or has entries that its type cannot hold.
+        TargetError: If the target is no index and no list of them.
+    """
+    if (
+        not isinstance(document, dict)
+        or not isinstance(document.get(INPUTS), dict)
+        or document.keys() - {INPUTS, TARGET}
+    ):
         raise RequestError(f"the body must be {FORM}")
-    takes = {spec.name: spec for spec in about.inputs}
-    specs = {name: spec for name, spec in takes.items() if name != TARGET}
-    if unknown := content[INPUTS].keys() - specs.keys():
+    return call_of(document[INPUTS], document.get(TARGET), about)
+
+
+def call_of(values: Mapping[str, Any], target: Any, about: Manifest) -> Call:
+    """The call for nested lists by name and a target.
+
+    Raises:
+        SignatureError: If an input is unknown, or has entries that its type cannot hold.
+        TargetError: If the target is no index and no list of them.
+    """
+    specs = {spec.name: spec for spec in about.inputs if spec.name != TARGET}
+    if unknown := values.keys() - specs.keys():
         raise SignatureError(f"there is no input {min(unknown)!r}\n{about.signature()}")
-    inputs = {name: tensor_of(value, specs[name]) for name, value in content[INPUTS].items()}
-    target = content.get(TARGET)
+    return Call({name: tensor_of(value, specs[name]) for name, value in values.items()}, target_of(target, about))
+
+
+def target_of(target: Any, about: Manifest) -> Any:
+    """The target of JSON, as `fxlrp.loading.Artifact` takes it."""
     if about.target == "seed" and target is not None:
-        return Call(inputs, tensor_of(target, takes[TARGET]))
-    return Call(inputs, index_of(target))
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which no name may come twice: readers differ in which of the two they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name comes twice in one object")
-    return found
-
-
-def refuse(constant: str) -> Any:
-    """Of NaN and Infinity, which Python reads and JSON does not have."""
-    raise ValueError(f"{constant} is no number of JSON")
+        return tensor_of(target, about.inputs[-1])
+    return index_of(target)
 
 
 def tensor_of(value: Any, spec: Spec) -> Tensor:
@@ -108,37 +119,47 @@ def tensor_of(value: Any, spec: Spec) -> Tensor:
     Raises:
         SignatureError: If the lists are not nested evenly, or hold what the type of the input cannot.
     """
-    shape: list[int] = []
-    level = [value]
-    for _ in spec.shape:
-        if {type(part) for part in level} != {list} or len({len(part) for part in level}) != 1:
-            raise SignatureError(f"'{spec.name}' must be lists nested evenly, {len(spec.shape)} deep: {spec}")
-        shape.append(len(level[0]))
-        level = list(chain.from_iterable(level))
-        if not level:
-            raise SignatureError(f"'{spec.name}' has an empty list in it: {spec}")
+    numbers = value if isinstance(value, Numbers) else pack(value)
+    depth = len(spec.shape)
+    if 0 in numbers.shape[:depth]:
+        raise SignatureError(f"'{spec.name}' has an empty list in it: {spec}")
+    if len(numbers.shape) < depth:
+        raise SignatureError(f"'{spec.name}' must be lists nested evenly, {depth} deep: {spec}")
+    return filled(numbers if len(numbers.shape) == depth else replace(numbers, types=("list",)), spec)
+
+
+def filled(numbers: Numbers, spec: Spec) -> Tensor:
+    """The tensor of an array, of its shape.
+
+    Raises:
+        SignatureError: If it holds what the type of the input cannot.
+    """
     dtype = getattr(torch, spec.dtype)
     kind = "float" if dtype.is_floating_point else "bool" if dtype is torch.bool else "int"
-    if wrong := {type(entry) for entry in level} - LIKE_JSON[kind]:
-        names = ", ".join(sorted(t.__name__ for t in wrong))
+    if wrong := set(numbers.types) - LIKE_JSON[kind]:
+        names = ", ".join(sorted(wrong))
         raise SignatureError(f"'{spec.name}' has entries of type {names}, and takes {kind}: {spec}")
-    if (tensor := flat_tensor(level, dtype)) is None:
-        raise SignatureError(f"'{spec.name}' has a number that {spec.dtype} cannot hold")
-    return tensor.reshape(shape)
+    if (tensor := flat_tensor(numbers, dtype)) is None:
+        raise SignatureError(f"'{spec.name}' has more numbers than fit, or one that {spec.dtype} cannot hold: {spec}")
+    return tensor.reshape(numbers.shape)
 
 
-def flat_tensor(numbers: Sequence[Any], dtype: torch.dtype) -> Tensor | None:
-    """The tensor of numbers, or None if one is beyond its type."""
-    try:
-        if dtype is torch.bool:
-            return torch.tensor(numbers, dtype=dtype)
-        if not dtype.is_floating_point:
-            kept = torch.iinfo(dtype).min <= min(numbers) and max(numbers) <= torch.iinfo(dtype).max
-            return torch.tensor(numbers, dtype=dtype) if kept else None  # which would take -1 for 255
-        tensor = torch.from_numpy(np.array(numbers, np.float64)).to(dtype)  # three times as fast as torch.tensor
-    except (OverflowError, RuntimeError):
+def flat_tensor(numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
+    """The tensor of an array's entries, or None if one is beyond its type."""
+    if not numbers.code:
         return None
-    return tensor if finite(tensor) else None
+    entries = np.frombuffer(numbers.data, numbers.code)
+    if dtype.is_floating_point:
+        tensor = torch.from_numpy(entries.astype(np.float64)).to(dtype)
+        return tensor if finite(tensor) else None
+    if dtype is torch.bool:
+        return torch.from_numpy(entries.astype(np.bool_))
+    limits = torch.iinfo(dtype)
+    if (
+        numbers.code == "d" or int(entries.min()) < limits.min or int(entries.max()) > limits.max
+    ):  # torch would take -1 for 255
+        return None
+    return torch.from_numpy(entries.astype(str(dtype).removeprefix("torch.")))
 
 
 def index_of(target: Any) -> Any:
@@ -147,6 +168,8 @@ def index_of(target: Any) -> Any:
     Raises:
         TargetError: If it is none of null, an index, and a list of one per sample.
     """
+    if isinstance(target, Numbers):
+        target = nested(target) if target.code else [""]
     entries = target if isinstance(target, list) else [target]
     flat = chain.from_iterable(entry if isinstance(entry, list) else [entry] for entry in entries)
     if {type(part) for part in flat} - {int, type(None)}:
@@ -159,14 +182,34 @@ def index_of(target: Any) -> Any:
     return [tuple(entry) if isinstance(entry, list) else entry for entry in target]
 
 
-def encode(results: Mapping[str, Tensor], kind: str) -> bytes:
-    """The body of an answer: every result by its name; numbers in JSON have all digits that tell them apart."""
-    if kind == BINARY:
-        return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in results.items()})
-    content = {
-        name: tensor.tolist() if finite(tensor) else spelled(tensor.tolist()) for name, tensor in results.items()
-    }
-    return json.dumps({"results": content}, allow_nan=False, separators=(",", ":")).encode()
+def write_binary(results: Mapping[str, Tensor]) -> bytes:
+    """Every result by its name, as safetensors."""
+    return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in results.items()})
+
+
+def size_of(results: Mapping[str, Tensor]) -> int:
+    """Bytes of all results."""
+    return sum(tensor.nbytes for tensor in results.values())
+
+
+def packed_results(results: Mapping[str, Tensor]) -> dict[str, Numbers]:
+    """Every result by its name, as an array."""
+    return {name: numbers_of(tensor) for name, tensor in results.items()}
+
+
+def numbers_of(tensor: Tensor) -> Numbers:
+    """The array of a tensor."""
+    if tensor.is_floating_point():
+        return Numbers(tuple(tensor.shape), ("float",), "d", bytes_of(tensor.double()))
+    if tensor.dtype is torch.bool:
+        return Numbers(tuple(tensor.shape), ("bool",), "b", bytes_of(tensor))
+    code, wide = ("Q", tensor) if tensor.dtype is torch.uint64 else ("q", tensor.to(torch.int64))
+    return Numbers(tuple(tensor.shape), ("int",), code, bytes_of(wide))
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, in order."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def finite(tensor: Tensor) -> bool:
@@ -174,19 +217,11 @@ def finite(tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all())
 
 
-def spelled(value: Any) -> Any:
-    """With "NaN", "Infinity" and "-Infinity" where a number is not finite, as Protocol Buffers write it in JSON."""
-    if isinstance(value, list):
-        return [spelled(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def describe(about: Manifest, most: int) -> dict[str, Any]:
+def describe(name: str, about: Manifest, most: int) -> dict[str, Any]:
     """What an artefact is and how it is asked, as JSON."""
     takes = [spec for spec in about.inputs if spec.name != TARGET]
     return {
+        "name": name,
         "model": about.model,
         "rules": about.rules,
         "versions": {"fxlrp": about.fxlrp, "torch": about.torch},
@@ -198,5 +233,5 @@ def describe(about: Manifest, most: int) -> dict[str, Any]:
         "fixed": about.fixed,
         "fingerprint": about.fingerprint,
         "bytes": most,
-        "usage": f"POST /explain with {JSON} as {FORM}, or {BINARY} with tensors of the same names",
+        "usage": f"POST /models/{name}/explain with {JSON} as {FORM}, or {BINARY} with tensors of the same names",
     }

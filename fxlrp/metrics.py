@@ -22,34 +22,38 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20
 class Metrics:
     """Counts of one service, in a registry of its own, with memory and processor time of the process."""
 
-    def __init__(self, in_flight: Callable[[], float]) -> None:
+    def __init__(self, in_flight: Callable[[], float], arriving: Callable[[], float]) -> None:
         """Begin at zero.
 
         Args:
-            in_flight: Says how many requests are read, wait or run.
+            in_flight: Says how many requests wait or run.
+            arriving: Says how many bodies are not there yet.
         """
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.requests = Counter("fxlrp_requests", "Answers.", ["path", "status"], registry=self.registry)
-        self.seconds = self.histogram("fxlrp_request_seconds", "From headers to answer.", SECONDS, "path")
-        self.samples = self.histogram("fxlrp_batch_samples", "Samples in one call of the artefact.", SAMPLES)
-        self.calls = self.histogram("fxlrp_call_seconds", "Time of one call of the artefact.", SECONDS)
-        gauge = Gauge("fxlrp_in_flight", "Requests that are read, wait or run.", registry=self.registry)
-        gauge.set_function(in_flight)
+        self.requests = Counter("fxlrp_requests", "Answers.", ["path", "model", "status"], registry=self.registry)
+        self.seconds = self.histogram("fxlrp_request_seconds", "From headers to answer.", SECONDS, "path", "model")
+        self.samples = self.histogram("fxlrp_batch_samples", "Samples in one call of an artefact.", SAMPLES, "model")
+        self.calls = self.histogram("fxlrp_call_seconds", "Time of one call of an artefact.", SECONDS, "model")
+        for name, text, count in (
+            ("fxlrp_in_flight", "Requests that wait or run.", in_flight),
+            ("fxlrp_arriving", "Requests whose body is not there yet.", arriving),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(count)
 
     def histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         """An empty one."""
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
+    def answered(self, path: str, model: str, status: int, seconds: float) -> None:
         """Count an answer."""
-        self.requests.labels(path, str(status)).inc()
-        self.seconds.labels(path).observe(seconds)
+        self.requests.labels(path, model, str(status)).inc()
+        self.seconds.labels(path, model).observe(seconds)
 
-    def called(self, samples: int, seconds: float) -> None:
-        """Count a call of the artefact."""
-        self.samples.observe(samples)
-        self.calls.observe(seconds)
+    def called(self, model: str, samples: int, seconds: float) -> None:
+        """Count a call of an artefact."""
+        self.samples.labels(model).observe(samples)
+        self.calls.labels(model).observe(seconds)
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""

@@ -241,6 +241,19 @@ def test_the_service_is_measured_beside_its_artefact(monkeypatch: pytest.MonkeyP
     assert all(rate > 0 for row in rows for rate in row["rates"])
 
 
+def test_the_service_is_attacked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whether it is quick enough is for a quiet machine to say; that no answer is wrong or lost is said here."""
+    monkeypatch.syspath_prepend(FOLDER)
+    attack = import_module("attack")
+    few = ["--seconds", "0.5", "--requests", "30", "--repeats", "1", "--drain", "0.5"]
+    attack.main([*few, "--attacks", "deep nesting", "slow bodies x 200", "--out", str(tmp_path / "attack.json")])
+    report = json.loads((tmp_path / "attack.json").read_text())
+    assert [row["beside"]["wrong"] for row in report["attacks"]] == [0, 0]
+    assert all(sum(row["seen"].values()) > 0 for row in report["attacks"])
+    assert report["ends"]["ok"]
+    assert report["triton"]["ok"]
+
+
 @pytest.fixture(name="geometries")
 def _geometries(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(FOLDER)

@@ -20,8 +20,9 @@ from fxlrp.batching import Batcher, Tensors, joinable
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.fitting import check_inputs
 from fxlrp.manifest import Manifest
-from fxlrp.messages import BINARY, JSON, decode, encode, index_of, tensor_of
+from fxlrp.messages import index_of, numbers_of, read_binary, read_document, tensor_of, write_binary
 from fxlrp.specs import Range, Spec
+from fxlrp.texts import parse, write
 
 FLOATS = {"float16": 16, "bfloat16": 32, "float32": 32, "float64": 64}
 INTEGERS = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
@@ -40,7 +41,7 @@ def test_tensors_pass_json_unchanged(data: st.DataObject, dtype: str) -> None:
     tensor = torch.tensor(data.draw(st.lists(entry, min_size=count, max_size=count)), dtype=kind).reshape(shape)
     if not tensor.isfinite().all():  # rounded up to infinity as bfloat16
         tensor = torch.zeros_like(tensor)
-    read = json.loads(encode({"x": tensor}, JSON))["results"]["x"]
+    read = json.loads(write({"x": numbers_of(tensor)}))["x"]
     found = tensor_of(read, Spec("x", dtype, tuple(shape)))
     assert found.dtype == kind
     assert torch.equal(found, tensor)
@@ -82,7 +83,7 @@ def test_targets_of_json() -> None:
 
 def test_numbers_that_are_not_finite_are_spelled() -> None:
     values = torch.tensor([[1.5, torch.inf], [-torch.inf, torch.nan]])
-    assert json.loads(encode({"x": values}, JSON)) == {"results": {"x": [[1.5, "Infinity"], ["-Infinity", "NaN"]]}}
+    assert json.loads(write({"x": numbers_of(values)})) == {"x": [[1.5, "Infinity"], ["-Infinity", "NaN"]]}
 
 
 def run_all(run: Callable[[Tensors], Tensors], jobs: list[Tensors], most: int, wait: float = 0.0) -> tuple[Any, Any]:
@@ -157,17 +158,15 @@ def test_an_id_that_no_table_has_fails_alone(tmp_path: Path) -> None:
         assert torch.equal(found["relevance.ids"], expected)
     content = json.dumps({"inputs": {"ids": [[1.0, 2]]}}).encode()
     with pytest.raises(SignatureError, match="type float"):
-        decode(content, JSON, artifact.manifest)
+        read_document(parse(content), artifact.manifest)
 
 
-def test_binary_bodies(tmp_path: Path) -> None:
-    path = fxlrp.compile(nn.Sequential(nn.Linear(4, 3)).eval()).save(tmp_path / "m.pt2", torch.ones(2, 4))
-    about = fxlrp.load(path).manifest
+def test_binary_bodies() -> None:
     tensors = {"input_1": torch.rand(2, 4), "target": torch.tensor([1, 2])}
-    call = decode(encode(tensors, BINARY), BINARY, about)
+    call = read_binary(write_binary(tensors))
     assert torch.equal(call.inputs["input_1"], tensors["input_1"])
     assert torch.equal(call.target, tensors["target"])
-    assert decode(encode({"input_1": tensors["input_1"]}, BINARY), BINARY, about).target is None
+    assert read_binary(write_binary({"input_1": tensors["input_1"]})).target is None
 
 
 def test_sizes_can_be_narrowed() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import itertools
 import json
 import random
 import re
@@ -16,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,106 +24,41 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load as from_binary
 from safetensors.torch import save as to_binary
+from served import (
+    BINARY,
+    JSON,
+    NAME,
+    Server,
+    ask,
+    body,
+    call,
+    connected,
+    finish,
+    images,
+    results,
+    save_digits,
+    serving,
+    start,
+)
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import fxlrp
 from fxlrp.batching import joinable
 from fxlrp.cli import app
+from fxlrp.desk import Desk, Limits
 from fxlrp.errors import FxlrpError
-from fxlrp.server import listen, serve_until_stopped
-from fxlrp.service import Limits, Service, read
+from fxlrp.server import Terms, listen, serve_until_stopped
+from fxlrp.server import server as server_of
+from fxlrp.service import Service
 
-COMMAND = [sys.executable, "-W", "error", "-c", "from fxlrp.cli import main; main()", "serve"]
-JSON, BINARY = "application/json", "application/x-safetensors"
-NAME = "input_1"
 MOST = 8
-
-
-def images(batch: int, seed: int = 0) -> Tensor:
-    return torch.rand(batch, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CNN of the size of the digits demo."""
-    torch.manual_seed(0)
-    layers = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.GELU(), nn.Flatten()
-    model = nn.Sequential(*layers, nn.Linear(64, 10)).eval()
-    attributor = fxlrp.compile(model, rules="epsilon_plus", read=("2",), dynamic_shapes="auto")
-    return attributor.save(tmp_path_factory.mktemp("serve") / "digits.pt2", images(2))
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    port: int
-    log: Path
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """Status 0 and nothing on stderr, whatever it was asked."""
-        self.process.send_signal(number)
-        assert self.process.wait(30) == 0
-        assert self.log.read_text() == ""
-
-    def ask(self, body: bytes | None = None, kind: str = JSON, **options: Any) -> tuple[int, bytes]:
-        """Status and body of one request on a connection of its own."""
-        with connected(self.port) as client:
-            return ask(client, body, kind, **options)
-
-    def metric(self, name: str) -> float:
-        status, text = self.ask(method="GET", path="/metrics")
-        assert status == 200
-        (line,) = re.findall(rf"^{re.escape(name)} (\S+)$", text.decode(), re.MULTILINE)
-        return float(line)
-
-
-@contextmanager
-def connected(port: int) -> Iterator[http.client.HTTPConnection]:
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-def ask(
-    client: http.client.HTTPConnection,
-    body: bytes | None,
-    kind: str = JSON,
-    method: str = "POST",
-    path: str = "/explain",
-    headers: dict[str, str] | None = None,
-) -> tuple[int, bytes]:
-    client.request(method, path, body, {"Content-Type": kind, **(headers or {})})
-    response = client.getresponse()
-    return response.status, response.read()
-
-
-@contextmanager
-def serving(path: Path, log: Path, *options: str) -> Iterator[Server]:
-    """The real command, in a process of its own, on a free port."""
-    command = [*COMMAND, str(path), "--port", "0", "--threads", "1", *options]
-    with log.open("w") as errors, subprocess.Popen(command, stdout=-1, stderr=errors, text=True) as process:
-        try:
-            said = "".join(until(process, "http://"))
-            port = re.search(r"http://127\.0\.0\.1:(\d+)", said)
-            assert port is not None, said + log.read_text()
-            yield Server(process, int(port[1]), log)
-        finally:
-            process.kill()
-
-
-def until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
-    """Lines of what a process says, to the first with this text."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        yield line
-        if text in line:
-            return
+    return save_digits(tmp_path_factory.mktemp("serve") / "digits.pt2")
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +72,6 @@ def server(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 @pytest.fixture(scope="module")
 def artifact(saved: Path) -> fxlrp.Artifact:
     return fxlrp.load(saved)
-
-
-def body(inputs: Any, target: Any = None) -> bytes:
-    return json.dumps({"inputs": inputs, "target": target}).encode()
-
-
-def results(answer: bytes) -> dict[str, Tensor]:
-    return {name: torch.tensor(value) for name, value in json.loads(answer)["results"].items()}
 
 
 @dataclass(frozen=True)
@@ -185,6 +110,9 @@ def good(artifact: fxlrp.Artifact, seed: int) -> Good:
 
 X = images(1).tolist()
 NESTED = b'{"inputs": {"input_1": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
+
+
+TRUTH = to_binary({NAME: torch.zeros(1, dtype=torch.bool)})[:-1] + b"\2"
 
 
 def with_entry(entry: str) -> bytes:
@@ -251,6 +179,14 @@ BAD: dict[str, tuple[int, str, bytes, dict[str, Any]]] = {
     "a form": (415, "Content-Type", body({NAME: X}), {"kind": "application/x-www-form-urlencoded"}),
     "no type": (415, "Content-Type", body({NAME: X}), {"kind": ""}),
     "compressed": (415, "compressed", body({NAME: X}), {"headers": {"Content-Encoding": "gzip"}}),
+    "dictionaries": (400, "more than", b'{"inputs": [' + b"{}," * 5000 + b"0]}", {}),
+    "strings": (400, "more than", b'{"inputs": [' + b'"",' * 40_000 + b"0]}", {}),
+    "a long string": (413, "safetensors", b'{"inputs": "' + b"x" * 500_000 + b'"}', {}),
+    "many lists": (422, "empty list", b'{"inputs": {"input_1": [' + b"[]," * 30_000 + b"[]]}}", {}),
+    "many words": (422, "type str", body({NAME: [[[["1"] * 100] * 100]]}), {}),
+    "many targets": (422, "a target is", body({NAME: X}, [[0.5] * 300] * 300), {}),
+    "a huge header": (400, "header", (2**17).to_bytes(8, "little") + b" " * 2**17, {"kind": BINARY}),
+    "binary truth": (422, "neither 0 nor 1", TRUTH, {"kind": BINARY}),
     "too large": (413, "more than 1048576 bytes", b" " * (2**20 + 1), {}),
     "GET": (405, "Not Allowed", b"", {"method": "GET"}),
     "DELETE": (405, "Not Allowed", b"", {"method": "DELETE"}),
@@ -300,7 +236,7 @@ def test_a_thousand_requests_of_eight_clients(server: Server, artifact: fxlrp.Ar
     assert seen.total() == 1000
     assert seen["good"] > 600
     assert server.metric("process_resident_memory_bytes") - begun < 2**23
-    assert server.metric("fxlrp_batch_samples_count") < seen["good"]  # some ran together
+    assert server.metric('fxlrp_batch_samples_count{model="digits"}') < seen["good"]  # some ran together
     assert server.metric("fxlrp_in_flight") == 0
     assert server.ask(method="GET", path="/health") == (200, b'{"status":"alive"}')
 
@@ -337,20 +273,6 @@ def test_the_service_describes_itself(server: Server, artifact: fxlrp.Artifact) 
     } <= families
 
 
-def start(port: int, head: str, content: bytes = b"") -> socket.socket:
-    """A request that is not finished."""
-    sock = socket.create_connection(("127.0.0.1", port), timeout=60)
-    lines = f"POST /explain HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\n{head}\r\n\r\n"
-    sock.sendall(lines.encode() + content)
-    return sock
-
-
-def finish(sock: socket.socket) -> tuple[int, bytes]:
-    with sock, http.client.HTTPResponse(sock) as response:
-        response.begin()
-        return response.status, response.read()
-
-
 def test_chunks_are_counted_and_joined(server: Server, artifact: fxlrp.Artifact) -> None:
     request = good(artifact, 0)
     pieces = [request.body[i : i + 100] for i in range(0, len(request.body), 100)]
@@ -379,56 +301,29 @@ def test_clients_that_leave_do_no_harm(server: Server, artifact: fxlrp.Artifact)
         request.check(*server.ask(request.body, request.kind), tolerance=1e-5)
 
 
-def test_a_full_queue_and_slow_clients(saved: Path, tmp_path: Path, artifact: fxlrp.Artifact) -> None:
-    """Two half-sent bodies fill a queue of two; when the rest of them comes they are answered."""
+def test_bodies_that_are_not_there_take_no_place(saved: Path, tmp_path: Path, artifact: fxlrp.Artifact) -> None:
+    """Half-sent bodies beside a queue of one, which others get; when the rest of them comes they are answered."""
     request = good(artifact, 2)
     half = len(request.body) // 2
-    with serving(saved, tmp_path / "stderr", "--queue", "2", "--batch-size", "4") as server:
-        slow = [start(server.port, f"Content-Length: {len(request.body)}", request.body[:half]) for _ in range(2)]
-        while server.metric("fxlrp_in_flight") < 2:
+    with serving(saved, tmp_path / "stderr", "--queue", "1", "--batch-size", "4") as server:
+        slow = [start(server.port, f"Content-Length: {len(request.body)}", request.body[:half]) for _ in range(3)]
+        while server.metric("fxlrp_arriving") < 3:
             pass
-        with connected(server.port) as client:
-            client.request("POST", "/explain", request.body, {"Content-Type": JSON})
-            response = client.getresponse()
-            assert (response.status, response.headers["Retry-After"]) == (503, "1")
-            assert "2 requests are being answered" in json.loads(response.read())["error"]
-        assert server.ask(method="GET", path="/ready")[0] == 503
-        assert server.ask(method="GET", path="/health")[0] == 200
+        assert server.ask(method="GET", path="/ready")[0] == 200
+        request.check(*server.ask(request.body), tolerance=1e-5)
         for sock in slow:
             sock.sendall(request.body[half:])
             request.check(*finish(sock), tolerance=1e-5)
-        request.check(*server.ask(request.body), tolerance=1e-5)
         server.stop(signal.SIGINT)
 
 
-def test_a_stop_under_load_answers_what_it_has_taken(saved: Path, tmp_path: Path, artifact: fxlrp.Artifact) -> None:
-    request, stopped = good(artifact, 0), threading.Event()
-
-    def client(port: int) -> int:
-        """How many answers it got until the service was gone; each is right."""
-        with connected(port) as connection:
-            for answers in itertools.count():
-                try:
-                    found = ask(connection, request.body)
-                except (OSError, http.client.HTTPException):
-                    assert stopped.is_set()
-                    return answers
-                request.check(*found, tolerance=1e-5)
-        raise AssertionError
-
-    with serving(saved, tmp_path / "stderr", "--wait", "5") as server, ThreadPoolExecutor(4) as pool:
-        slow = start(server.port, f"Content-Length: {len(request.body)}", request.body[:-1])
-        clients = [pool.submit(client, server.port) for _ in range(4)]
-        while server.metric("fxlrp_batch_samples_count") < 10:
-            pass
-        stopped.set()
-        server.process.send_signal(signal.SIGTERM)
-        answers = [future.result() for future in clients]
-        slow.sendall(request.body[-1:])
-        request.check(*finish(slow), tolerance=1e-5)
-        assert server.process.wait(30) == 0
-        assert sum(answers) >= 10
-        assert server.log.read_text() == ""
+def test_a_full_queue(artifact: fxlrp.Artifact) -> None:
+    service = Service({"digits": artifact}, Limits(2**20, 1, 8, 0.0))
+    service.desk.in_flight = 1
+    status, headers, answer = asyncio.run(call(service.application(), [good(artifact, 2).body]))
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert "1 requests are being answered" in json.loads(answer)["error"]
+    assert asyncio.run(call(service.application(), method="GET", path="/ready"))[0] == 503
 
 
 def test_an_artefact_of_one_size_runs_one_request_at_a_time(saved: Path, tmp_path: Path) -> None:
@@ -439,25 +334,17 @@ def test_an_artefact_of_one_size_runs_one_request_at_a_time(saved: Path, tmp_pat
     assert joinable(fxlrp.load(saved).manifest)
 
     async def both() -> None:
-        service = Service(artifact, Limits(2**20, 8, 32, 0.01))
-        work = asyncio.create_task(service.batcher.work())
+        host = Desk({"fixed": artifact}, Limits(2**20, 8, 32, 0.01)).hosts["fixed"]
+        work = asyncio.create_task(host.batcher.work())
         seeds = torch.eye(3, dtype=torch.float64)[:2], torch.ones(2, 3, dtype=torch.float64)
         calls = [{NAME: torch.ones(2, 4), **artifact.chosen({NAME: torch.ones(2, 4)}, seed)} for seed in seeds]
-        for seed, found in zip(seeds, await asyncio.gather(*map(service.batcher.submit, calls)), strict=True):
+        for seed, found in zip(seeds, await asyncio.gather(*map(host.batcher.submit, calls)), strict=True):
             expected = artifact.results(torch.ones(2, 4), target=seed)
             assert all(torch.equal(found[name], value) for name, value in expected.items())
-        assert b"fxlrp_batch_samples_count 2.0" in service.metrics.text()
+        assert host.batcher.most == 1
         work.cancel()
 
     asyncio.run(both())
-
-
-def test_a_body_that_does_not_come_is_not_waited_for_without_end() -> None:
-    async def silent() -> Any:
-        await asyncio.sleep(600)
-
-    with pytest.raises(HTTPException, match="408"):
-        asyncio.run(read(Request({"type": "http"}, silent), 10, 20, seconds=0.01))
 
 
 def command(*args: Any) -> Any:
@@ -476,6 +363,8 @@ def test_a_port_that_is_taken(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        (["--tls-key", "key.pem"], "needs --tls-cert"),
+        (["--token-file", "/none/tokens"], "cannot be read"),
         (["--size", "sequence=8"], "no size 'sequence'"),
         (["--size", "batch"], "NAME=NUMBER"),
         (["--size", "=3"], "NAME=NUMBER"),
@@ -510,8 +399,8 @@ def test_an_application_that_does_not_start_is_an_error() -> None:
         yield
 
     with listen("127.0.0.1", 0) as sock, pytest.raises(FxlrpError, match="did not start"):
-        serve_until_stopped(Starlette(lifespan=failing), sock)
+        serve_until_stopped(server_of(Starlette(lifespan=failing), Terms(), print), sock)
 
 
-def test_help_says_that_there_is_no_authentication() -> None:
-    assert "NO AUTHENTICATION" in command("--help").output
+def test_help_says_that_without_tokens_anybody_can_ask() -> None:
+    assert "whoever reaches the address can use it" in " ".join(command("--help").output.split())

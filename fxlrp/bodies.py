@@ -1,0 +1,132 @@
+"""Bodies of requests: each in time, and together no more than there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+PATIENCE = 5.0
+"""Seconds for which a body may come at any rate."""
+RATE = 2**14
+"""Bytes per second that it must bring after that."""
+CLOSE = {"Connection": "close"}
+AGAIN = {"Retry-After": "1"}
+
+
+def kind_of(request: Request, *kinds: str) -> str:
+    """The kind of a body, one of those that are read; a page of a stranger cannot make a browser send one of these.
+
+    Raises:
+        HTTPException: If it is another one, or compressed, so that some bytes can be many.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in kinds:
+        known = " or ".join(filter(None, kinds))
+        raise HTTPException(415, f"the Content-Type must be {known}, not {kind or 'none'}")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, "a body must not be compressed")
+    return kind
+
+
+class Arrival:
+    """A body that arrives.
+
+    Attributes:
+        parts: What has come and is kept.
+        size: Bytes of it.
+        timeout: Ends the wait for more.
+        ousted: Whether others need the room.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.timeout = asyncio.timeout(None)
+        self.ousted = False
+
+
+class Bodies:
+    """The bodies that arrive or are worked on."""
+
+    def __init__(self, most: int, room: int, seconds: float) -> None:
+        """Begin with none.
+
+        Args:
+            most: Bytes of one body.
+            room: Bytes of all of them.
+            seconds: Until a body must have arrived.
+        """
+        self.most, self.room, self.seconds = most, room, seconds
+        self.held = 0
+        self.arriving: dict[Arrival, None] = {}
+
+    @asynccontextmanager
+    async def whole(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request, once all of it is there; its bytes count until the context is left.
+
+        Raises:
+            HTTPException: If it is too large, does not come in time, or there is no room for it.
+        """
+        arrival = Arrival()
+        try:
+            yield await self.read(request, arrival, self.most)
+        finally:
+            self.drop(arrival)
+
+    async def spurned(self, request: Request) -> None:
+        """Wait until a body that nobody wants has come: many clients read no answer before they have sent it all."""
+        await self.read(request, Arrival(), 0)
+
+    async def read(self, request: Request, arrival: Arrival, keep: int) -> bytes:
+        """The body; what it has beyond ``keep`` bytes is dropped as it comes, to a limit."""
+        request.state.read = True
+        start, count = asyncio.get_running_loop().time(), 0
+        self.arriving[arrival] = None
+        try:
+            async with arrival.timeout:
+                arrival.timeout.reschedule(start + min(PATIENCE, self.seconds))
+                async for part in request.stream():
+                    count += len(part)
+                    arrival.timeout.reschedule(start + min(PATIENCE + count / RATE, self.seconds))
+                    if count <= keep:
+                        self.keep(arrival, part)
+                    else:
+                        self.drop(arrival)
+                    if arrival.ousted or count > 2 * self.most:
+                        break
+        except TimeoutError:
+            if not arrival.ousted:
+                raise HTTPException(
+                    408, f"the body did not arrive within {self.seconds:g} seconds, or too slowly", CLOSE
+                ) from None
+        finally:
+            self.arriving.pop(arrival, None)
+        if arrival.ousted:
+            raise HTTPException(503, "too much arrives at once: try again later", {**CLOSE, **AGAIN})
+        if 0 < keep < count:
+            raise HTTPException(413, f"the body has more than {keep} bytes", CLOSE)
+        return b"".join(arrival.parts)
+
+    def keep(self, arrival: Arrival, part: bytes) -> None:
+        """Hold a part of a body; if there is no room for it, the body that has been arriving for longest must go."""
+        while self.held + len(part) > self.room:
+            oldest = next((other for other in self.arriving if other.size), arrival)
+            self.drop(oldest)
+            oldest.ousted = True
+            oldest.timeout.reschedule(0)
+            if oldest is arrival:
+                return
+            del self.arriving[oldest]
+        arrival.parts.append(part)
+        arrival.size += len(part)
+        self.held += len(part)
+
+    def drop(self, arrival: Arrival) -> None:
+        """Let go of what has come of a body."""
+        self.held -= arrival.size
+        arrival.parts.clear()
+        arrival.size = 0

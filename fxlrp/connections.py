@@ -1,0 +1,190 @@
+"""Connections: how long each may take to say what it wants, and how many there are."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, cast
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+KEPT = 5
+"""Seconds that a connection is kept between two requests."""
+WRITTEN = 30.0
+"""Seconds in which a client must read its answer."""
+
+
+LAST = 3.0
+"""Seconds in which a client that has just come must ask when the service ends."""
+
+
+class Waits(IntEnum):
+    """What a connection waits for. Where there are too many, the first of these make room."""
+
+    FIRST = 0
+    """For the head of its first request."""
+    NEXT = 1
+    """For another request."""
+    BODY = 2
+    """For the rest of a body."""
+    ANSWER = 3
+    """For the service."""
+
+
+@dataclass
+class Standing:
+    """A connection: how to end it, what it waits for, and since when."""
+
+    end: Callable[[], None]
+    since: float
+    waits: Waits = Waits.FIRST
+
+
+class Connections:
+    """The open connections. Where there are too many, the one that has waited for longest makes room."""
+
+    def __init__(self, most: int, seconds: float, context: ssl.SSLContext | None = None) -> None:
+        """Begin with none.
+
+        Args:
+            most: How many there may be.
+            seconds: In which a client must have sent the head of its request, and agreed on a key before.
+            context: For TLS.
+        """
+        self.most, self.seconds, self.context = most, seconds, context
+        self.open: dict[asyncio.Protocol, Standing] = {}
+
+    def protocol(self, **options: Any) -> asyncio.Protocol:
+        """What speaks with one client, for uvicorn."""
+        spoken = Patient(self, **options)
+        return spoken if self.context is None else Handshake(self, self.context, spoken)
+
+    def enter(self, protocol: asyncio.Protocol, end: Callable[[], None]) -> Standing:
+        """Count a new connection."""
+        standing = Standing(end, asyncio.get_running_loop().time())
+        if len(self.open) >= self.most:
+            waiting = [other for other in self.open.values() if other.waits is not Waits.ANSWER]
+            min(waiting, key=lambda other: (other.waits, other.since), default=standing).end()
+        self.open[protocol] = standing
+        return standing
+
+    def leave(self, protocol: asyncio.Protocol) -> None:
+        """Count one less."""
+        self.open.pop(protocol, None)
+
+
+class Patient(H11Protocol):
+    """HTTP/1.1 with one client, who must not be slow. Uvicorn by itself waits for the rest of a head without end."""
+
+    def __init__(self, connections: Connections, **options: Any) -> None:
+        super().__init__(**options)
+        self.all = connections
+        self.clock: asyncio.TimerHandle | None = None
+        self.standing: Standing
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the head of a request."""
+        super().connection_made(transport)
+        self.standing = self.all.enter(self, self.cut)
+        self.expect(self.all.seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        super().connection_lost(exc)
+        self.all.leave(self)
+        self.expect(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Go on; whoever has begun to send a head must finish it in time, whatever else he sends."""
+        super().data_received(data)
+        if self.busy:
+            self.expect(None)
+            self.wait(Waits.BODY if self.cycle.more_body else Waits.ANSWER)
+        elif self.clock is None:
+            self.expect(self.all.seconds)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or for the client to read the last answer."""
+        self.wait(Waits.NEXT)
+        super().on_response_complete()
+        if self.busy:  # with a request that was sent before this answer had come
+            self.wait(Waits.BODY if self.cycle.more_body else Waits.ANSWER)
+        elif self.transport.is_closing():
+            self.expect(WRITTEN)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close, once the last answer has been read."""
+        super().timeout_keep_alive_handler()
+        self.expect(WRITTEN)
+
+    def shutdown(self) -> None:
+        """Close when what is asked has been answered; a client that has begun to ask, or just come, is heard."""
+        if self.busy or (self.standing.waits is Waits.NEXT and self.clock is None):
+            super().shutdown()
+        else:
+            self.expect(LAST)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is worked on."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def wait(self, what: Waits) -> None:
+        """Note what it waits for."""
+        if self.standing.waits is not what:
+            self.standing.waits, self.standing.since = what, self.loop.time()
+
+    def expect(self, seconds: float | None) -> None:
+        """Cut the connection if nothing changes for so long."""
+        if self.clock is not None:
+            self.clock.cancel()
+        self.clock = None if seconds is None else self.loop.call_later(seconds, self.cut)
+
+    def cut(self) -> None:
+        """End it, whatever was not sent yet."""
+        self.transport.abort()
+
+
+class Handshake(asyncio.Protocol):
+    """A connection before TLS is agreed upon, which counts and must not be slow either."""
+
+    def __init__(self, connections: Connections, context: ssl.SSLContext, spoken: Patient) -> None:
+        self.all, self.context, self.spoken = connections, context, spoken
+        self.early: list[bytes] = []
+        self.task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        self.all.enter(self, transport.abort)
+        self.spoken.connections.add(cast(Any, self))  # those that uvicorn waits for when it ends
+        transport.pause_reading()  # what comes is for TLS
+        self.task = asyncio.get_running_loop().create_task(self.agree(transport))
+
+    def shutdown(self) -> None:
+        """Go on: a client that has just come is heard."""
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what comes together with the end of the agreement."""
+        self.early.append(data)
+
+    async def agree(self, transport: asyncio.Transport) -> None:
+        """Agree and hand over; who speaks something else, or too slowly, is not answered."""
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport, self, self.context, server_side=True, ssl_handshake_timeout=self.all.seconds
+            )
+        except OSError:  # that of TLS, and of time, are among them
+            return
+        finally:
+            self.all.leave(self)
+            self.spoken.connections.discard(cast(Any, self))
+        if secured is None:  # the client has gone
+            return
+        secured.set_protocol(self.spoken)
+        self.spoken.connection_made(secured)
+        for data in self.early:
+            self.spoken.data_received(data)

@@ -1,0 +1,131 @@
+"""The Open Inference Protocol, version 2, with its extension for binary tensors.
+
+Clients of Triton, KServe and others speak it. The target is an input like others, called ``target``; without it the
+largest output is explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from torch import Tensor
+
+from fxlrp.bodies import kind_of
+from fxlrp.desk import Desk, Hosted
+from fxlrp.inference_messages import HEADER_LENGTH, Asked, datatype, head_length, metadata, read_tensors
+from fxlrp.messages import JSON, bytes_of, numbers_of, size_of
+from fxlrp.workers import aside
+
+VERSION = "1"
+"""Of every artefact; another one is another file."""
+BYTES = "application/octet-stream"
+Check = Callable[[Request], Awaitable[Response]]
+
+
+def routes(desk: Desk, health: Check, ready: Check) -> list[Route]:
+    """The paths of the protocol.
+
+    Args:
+        desk: Takes requests in.
+        health: Says whether the service lives.
+        ready: Says whether it would take a request.
+    """
+    protocol = Protocol(desk)
+    model, versioned = "/v2/models/{name}", "/versions/{version}"
+    return [
+        Route("/v2", server),
+        Route("/v2/health/live", health),
+        Route("/v2/health/ready", ready),
+        Route("/v2/repository/index", protocol.index, methods=["POST"]),
+        *(Route(path, protocol.model) for path in (model, model + versioned)),
+        *(Route(f"{path}/ready", protocol.ready) for path in (model, model + versioned)),
+        *(Route(f"{path}/infer", protocol.infer, methods=["POST"]) for path in (model, model + versioned)),
+    ]
+
+
+async def server(_: Request) -> Response:
+    """What the server is."""
+    return JSONResponse({"name": "fxlrp", "version": version("fxlrp"), "extensions": ["binary_tensor_data"]})
+
+
+class Protocol:
+    """Answers about artefacts, and runs them."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def host(self, request: Request) -> Hosted:
+        """The artefact that a path names, with its only version."""
+        if (given := request.path_params.get("version", VERSION)) != VERSION:
+            raise HTTPException(404, f"there is no version {given!r}, but {VERSION}")
+        return self.desk.host(request)
+
+    async def index(self, _: Request) -> Response:
+        """The artefacts."""
+        return JSONResponse(
+            [{"name": name, "version": VERSION, "state": "READY", "reason": ""} for name in self.desk.hosts]
+        )
+
+    async def model(self, request: Request) -> Response:
+        """What an artefact takes and returns; a size that may change is -1."""
+        host = self.host(request)
+        about = host.about
+        return JSONResponse(
+            {
+                "name": host.name,
+                "versions": [VERSION],
+                "platform": f"fxlrp_{about.format}",
+                "inputs": [metadata(spec) for spec in about.inputs],
+                "outputs": [metadata(spec) for spec in about.outputs],
+            }
+        )
+
+    async def ready(self, request: Request) -> Response:
+        """That an artefact can be run: all of them are loaded before the service begins."""
+        return JSONResponse({"name": self.host(request).name, "ready": True})
+
+    async def infer(self, request: Request) -> Response:
+        """Run an artefact."""
+        host = self.host(request)
+        kind_of(request, JSON, BYTES, "")  # Triton's client says none
+        async with self.desk.taken(request) as body:
+            length = head_length(request.headers.get(HEADER_LENGTH), len(body))
+            document = await self.desk.document(body[:length], host)
+            asked = Asked.of(document, host.about)
+            read = partial(read_tensors, asked.inputs, body[length:], host.about)
+            found = await self.desk.explained(request, host, len(body), read)
+            return await self.written(host.name, asked, found)
+
+    async def written(self, name: str, asked: Asked, found: Mapping[str, Tensor]) -> Response:
+        """The answer."""
+        wanted = asked.outputs or dict.fromkeys(found, asked.binary)
+        outputs, blobs = await aside(size_of(found), described, wanted, found)
+        plain = {output: found[output] for output, binary in wanted.items() if not binary}
+        document = {"model_name": name, "model_version": VERSION, **asked.id, "outputs": outputs}
+        head = await self.desk.text(document, plain)
+        if not blobs:
+            return Response(head, media_type=JSON)
+        whole = await aside(size_of(found), b"".join, [head, *blobs])
+        return Response(whole, media_type=BYTES, headers={HEADER_LENGTH: str(len(head))})
+
+
+def described(wanted: Mapping[str, bool], found: Mapping[str, Tensor]) -> tuple[list[Any], list[memoryview]]:
+    """The outputs as JSON has them, and the bytes of those that shall be binary."""
+    outputs, blobs = [], []
+    for output, binary in wanted.items():
+        tensor = found[output]
+        entry: dict[str, Any] = {"name": output, "datatype": datatype(tensor), "shape": list(tensor.shape)}
+        if binary:
+            blobs.append(bytes_of(tensor))
+            entry["parameters"] = {"binary_data_size": tensor.nbytes}
+        else:
+            entry["data"] = numbers_of(tensor.flatten())
+        outputs.append(entry)
+    return outputs, blobs

@@ -1,0 +1,128 @@
+"""KServe's older protocol, which has a path for explanations: instances go in, one explanation of each comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from torch import Tensor
+
+from fxlrp.bodies import kind_of
+from fxlrp.desk import Desk
+from fxlrp.errors import RequestError, SignatureError
+from fxlrp.manifest import TARGET, Manifest
+from fxlrp.messages import JSON, Call, call_of, numbers_of, size_of, target_of, tensor_of
+from fxlrp.specs import Spec
+from fxlrp.texts import Numbers
+from fxlrp.workers import aside
+
+FORM = (
+    '{"instances": [nested lists of the only input, or {NAME: nested lists}, ...], '
+    '"target": null (the largest), a class, or a list with one per instance}'
+)
+
+
+def routes(desk: Desk) -> list[Route]:
+    """The paths of the protocol."""
+    protocol = Instances(desk)
+    return [
+        Route("/v1/models", protocol.index),
+        Route("/v1/models/{name}:explain", protocol.explain, methods=["POST"]),
+        Route("/v1/models/{name}", protocol.ready),
+    ]
+
+
+class Instances:
+    """Answers about artefacts, and runs them."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    async def index(self, _: Request) -> Response:
+        """The artefacts."""
+        return JSONResponse({"models": list(self.desk.hosts)})
+
+    async def ready(self, request: Request) -> Response:
+        """That an artefact can be run: all of them are loaded before the service begins."""
+        return JSONResponse({"name": self.desk.host(request).name, "ready": True})
+
+    async def explain(self, request: Request) -> Response:
+        """Run an artefact, and give each instance its part of the results."""
+        host = self.desk.host(request)
+        kind_of(request, JSON)
+        check_batched(host.about)
+        async with self.desk.taken(request) as body:
+            document = await self.desk.document(body, host)
+            read = partial(read_instances, document, host.about)
+            found = await self.desk.explained(request, host, len(body), read)
+            parts = await aside(size_of(found), parted, found)
+            return Response(await self.desk.text(parts, found), media_type=JSON)
+
+
+def check_batched(about: Manifest) -> None:
+    """Refuse an artefact that does not tell its samples apart.
+
+    Raises:
+        SignatureError: If the first size of one of its tensors is not the number of samples.
+    """
+    batch = about.explained.shape[:1]
+    if any(spec.shape[:1] != batch for spec in (*about.inputs, *about.outputs)):
+        raise SignatureError("not everything that this artefact takes or returns is per sample: use /explain")
+
+
+def read_instances(document: Any, about: Manifest) -> Call:
+    """The call for a list of instances.
+
+    Raises:
+        RequestError: If the document is of another structure.
+        SignatureError: If an input is unknown, or has entries that its type cannot hold.
+    """
+    if not isinstance(document, dict) or document.keys() - {"instances", TARGET}:
+        raise RequestError(f"the body must be {FORM}")
+    found, target = document.get("instances"), document.get(TARGET)
+    specs = {spec.name: spec for spec in about.inputs if spec.name != TARGET}
+    if isinstance(found, list) and found and all(isinstance(part, dict) for part in found):
+        if any(part.keys() != found[0].keys() for part in found):
+            raise RequestError("every instance must have the same names in it")
+        if unknown := found[0].keys() - specs.keys():
+            raise SignatureError(f"there is no input {min(unknown)!r}\n{about.signature()}")
+        return Call(
+            {name: stacked([part[name] for part in found], specs[name]) for name in found[0]},
+            target_of(target, about),
+        )
+    if len(specs) != 1 or not isinstance(found, (list, Numbers)):
+        raise RequestError(f"the body must be {FORM}\n{about.signature()}")
+    return call_of(dict.fromkeys(specs, found), target, about)
+
+
+def stacked(values: Sequence[Any], spec: Spec) -> Tensor:
+    """One tensor of the values of all instances."""
+    if not any(isinstance(value, Numbers) for value in values):
+        return tensor_of(list(values), spec)
+    tensors = [tensor_of(value, replace(spec, shape=spec.shape[1:])) for value in values]
+    if len({tensor.shape for tensor in tensors}) > 1:
+        raise SignatureError(f"'{spec.name}' must have the same shape in every instance: {spec}")
+    return torch.stack(tensors)
+
+
+def parted(found: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The results of each sample: the model's outputs, and what explains them."""
+    kinds = {"predictions": False, "explanations": True}
+    return {
+        kind: each({name: t for name, t in found.items() if name.startswith(("relevance", "read")) is explains})
+        for kind, explains in kinds.items()
+    }
+
+
+def each(found: Mapping[str, Tensor]) -> list[dict[str, Numbers]]:
+    """The results of each sample."""
+    return [
+        {name: numbers_of(tensor) for name, tensor in zip(found, sample, strict=True)}
+        for sample in zip(*found.values(), strict=True)
+    ]

@@ -1,0 +1,159 @@
+"""The command that answers over HTTP."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+
+from fxlrp.commands import reported, working
+from fxlrp.deploy import about
+from fxlrp.errors import FxlrpError, SignatureError
+from fxlrp.extras import require
+from fxlrp.loading import Artifact, load
+from fxlrp.options import Debug, Key, Native, parse_sizes
+from fxlrp.terminal import console
+
+if TYPE_CHECKING:
+    from fxlrp.server import Terms
+
+PLAIN = re.compile(r"\w[\w.\-]*", re.ASCII)
+
+
+@reported
+def serve(
+    artifacts: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files of `fxlrp export` or of Attributor.save, each as PATH or NAME=PATH.", metavar="FILE..."
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; by default this machine's alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Samples of one call: those of a request, and of requests that run together.")
+    ] = 32,
+    wait: Annotated[
+        float, typer.Option(min=0, max=10_000, help="Milliseconds that a request waits for others of the same shapes.")
+    ] = 0.0,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=NUMBER: largest value of a size, such as a sequence's length."),
+    ] = None,
+    max_body: Annotated[int, typer.Option(min=1, help="Largest body of a request, in MiB.")] = 16,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that wait or run at a time; others get 503.")] = 64,
+    connections: Annotated[
+        int, typer.Option(min=1, help="Open connections; where there are more, idle and slow ones are closed.")
+    ] = 512,
+    drain: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds for which requests are taken after SIGTERM, while /ready says 503."),
+    ] = 5.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch; fewer if others use the machine. [default: all cores]")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with a token per line; requests must have one as Authorization: Bearer.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate for TLS, in PEM format.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key. [default: in the same file]")] = None,
+    log: Annotated[bool, typer.Option("--log", help="Write a line of JSON for every request to stderr.")] = False,
+    key: Key = None,
+    allow_native_code: Native = False,
+    debug: Debug = False,
+) -> None:
+    """Answer explanations over HTTP. Without --token-file whoever reaches the address can use it.
+
+    POST /explain takes {"inputs": {NAME: nested lists}, "target": 3}; GET / says what the artefact takes. Several
+    artefacts are at /models/NAME/explain. The Open Inference Protocol is at /v2, KServe's explanations are at
+    /v1/models/NAME:explain. GET /health, /ready and /metrics (Prometheus) are for those who watch over it.
+    """
+    for package in ("starlette", "uvicorn", "prometheus_client", "safetensors"):
+        require(package, "serve")
+    from fxlrp.desk import Limits
+    from fxlrp.server import LOCAL, Terms, check_files, listen, secured, serve_until_stopped, server
+    from fxlrp.service import Service
+    from fxlrp.watching import log_requests, read_tokens
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if tls_key is not None and tls_cert is None:
+        raise FxlrpError("--tls-key needs --tls-cert")
+    tokens = frozenset() if token_file is None else read_tokens(token_file)
+    terms = Terms(connections, drain=drain, context=None if tls_cert is None else secured(tls_cert, tls_key))
+    check_files(terms)
+    with working("loading"):
+        loaded = {
+            name: load(path, allow_native_code=allow_native_code, key=key) for name, path in named(artifacts).items()
+        }
+    narrow(loaded, batch_size, parse_sizes(size or ()))
+    service = Service(loaded, Limits(max_body * 2**20, queue, batch_size, wait / 1000), tokens)
+    with listen(host, port) as sock:
+        for hosted in service.desk.hosts.values():
+            console().print(about(hosted.artifact))
+            together = hosted.batcher.most > 1
+            console().print("Requests of equal shapes run together." if together else "Each request runs by itself.")
+        console().print(
+            f"Serving {', '.join(loaded)} on {address(host, sock.getsockname()[1], terms)}; stop with Ctrl+C",
+            soft_wrap=True,
+            markup=False,
+        )
+        if host not in LOCAL:
+            warn_open(bool(tokens), terms)
+        sys.stdout.flush()
+        if log:
+            log_requests()
+        serve_until_stopped(server(service.application(), terms, service.end), sock)
+
+
+def named(texts: Sequence[str]) -> dict[str, Path]:
+    """Files by the name that they are served under: what stands before =, or the file's without its ending.
+
+    Raises:
+        SignatureError: If a name is not plain, or comes twice.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        before, sign, after = text.partition("=")
+        given = bool(sign) and PLAIN.fullmatch(before) is not None and not Path(text).exists()
+        name, path = (before, Path(after)) if given else (Path(text).stem, Path(text))
+        if not PLAIN.fullmatch(name):
+            raise SignatureError(f"{name!r} has characters that no name in a URL should have: give NAME={text}")
+        if name in found:
+            raise SignatureError(f"{name!r} would be the name of two artefacts: give NAME={text}")
+        found[name] = path
+    return found
+
+
+def narrow(artifacts: dict[str, Artifact], batch_size: int, sizes: Sequence[tuple[str, int]]) -> None:
+    """Let sizes be at most so large, the batch among them.
+
+    Raises:
+        SignatureError: If no artefact has such a size.
+    """
+    for artifact in artifacts.values():
+        batch = artifact.manifest.explained.shape[0]
+        if isinstance(batch, str) and batch in artifact.manifest.sizes:
+            artifact.manifest = artifact.manifest.at_most(batch, batch_size)
+    for name, value in sizes:
+        having = [artifact for artifact in artifacts.values() if name in artifact.manifest.sizes]
+        for artifact in having or artifacts.values():
+            artifact.manifest = artifact.manifest.at_most(name, value)
+
+
+def address(host: str, port: int, terms: Terms) -> str:
+    """Where to ask."""
+    return f"{'http' if terms.context is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def warn_open(tokens: bool, terms: Terms) -> None:
+    """Say what an address that others can reach is open to."""
+    if not tokens:
+        console(stderr=True).print("Warning: no authentication: whoever reaches this address can use it.")
+    elif terms.context is None:
+        console(stderr=True).print("Warning: tokens can be read on their way: give --tls-cert, or let a proxy do TLS.")

@@ -1,0 +1,157 @@
+"""Reading and writing JSON without holding up the service: what is large goes to processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fxlrp.errors import FxlrpError
+from fxlrp.pipes import ERRORS, Buffer, receive, send
+from fxlrp.texts import TooLarge, parse, write
+
+LARGE = 2**15
+"""Bytes of a text that is not read here: so many take some two milliseconds, whatever they are."""
+WAITING = 8
+"""Large texts per process that are read or wait for it; those of one client must not fill the service's queue."""
+ENTRIES = 2**12
+"""Numbers that are not written here."""
+SECONDS = 20.0
+"""That a process has for one text."""
+START = """
+import sys, types
+package = types.ModuleType("fxlrp")  # without what it imports, which is torch
+package.__path__ = [sys.argv[1]]
+sys.modules["fxlrp"] = package
+from fxlrp.errors import FxlrpError
+from fxlrp.pipes import work
+work(int(sys.argv[2]))
+"""
+
+T = TypeVar("T")
+
+
+class Busy(FxlrpError):
+    """There is too much to do at the moment."""
+
+
+class Workers:
+    """Reads and writes texts: small ones at once, others in one of a few processes that are started when needed."""
+
+    def __init__(self, count: int, memory: int, seconds: float = SECONDS) -> None:
+        """Prepare.
+
+        Args:
+            count: Processes.
+            memory: Bytes that each may have.
+            seconds: After which one that is not ready is stopped.
+        """
+        self.memory, self.seconds = memory, seconds
+        self.room = asyncio.Semaphore(WAITING * count)
+        self.threads = ThreadPoolExecutor(count, "texts")
+        self.own = threading.local()
+        self.processes: set[subprocess.Popen[bytes]] = set()
+
+    async def parse(self, text: bytes, most: int) -> Any:
+        """The document of a text, with `fxlrp.texts.Numbers` where a large list was.
+
+        Args:
+            text: The text.
+            most: Numbers that a list may have: those of more are not kept.
+
+        Raises:
+            RequestError: If it is not JSON.
+            TooLarge: If it takes too much time or memory.
+            Busy: If too many others are read.
+        """
+        if len(text) <= LARGE:
+            return parse(text)
+        if self.room.locked():
+            raise Busy("many large bodies of JSON are being read: try again later, or send safetensors")
+        async with self.room:
+            document, _ = await self.asked(most, [text])
+        return document
+
+    async def write(self, document: Any, entries: int) -> bytes:
+        """The text of a document that has `fxlrp.texts.Numbers` in it.
+
+        Args:
+            document: The document.
+            entries: How many numbers there are.
+        """
+        if entries <= ENTRIES:
+            return write(document)
+        _, (text,) = await self.asked(document, [])
+        return bytes(text)
+
+    async def asked(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[Buffer]]:
+        """What a process answers."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, self.exchange, document, blobs)
+
+    def exchange(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[Buffer]]:
+        """Send to this thread's process and wait for its answer; stop it if that does not come."""
+        process = self.process()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        alarm = threading.Timer(self.seconds, process.kill)
+        alarm.start()
+        try:
+            send(process.stdin, document, blobs)
+            found, texts, error = receive(process.stdout, room_for)
+        except (EOFError, BrokenPipeError):
+            self.stop(process)
+            raise TooLarge("as JSON it takes too much time or memory: use safetensors") from None
+        finally:
+            alarm.cancel()
+        if error:
+            raise ERRORS[error](found)
+        return found, texts
+
+    def process(self) -> subprocess.Popen[bytes]:
+        """That of this thread, started anew if it has ended."""
+        process: subprocess.Popen[bytes] | None = getattr(self.own, "process", None)
+        if process is not None and process.poll() is not None:
+            self.stop(process)
+            process = None
+        if process is None:
+            command = [sys.executable, "-P", "-c", START, str(Path(__file__).parent), str(self.memory)]
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=-1
+            )
+            self.own.process = process
+            self.processes.add(process)
+        return process
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """End a process."""
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
+        self.processes.discard(process)
+
+    def close(self) -> None:
+        """End all of them."""
+        for process in [*self.processes]:
+            self.stop(process)
+        self.threads.shutdown()
+
+
+def room_for(size: int) -> memoryview:
+    """Bytes that are not set to 0 before they are read, while others wait."""
+    return np.empty(size, np.uint8).data
+
+
+async def aside(size: int, call: Callable[..., T], *args: Any) -> T:
+    """The result of a call that lets go of Python's lock: in a thread, if what it works on has many bytes."""
+    return await asyncio.to_thread(call, *args) if size > LARGE else call(*args)
