@@ -42,6 +42,7 @@ def close_vectors(x: Tensor) -> Tensor:
 ALL = slice(None)
 ORDERS: dict[OpOverload, tuple[Order, slice]] = {
     aten._embedding_bag.default: (rows, ALL),
+    aten._embedding_bag_backward.default: (rows, ALL),
     aten._embedding_bag_dense_backward.default: (rows, ALL),
     aten._embedding_bag_forward_only.default: (rows, ALL),
     aten._embedding_bag_per_sample_weights_backward.default: (rows, ALL),

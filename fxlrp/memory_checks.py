@@ -158,6 +158,22 @@ def check_bag_backward(
         expect_range(offset2bag, bags, name="offset2bag")
 
 
+def check_whole_bag_backward(
+    grad: Tensor,
+    indices: Tensor,
+    offset2bag: Tensor,
+    bag_size: Tensor,
+    maximum_indices: Tensor,
+    num_weights: int,
+    mode: int,
+    sparse: bool,
+    per_sample_weights: Tensor | None,
+) -> None:
+    """The same, and the gradient is not sparse."""
+    expect(not sparse, "a strided gradient")
+    check_bag_backward(grad, indices, offset2bag, bag_size, maximum_indices, num_weights, mode, per_sample_weights)
+
+
 def check_bag_weights_backward(grad: Tensor, weight: Tensor, indices: Tensor, offset2bag: Tensor) -> None:
     """The same for the weights of samples."""
     expect(grad.ndim == weight.ndim == 2 and grad.shape[1] == weight.shape[1], "gradients of bags of rows")

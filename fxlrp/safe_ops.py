@@ -34,6 +34,7 @@ CHECKS: dict[str, Check] = {
     "_batch_norm_with_update_functional.default": norm_checks.check_batch_norm,
     "_cdist_backward.default": memory_checks.check_cdist_backward,
     "_embedding_bag.default": memory_checks.check_bag,
+    "_embedding_bag_backward.default": memory_checks.check_whole_bag_backward,
     "_embedding_bag_dense_backward.default": memory_checks.check_bag_backward,
     "_embedding_bag_forward_only.default": memory_checks.check_bag,
     "_embedding_bag_per_sample_weights_backward.default": memory_checks.check_bag_weights_backward,
@@ -110,7 +111,7 @@ CHECKS: dict[str, Check] = {
 }
 """What torch leaves unchecked of some ops."""
 
-EMPTY = ("empty.memory_format", "empty_like.default", "new_empty.default")
+EMPTY = ("empty.memory_format", "empty_like.default", "empty_permuted.default", "new_empty.default")
 """Their results show what was in memory before."""
 
 

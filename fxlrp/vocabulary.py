@@ -120,13 +120,14 @@ COPIES = """
 """
 
 SELECTIONS = """
-    embedding.default embedding_dense_backward.default _embedding_bag.default _embedding_bag_dense_backward.default
-    _embedding_bag_forward_only.default _embedding_bag_per_sample_weights_backward.default gather.default
-    index.Tensor _unsafe_index.Tensor _unsafe_index_put.default index_add.default index_copy.default
-    index_fill.int_Scalar index_fill.int_Tensor index_put.default index_reduce.default index_select.default
-    masked_scatter.default masked_scatter_backward.default masked_select.default nll_loss_backward.default
-    nll_loss_forward.default nll_loss2d_backward.default nll_loss2d_forward.default nonzero.default one_hot.default
-    put.default scatter.reduce scatter.src scatter.value scatter_add.default scatter_reduce.two searchsorted.Tensor
+    _embedding_bag_backward.default embedding.default embedding_dense_backward.default _embedding_bag.default
+    _embedding_bag_dense_backward.default _embedding_bag_forward_only.default
+    _embedding_bag_per_sample_weights_backward.default gather.default index.Tensor _unsafe_index.Tensor
+    _unsafe_index_put.default index_add.default index_copy.default index_fill.int_Scalar index_fill.int_Tensor
+    index_put.default index_reduce.default index_select.default masked_scatter.default
+    masked_scatter_backward.default masked_select.default nll_loss_backward.default nll_loss_forward.default
+    nll_loss2d_backward.default nll_loss2d_forward.default nonzero.default one_hot.default put.default
+    scatter.reduce scatter.src scatter.value scatter_add.default scatter_reduce.two searchsorted.Tensor
     bucketize.Tensor take.default value_selecting_reduction_backward.default
 """
 
@@ -140,10 +141,10 @@ MATRICES = """
 """
 
 NEW = """
-    arange.default arange.start arange.start_step empty.memory_format empty_like.default eye.default eye.m
-    fill.Scalar fill.Tensor full.default full_like.default linspace.default new_empty.default new_full.default
-    new_ones.default new_zeros.default ones.default ones_like.default scalar_tensor.default zeros.default
-    zeros_like.default
+    empty_permuted.default arange.default arange.start arange.start_step empty.memory_format empty_like.default
+    eye.default eye.m fill.Scalar fill.Tensor full.default full_like.default linspace.default new_empty.default
+    new_full.default new_ones.default new_zeros.default ones.default ones_like.default scalar_tensor.default
+    zeros.default zeros_like.default
 """
 
 SIZES = """
