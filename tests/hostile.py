@@ -8,6 +8,8 @@ from collections.abc import Callable
 from random import Random
 
 import hostile_graph
+import hostile_manifest
+import hostile_onnx
 from hostile_json import Json, scramble
 from hostile_zip import Members, entries, flawed, pack, read
 
@@ -91,7 +93,7 @@ def rearrange(members: Members, rng: Random) -> Members:
 
 def remanifest(members: Members, rng: Random) -> Members:
     """A manifest that says other things."""
-    return in_json(MEMBER, scramble)(members, rng)
+    return in_json(MEMBER, rng.choice((scramble, hostile_manifest.change)))(members, rng)
 
 
 def damage(content: bytes, rng: Random) -> bytes:
@@ -142,9 +144,11 @@ PACKAGES = {kind: KINDS[kind] for kind in ("bytes", "zip", "members", "manifest"
 """The same of a package of machine code."""
 
 
-def plain(content: bytes, rng: Random) -> tuple[str, bytes]:
-    """The bytes of an ONNX file."""
-    return "bytes", damage(content, rng)
+def models(content: bytes, rng: Random) -> tuple[str, bytes]:
+    """A kind of mutation, and a file that it makes of a valid ONNX file."""
+    if rng.random() < 0.1:
+        return "bytes", damage(content, rng)
+    return "messages", hostile_onnx.mutations(content, rng)
 
 
 def packages(content: bytes, rng: Random) -> tuple[str, bytes]:
@@ -153,5 +157,5 @@ def packages(content: bytes, rng: Random) -> tuple[str, bytes]:
     return kind, PACKAGES[kind](content, rng)
 
 
-MUTATIONS = {"pt2": mutations, "aoti": packages, "onnx": plain}
+MUTATIONS = {"pt2": mutations, "aoti": packages, "onnx": models}
 """What is changed of a file, by format."""
