@@ -15,7 +15,8 @@ from fxlrp.errors import (
     VerificationError,
 )
 from fxlrp.ledger import Ledger
-from fxlrp.loading import Artifact, load
+from fxlrp.loaded import Artifact
+from fxlrp.loading import load
 from fxlrp.registry import Facts, Rule, Site, rule
 from fxlrp.results import Result
 from fxlrp.rulesets import RuleSet

@@ -15,7 +15,8 @@ from fxlrp.api import compile
 from fxlrp.arguments import read_inputs
 from fxlrp.commands import prepared, reported, working
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.loading import Artifact, load
+from fxlrp.loaded import Artifact
+from fxlrp.loading import load
 from fxlrp.options import (
     Debug,
     Input,

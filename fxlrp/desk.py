@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fxlrp.batching import Batcher, Tensors, joinable
 from fxlrp.bodies import AGAIN, CLOSE, Bodies
-from fxlrp.loading import Artifact
+from fxlrp.loaded import Artifact
 from fxlrp.manifest import Manifest
 from fxlrp.messages import Call
 from fxlrp.metrics import Metrics

@@ -23,7 +23,7 @@ from fxlrp import inference_protocol, instances
 from fxlrp.bodies import AGAIN, CLOSE, kind_of
 from fxlrp.desk import Desk, Limits
 from fxlrp.errors import FxlrpError, RequestError
-from fxlrp.loading import Artifact
+from fxlrp.loaded import Artifact
 from fxlrp.messages import (
     BINARY,
     JSON,

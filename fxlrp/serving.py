@@ -15,7 +15,8 @@ from fxlrp.commands import reported, working
 from fxlrp.deploy import about
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.extras import require
-from fxlrp.loading import Artifact, load
+from fxlrp.loaded import Artifact
+from fxlrp.loading import load
 from fxlrp.options import Debug, Key, Native, parse_sizes
 from fxlrp.terminal import console
 

@@ -17,7 +17,8 @@ from fxlrp.cells import array, exact, index, table
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import require
 from fxlrp.files import replaced
-from fxlrp.loading import Artifact, load
+from fxlrp.loaded import Artifact
+from fxlrp.loading import load
 from fxlrp.manifest import TARGET, Manifest
 from fxlrp.pictures import draw, picture
 from fxlrp.samples import Row, Source
