@@ -161,6 +161,7 @@ def check_bag_backward(
 def check_whole_bag_backward(
     grad: Tensor,
     indices: Tensor,
+    offsets: Tensor,
     offset2bag: Tensor,
     bag_size: Tensor,
     maximum_indices: Tensor,
@@ -169,8 +170,13 @@ def check_whole_bag_backward(
     sparse: bool,
     per_sample_weights: Tensor | None,
 ) -> None:
-    """The same, and the gradient is not sparse."""
+    """The same of a gradient that is not sparse; bags follow from offsets where they are not given."""
     expect(not sparse, "a strided gradient")
+    if offset2bag.numel() == 0:
+        expect(offsets.ndim == 1 and grad.ndim == 2, "offsets and gradients of bags")
+        expect_offsets(offsets, indices.numel())
+        expect(bool((offsets[grad.shape[0] :] == indices.numel()).all()), "a gradient for each bag")
+        offset2bag = torch.zeros_like(indices)
     check_bag_backward(grad, indices, offset2bag, bag_size, maximum_indices, num_weights, mode, per_sample_weights)
 
 
