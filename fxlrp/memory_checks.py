@@ -158,6 +158,13 @@ def check_bag_backward(
         expect_range(offset2bag, bags, name="offset2bag")
 
 
+def expect_bags(grad: Tensor, indices: Tensor, offsets: Tensor) -> None:
+    """Refuse offsets of other bags than those that there are gradients for."""
+    expect(offsets.ndim == 1 and grad.ndim == 2, "offsets and gradients of bags")
+    expect_offsets(offsets, indices.numel())
+    expect(bool((offsets[grad.shape[0] :] == indices.numel()).all()), "a gradient for each bag")
+
+
 def check_whole_bag_backward(
     grad: Tensor,
     indices: Tensor,
@@ -173,20 +180,23 @@ def check_whole_bag_backward(
     """The same of a gradient that is not sparse; bags follow from offsets where they are not given."""
     expect(not sparse, "a strided gradient")
     if offset2bag.numel() == 0:
-        expect(offsets.ndim == 1 and grad.ndim == 2, "offsets and gradients of bags")
-        expect_offsets(offsets, indices.numel())
-        expect(bool((offsets[grad.shape[0] :] == indices.numel()).all()), "a gradient for each bag")
+        expect_bags(grad, indices, offsets)
         offset2bag = torch.zeros_like(indices)
     check_bag_backward(grad, indices, offset2bag, bag_size, maximum_indices, num_weights, mode, per_sample_weights)
 
 
-def check_bag_weights_backward(grad: Tensor, weight: Tensor, indices: Tensor, offset2bag: Tensor) -> None:
+def check_bag_weights_backward(
+    grad: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor, offset2bag: Tensor
+) -> None:
     """The same for the weights of samples."""
     expect(grad.ndim == weight.ndim == 2 and grad.shape[1] == weight.shape[1], "gradients of bags of rows")
     expect(indices.ndim == 1, "indices of rows")
     expect_range(indices, weight.shape[0])
-    expect_vectors(indices.shape[0], offset2bag=offset2bag)
-    expect_range(offset2bag, grad.shape[0], name="offset2bag")
+    if offset2bag.numel() == 0:
+        expect_bags(grad, indices, offsets)
+    else:
+        expect_vectors(indices.shape[0], offset2bag=offset2bag)
+        expect_range(offset2bag, grad.shape[0], name="offset2bag")
 
 
 def check_segments(data: Tensor, lengths: Tensor | None, offsets: Tensor | None, axis: int) -> None:
