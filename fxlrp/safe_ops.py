@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fxlrp import image_checks, memory_checks, norm_checks
+from fxlrp import bag_checks, image_checks, memory_checks, norm_checks
 from fxlrp._torch import OpOverload
 from fxlrp.dense import ORDERS, ordered
 from fxlrp.errors import ArtifactError
@@ -33,11 +33,11 @@ CHECKS: dict[str, Check] = {
     "_adaptive_avg_pool3d_backward.default": image_checks.check_average_backward(3),
     "_batch_norm_with_update_functional.default": norm_checks.check_batch_norm,
     "_cdist_backward.default": memory_checks.check_cdist_backward,
-    "_embedding_bag.default": memory_checks.check_bag,
-    "_embedding_bag_backward.default": memory_checks.check_whole_bag_backward,
-    "_embedding_bag_dense_backward.default": memory_checks.check_bag_backward,
-    "_embedding_bag_forward_only.default": memory_checks.check_bag,
-    "_embedding_bag_per_sample_weights_backward.default": memory_checks.check_bag_weights_backward,
+    "_embedding_bag.default": bag_checks.check_bag,
+    "_embedding_bag_backward.default": bag_checks.check_whole_bag_backward,
+    "_embedding_bag_dense_backward.default": bag_checks.check_bag_backward,
+    "_embedding_bag_forward_only.default": bag_checks.check_bag,
+    "_embedding_bag_per_sample_weights_backward.default": bag_checks.check_bag_weights_backward,
     "_fft_c2c.default": memory_checks.check_transform,
     "_fft_c2r.default": memory_checks.check_half_transform,
     "_fft_r2c.default": memory_checks.check_real_transform,
@@ -72,7 +72,7 @@ CHECKS: dict[str, Check] = {
     "div.Scalar_mode": memory_checks.check_division,
     "div.Tensor_mode": memory_checks.check_division,
     "dropout.default": norm_checks.check_dropout,
-    "embedding_dense_backward.default": memory_checks.check_embedding_backward,
+    "embedding_dense_backward.default": bag_checks.check_embedding_backward,
     "fractional_max_pool2d.default": image_checks.check_fractional_pool,
     "fractional_max_pool2d_backward.default": image_checks.check_pool_backward(2),
     "fractional_max_pool3d.default": image_checks.check_fractional_pool,
