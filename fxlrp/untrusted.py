@@ -31,7 +31,7 @@ FUNCTIONS = {
     *("Add", "Mul", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "ModularIndexing"),
     *("CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "ToFloat", "IntTrueDiv", "FloatTrueDiv", "Rational"),
     *("Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "And", "Or", "Not"),
-    *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "Where"),
+    *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "Where", "Piecewise", "ExprCondPair"),
 }
 """Functions of sizes that stay small: powers and shifts are not among them."""
 
