@@ -213,7 +213,7 @@ def test_indices_beyond_memory_are_refused(good: bytes) -> None:
         "Add(Mul(Integer(2), Symbol('s77', positive=True, integer=True)), Integer(-1))",
         "Pow(Symbol('s77', positive=True, integer=True), Integer(2))",
         "FloorDiv(Symbol('u0', integer=True), Integer(3))",
-        "GreaterThan(Piecewise(ExprCondPair(Integer(1), Eq(Symbol('u0'), Integer(0))), ExprCondPair(Integer(2), true)), 1)",
+        "GreaterThan(Piecewise(ExprCondPair(1, Eq(Symbol('u0'), 0)), ExprCondPair(Integer(2), true)), Integer(1))",
     ],
 )
 def test_sizes_of_torch_are_taken(text: str) -> None:
