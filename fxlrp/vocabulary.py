@@ -48,8 +48,8 @@ POINTWISE = """
 """
 
 REDUCTIONS = """
-    all.default all.dim amax.default amin.default aminmax.default any.default any.dim any.dims argmax.default
-    argmin.default argsort.default count_nonzero.dim_IntList cummax.default cummin.default dist.default
+    all.default all.dim _is_all_true.default amax.default amin.default aminmax.default any.default any.dim any.dims
+    argmax.default argmin.default argsort.default count_nonzero.dim_IntList cummax.default cummin.default dist.default
     kthvalue.default linalg_vector_norm.default logcumsumexp.default logsumexp.default max.default max.dim
     median.default median.dim min.default min.dim mode.default nanmedian.default nanmedian.dim nansum.default
     norm.Scalar norm.ScalarOpt_dim segment_reduce.default _segment_reduce_backward.default sort.default sort.stable
