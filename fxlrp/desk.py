@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from torch import Tensor
 
-from fxlrp.batching import Batcher, Tensors, joinable
+from fxlrp.batching import Batcher, joinable
 from fxlrp.bodies import AGAIN, CLOSE, Bodies
 from fxlrp.loaded import Artifact
 from fxlrp.manifest import Manifest
@@ -55,17 +55,12 @@ class Hosted:
     def __init__(self, name: str, artifact: Artifact, limits: Limits, metrics: Metrics) -> None:
         self.name, self.artifact = name, artifact
         most = limits.samples if joinable(artifact.manifest) else 1
-        self.batcher = Batcher(self.run, most, limits.wait, partial(metrics.called, name))
+        self.batcher = Batcher(artifact.run, most, limits.wait, partial(metrics.called, name))
 
     @property
     def about(self) -> Manifest:
         """What it says about itself."""
         return self.artifact.manifest
-
-    def run(self, tensors: Tensors) -> dict[str, Tensor]:
-        """Call the artefact on its device."""
-        results = self.artifact.run({name: tensor.to(self.about.device) for name, tensor in tensors.items()})
-        return {name: tensor.cpu() for name, tensor in results.items()}
 
     def asked(self, read: Callable[[], Call]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The inputs and the target of a call, checked against the manifest."""
