@@ -176,7 +176,9 @@ def resolve(target: str) -> Callable[..., Any]:
         return NUMBERS[target]
     name = target.removeprefix(PREFIX)
     if name == target or name not in OPS:
-        raise ArtifactError(f"the graph calls {target[:100]!r}, which artefacts may not call: fxlrp.vocabulary lists what they may")
+        raise ArtifactError(
+            f"the graph calls {target[:100]!r}, which artefacts may not call: fxlrp.vocabulary lists what they may"
+        )
     packet, overload = name.split(".")
     op = getattr(getattr(torch.ops.aten, packet, None), overload, None)
     if op is None:
