@@ -85,6 +85,8 @@ ARGUMENTS: dict[str, Callable[[Find, Any], Any]] = {
     "as_device": lambda find, x: device(x),
 }
 """How each kind of argument is read."""
+WEIGHTS = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
+"""Where the signature names a weight of each kind."""
 RESULTS = ("as_tensor", "as_sym_int", "as_sym_float", "as_sym_bool")
 """Kinds of results that have a name."""
 
@@ -124,6 +126,9 @@ def build(graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Mappi
     Raises:
         ArtifactError: If something is used before it is there, is not there, or is called in a way that its op is not.
     """
+    taken = {spec[kind][WEIGHTS[kind]] for spec in signature["input_specs"] for kind in spec.keys() & WEIGHTS.keys()}
+    if unknown := weights.keys() - taken:
+        raise ArtifactError(f"the artefact has a weight that its graph does not take: {min(unknown)[:100]!r}")
     made, root, known = fx.Graph(), nn.Module(), Known()
     for given, spec in zip_same(graph["inputs"], signature["input_specs"], "inputs"):
         known.keep(name_of(given), take(made, root, spec, given, weights))
@@ -170,13 +175,12 @@ def take(
         raise ArtifactError("the signature of the graph names other inputs than the graph")
     if kind == "user_input":
         return made.placeholder(f"input_{len(made.nodes)}")
-    key = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}.get(kind)
-    if key is None:
+    if kind not in WEIGHTS:
         raise ArtifactError(f"the graph takes a {kind}, which fxlrp does not write")
-    if content[key] not in weights:
-        raise ArtifactError(f"the artefact has no weight {content[key][:100]!r}")
+    if (key := content[WEIGHTS[kind]]) not in weights:
+        raise ArtifactError(f"the artefact has no weight {key[:100]!r}")
     name = f"weight_{len(made.nodes)}"
-    root.register_buffer(name, weights[content[key]])
+    root.register_buffer(name, weights[key])
     return made.get_attr(name)
 
 

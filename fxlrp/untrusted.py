@@ -47,8 +47,9 @@ def check_model(content: bytes, manifest: Manifest) -> dict[str, Any]:
     model: dict[str, Any] = parsed(content)
     check_entries(model)
     described.check(model, export_schema().ExportedProgram, "the graph")
-    devices = {"cpu", manifest.device.partition(":")[0]}
-    if any(key in ("device", "as_device") and value["type"] not in devices for key, value in entries(model)):
+    devices = ("cpu", manifest.device.partition(":")[0])
+    named = [value.get("type", "cpu") for _, value in entries(model) if isinstance(value, dict)]
+    if any(device not in devices for device in named):
         raise ArtifactError(f"the graph is of other devices than {manifest.device}")
     if model.get("guards_code"):
         raise ArtifactError("the graph has guards, which are Python code")
@@ -97,8 +98,8 @@ def check_size(text: Any) -> None:
     Raises:
         ArtifactError: If it is none, or could compute a huge number.
     """
-    if not is_size(parse_expression(text).body):
-        raise ArtifactError(f"the graph has an unexpected size: {text[:100]!r}")
+    if not isinstance(text, str) or not is_size(parse_expression(text).body):
+        raise ArtifactError(f"the graph has an unexpected size: {str(text)[:100]!r}")
 
 
 def is_size(node: ast.AST) -> bool:

@@ -156,6 +156,10 @@ FORGED: dict[str, tuple[Callable[[Members], None], str]] = {
     ),
     "weight elsewhere": (weights(lambda w: w["tensor_meta"].update(storage_offset={"as_int": 2**30})), "beyond"),
     "weight outside": (weights(lambda w: w.update(path_name="../../extra/fxlrp.json")), "cannot be read"),
+    "one weight more": (
+        lambda members: members.update({WEIGHTS: members[WEIGHTS].replace(b'"0_weight"', b'"__class__.forward"')}),
+        "does not take",
+    ),
     "huge number": (model(lambda g: g["schema_version"].update(minor=10**30)), "schema_version"),
     "another type": (model(lambda g: g["graph_module"]["graph"].update(nodes={})), "graph.nodes"),
     "graph in a graph": (
