@@ -132,9 +132,9 @@ def is_truth(node: ast.AST) -> bool:
 
 
 def parsed(content: bytes) -> Any:
-    """JSON, of whatever content."""
+    """JSON in UTF-8, of whatever content."""
     try:
-        return json.loads(content)
+        return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"the graph is damaged: {type(error).__name__}: {error}") from error
 

@@ -578,6 +578,6 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_damaged_json() -> None:
-    for content in (b"{", b"[" * 10**5, b"\xff", b"9" * 10**4):
+    for content in (b"{", b"[" * 10**5, b"\xff", b"9" * 10**4, "{}".encode("utf-32-be")):
         with pytest.raises(ArtifactError, match="damaged"):
             parsed(content)
