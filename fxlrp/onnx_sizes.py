@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,14 +49,21 @@ def check_constants(graph: Any) -> None:
         for place in SIZED.get(node.op_type, ()):
             if place < len(node.input) and node.input[place] in known:
                 asked += float(np.maximum(np.abs(known[node.input[place]]), 1).prod())
-        if node.op_type == "Slice" and any(
-            not (known.get(name, ZERO) >= 1).all() for name in node.input[STEPS:] if name
-        ):
-            raise ArtifactError(
-                "the model has a slice with steps backwards, or unknown: torch has none, and some abort"
-            )
+        if node.op_type == "Slice" and not (goes_forwards(node, known) or is_flip(node, known)):
+            raise ArtifactError("the model has a slice with steps backwards, or unknown, of which some abort")
     if not asked <= LARGEST:
         raise ArtifactError(f"the model asks for tensors of {asked:.3g} entries, and {LARGEST:.3g} are the most")
+
+
+def goes_forwards(node: Any, known: Mapping[str, Any]) -> bool:
+    """Whether all steps of a slice are known and go forwards."""
+    return all((known.get(name, ZERO) >= 1).all() for name in node.input[STEPS:] if name)
+
+
+def is_flip(node: Any, known: Mapping[str, Any]) -> bool:
+    """Whether a slice takes all of some dimensions in reverse, the only one backwards that torch's exporter writes."""
+    starts, ends, steps = (known.get(node.input[place], ZERO) for place in (1, 2, STEPS))
+    return bool((starts == -1).all() and (ends == -(2.0**63)).all() and (steps == -1).all())
 
 
 def check_shapes(model: Any) -> None:

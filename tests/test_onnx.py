@@ -15,7 +15,7 @@ import pytest
 import torch
 from hostile_onnx import mutations, parts, resealed
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError
@@ -200,6 +200,19 @@ def test_what_is_written_is_what_may_be_read(saved: Path, tmp_path: Path) -> Non
     assert torch.equal(artifact(x, target=1).relevance, again(x, target=1).relevance)
     assert onnx.load(saved).graph.value_info == []
     onnx.checker.check_model(str(saved), full_check=True)
+
+
+@pytest.mark.parametrize("dims", [(1,), (2, 3), (-1,)])
+def test_dimensions_in_reverse_are_read(tmp_path: Path, dims: tuple[int, ...]) -> None:
+    """As an LSTM of two directions has them: slices with steps backwards."""
+
+    class Flipped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.flip(dims) * torch.arange(10.0).view(1, 5, 2, 1)).sum((1, 3))
+
+    attributor, x = fxlrp.compile(Flipped().eval()), torch.rand(2, 5, 2, 3)
+    artifact = fxlrp.load(attributor.save(tmp_path / "flipped.onnx", x))
+    assert torch.allclose(artifact(x, target=1).relevance, attributor(x, target=1).relevance)
 
 
 def test_a_model_that_looks_like_another_format_is_read_as_onnx(saved: Path, tmp_path: Path) -> None:
