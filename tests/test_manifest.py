@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError, clauses
+from fxlrp.archive import full
 from fxlrp.fields import LONGEST
 from fxlrp.fitting import named_results
 from fxlrp.manifest import MEMBER, Manifest
@@ -37,7 +38,7 @@ def manifest(saved: Path) -> dict[str, Any]:
 
 def described(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
-        found: dict[str, Any] = json.loads(archive.read(f"{path.stem}/{MEMBER}"))
+        found: dict[str, Any] = json.loads(archive.read(full(archive, MEMBER)))
     return found
 
 
