@@ -13,6 +13,10 @@ PATIENCE = 5.0
 """Seconds for which a body may come at any rate."""
 RATE = 2**14
 """Bytes per second that it must bring after that."""
+SMALL = 2**20
+"""Bytes of a body that are taken as fast as they come."""
+PACE = 2**26
+"""Bytes per second that are taken of all that is larger, so that there is time for others in between."""
 CLOSE = {"Connection": "close"}
 AGAIN = {"Retry-After": "1"}
 
@@ -62,6 +66,7 @@ class Bodies:
         """
         self.most, self.room, self.seconds = most, room, seconds
         self.held = 0
+        self.free = 0.0
         self.arriving: dict[Arrival, None] = {}
 
     @asynccontextmanager
@@ -98,6 +103,7 @@ class Bodies:
                         self.drop(arrival)
                     if arrival.ousted or count > 2 * self.most:
                         break
+                    await self.pace(len(part), count)
         except TimeoutError:
             if not arrival.ousted:
                 raise HTTPException(
@@ -110,6 +116,13 @@ class Bodies:
         if 0 < keep < count:
             raise HTTPException(413, f"the body has more than {keep} bytes", CLOSE)
         return b"".join(arrival.parts)
+
+    async def pace(self, size: int, count: int) -> None:
+        """Wait until more may be taken of a body that is large by now; the system holds its sender back meanwhile."""
+        if count > SMALL:
+            now = asyncio.get_running_loop().time()
+            self.free = max(self.free, now) + size / PACE
+            await asyncio.sleep(self.free - now)
 
     def keep(self, arrival: Arrival, part: bytes) -> None:
         """Hold a part of a body; if there is no room for it, the body that has been arriving for longest must go."""

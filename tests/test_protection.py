@@ -240,6 +240,25 @@ def test_bodies_that_arrive_have_room_together_and_the_oldest_makes_room() -> No
         asyncio.run(story())
 
 
+def test_large_bodies_take_turns_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part beyond what is small waits for those before it, whichever body they are of."""
+    pauses: list[float] = []
+
+    async def record(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def story() -> None:
+        monkeypatch.setattr(asyncio, "sleep", record)
+        room = Bodies(10 * bodies.SMALL, 100 * bodies.SMALL, 60.0)
+        for count in (bodies.SMALL, 2 * bodies.SMALL, 2 * bodies.SMALL, 3 * bodies.SMALL):
+            await room.pace(bodies.SMALL, count)
+
+    asyncio.run(story())
+    due = [(n + 1) * bodies.SMALL / bodies.PACE for n in range(3)]
+    assert len(pauses) == len(due)
+    assert all(0 < pause <= most for pause, most in zip(pauses, due, strict=True))
+
+
 def test_tokens(artifact: fxlrp.Artifact, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("first\n\n  second  \n")
     tokens = read_tokens(tmp_path / "tokens")
