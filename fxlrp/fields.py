@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from fxlrp.errors import ArtifactError
+from fxlrp.texts import unique
 
 Check = Callable[[Any, str], Any]
 
@@ -39,14 +40,6 @@ def parse(content: str | bytes) -> dict[str, Any]:
         return found
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"the manifest is damaged: {type(error).__name__}: {error}") from error
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which no name comes twice: readers differ in which of the two they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name comes twice in one object")
-    return found
 
 
 def whole(digits: str) -> int:

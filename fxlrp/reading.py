@@ -23,11 +23,6 @@ POSITIONAL = 1
 STRIDED = 7
 
 
-def number(value: Any) -> float:
-    """A floating point number of JSON, of which torch writes some as words."""
-    return float(value)
-
-
 def size(find: Find, value: Mapping[str, Any]) -> Any:
     """A number or, by its name, what computes it."""
     (part,) = value.values()
@@ -70,9 +65,10 @@ ARGUMENTS: dict[str, Callable[[Find, Any], Any]] = {
     "as_bool": lambda find, x: x,
     "as_bools": lambda find, x: x,
     "as_string": lambda find, x: x,
-    "as_float": lambda find, x: number(x),
-    "as_floats": lambda find, x: [number(n) for n in x],
-    "as_complex": lambda find, x: complex(number(x["real"]), number(x["imag"])),
+    # of floating point numbers that JSON does not have torch writes the words that Python reads, such as Infinity
+    "as_float": lambda find, x: float(x),
+    "as_floats": lambda find, x: [float(n) for n in x],
+    "as_complex": lambda find, x: complex(float(x["real"]), float(x["imag"])),
     "as_sym_int": size,
     "as_sym_float": size,
     "as_sym_bool": size,

@@ -14,7 +14,7 @@ Members = dict[str, bytes]
 """Contents by name below the one folder."""
 LIMITS = (0, 1, 7, 0xFFFF, 0xFFFFFFFF)
 NAMES = (
-    "../canary", "/tmp/canary", "a/../../canary", "..\\canary", "base/\0x", "base/" + "x" * 5000, "base/ü", "", "base/",
+    "../canary", "/canary", "a/../../canary", "..\\canary", "base/\0x", "base/" + "x" * 5000, "base/ü", "", "base/",
     "base//extra/fxlrp.json", "base/./models/model.json", "BASE/models/model.json", "base/data/weights/weight_99",
     "base/extra/other.py", "base/.data/serialization_id", "base/data/sample_inputs/model.pt",
 )  # fmt: skip
