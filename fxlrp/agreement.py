@@ -28,6 +28,8 @@ from fxlrp.targets import SEED
 Model = nn.Module | ExportedProgram
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Largest difference of two forms of one program, relative to the largest entry; 0.05 for half precision."""
 SENSITIVITY = 64
 """How much further than the model itself, given inputs that differ by rounding, a program may be from the model."""
 
@@ -122,6 +124,14 @@ def apart(a: Tensor, b: Tensor) -> float:
     a, b = (x.double().where(x.isfinite(), 0.0) for x in (a, b))
     largest = float((a - b).abs().max()) if a.numel() else 0.0
     return largest / float(a.abs().max()) if largest and a.any() else largest
+
+
+def agree(one: Tensor, other: Tensor) -> bool:
+    """Whether two results are the same but for rounding."""
+    if one.shape != other.shape:
+        return False
+    largest = float(other.detach().nan_to_num(0.0, 0.0, 0.0).abs().max()) if other.numel() else 0.0
+    return torch.allclose(one, other, rtol=0.0, atol=TOLERANCE.get(other.dtype, 0.05) * largest, equal_nan=True)
 
 
 def find_difference(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_unflatten
+from fxlrp.agreement import agree
 from fxlrp.guards import SMALLEST, is_symbolic, known
-from fxlrp.loading import agree
 from fxlrp.programs import Programs
 from fxlrp.signatures import Entry
 from fxlrp.targets import Form, example_targets

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from fxlrp.errors import ArtifactError
-from fxlrp.texts import unique
 
 Check = Callable[[Any, str], Any]
 
@@ -20,6 +19,14 @@ LONGEST = 2**22
 """Characters of a description."""
 DIGITS = 19
 """Of a number in it."""
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no name may come twice: readers differ in which of the two they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice in one object")
+    return found
 
 
 def parse(content: str | bytes) -> dict[str, Any]:

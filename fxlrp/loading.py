@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fxlrp import archive
 from fxlrp._torch import load_package
+from fxlrp.agreement import agree
 from fxlrp.errors import ArtifactError
 from fxlrp.keys import check_signature, public_keys
 from fxlrp.loaded import Artifact, Run
@@ -133,10 +134,6 @@ FORMATS: dict[str, tuple[Sequence[str], Callable[[zipfile.ZipFile, Manifest], Ru
 """What each format has for members, and what reads them."""
 
 
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest difference of an artefact from its program, relative to the largest entry; 0.05 for half precision."""
-
-
 def check_same(path: Path, tensors: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     """Compare the results of an artefact with those of the program that it was made of.
 
@@ -152,11 +149,3 @@ def check_same(path: Path, tensors: Sequence[Tensor], expected: Sequence[Tensor]
                 f"as {artifact.manifest.format!r} the result '{name}' would differ from that of the program: "
                 "choose another format"
             )
-
-
-def agree(one: Tensor, other: Tensor) -> bool:
-    """Whether two results are the same but for rounding."""
-    if one.shape != other.shape:
-        return False
-    largest = float(other.detach().nan_to_num(0.0, 0.0, 0.0).abs().max()) if other.numel() else 0.0
-    return torch.allclose(one, other, rtol=0.0, atol=TOLERANCE.get(other.dtype, 0.05) * largest, equal_nan=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from fxlrp.loading import TOLERANCE
+from fxlrp.agreement import TOLERANCE
 from fxlrp.references import Case, Named, autograd, called, error, floats, in_float64, sample, twice, with_gradient
 from fxlrp.verification import Check, Verification, impossible, measured
 

@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any
 
 from fxlrp.errors import RequestError
+from fxlrp.fields import unique
 
 FEW = 64
 """Numbers of a list that is left as it is."""
@@ -64,14 +65,6 @@ def parse(text: bytes) -> Any:
         raise TooLarge("the body takes too much memory as JSON: send safetensors") from None
     except ValueError as error:
         raise RequestError(f"the body is not JSON: {error}") from error
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which no name may come twice: readers differ in which of the two they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name comes twice in one object")
-    return found
 
 
 def refuse(constant: str) -> Any:
