@@ -34,8 +34,9 @@ import fxlrp
 from fxlrp import targets
 from fxlrp.capture import capture
 from fxlrp.coverage import coverage
+from fxlrp.lower import lower
 from fxlrp.passes import analyses
-from fxlrp.pipeline import Plan, lower, plan
+from fxlrp.pipeline import Plan, plan
 from fxlrp.rulesets import RuleSet
 
 PAPER = {

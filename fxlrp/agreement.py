@@ -15,12 +15,12 @@ from torch.export import ExportedProgram
 from fxlrp import passes
 from fxlrp._torch import tree_flatten, tree_leaves, tree_map_only
 from fxlrp.backends import Runner
+from fxlrp.decisions import Env
 from fxlrp.emit import emit
 from fxlrp.errors import VerificationError
 from fxlrp.exporting import known_parts
 from fxlrp.pipeline import Plan
 from fxlrp.program import Program
-from fxlrp.propagate import Env
 from fxlrp.provenance import modules
 from fxlrp.standin import stand_in
 from fxlrp.targets import SEED

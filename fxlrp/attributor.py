@@ -21,12 +21,11 @@ from fxlrp.errors import TargetError
 from fxlrp.ledger import Ledger
 from fxlrp.many import Many
 from fxlrp.precision import errors
-from fxlrp.program import Program, device_of
+from fxlrp.program import Fixed, Program, device_of
 from fxlrp.programs import Programs
 from fxlrp.results import Result, pack
 from fxlrp.settings import Settings
 from fxlrp.signatures import Entry, check_finite, plain_mode
-from fxlrp.sizes import Fixed
 from fxlrp.targets import Form, Target
 from fxlrp.targets import lower as lower_target
 from fxlrp.verification import Verification
@@ -140,7 +139,8 @@ class Attributor:
                     return Book(self._programs.without_biases(args, kwargs) if zero_bias else entry.plan, form)
 
                 kind = form, shapes if zero_bias else ()  # without biases it is another capture, for other sizes
-                return entry.books(kind, make)
+                made: Book = entry.reports(kind, make)
+                return made
 
             entry, form, tensors, numbers = self._prepared(args, kwargs, target, emit=book)
             account = book(entry, form)

@@ -20,10 +20,11 @@ from fxlrp.agreement import check_output, unit
 from fxlrp.api import load_extensions, rule_set
 from fxlrp.backends import backend
 from fxlrp.capture import capture
+from fxlrp.lower import lower
 from fxlrp.models import Loaded
 from fxlrp.outputs import Output, pick
 from fxlrp.passes.precision import PRECISION
-from fxlrp.pipeline import lower, plan
+from fxlrp.pipeline import plan
 from fxlrp.precision import errors
 from fxlrp.signatures import bind, plain_mode
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp import numerics, passes
+from fxlrp.decisions import Env, Twin
 from fxlrp.emit import emit, read
 from fxlrp.inputs import relevance
 from fxlrp.ledger import Entry, Ledger
 from fxlrp.passes.analyses import leaves
 from fxlrp.passes.constants import additive, origins
 from fxlrp.pipeline import Plan
-from fxlrp.propagate import Env, Twin
 from fxlrp.provenance import module_path, source_line
 from fxlrp.registry import Parts, Rule, Site
 from fxlrp.targets import Form

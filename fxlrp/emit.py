@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 
 from fxlrp import numerics, replay, rows, targets
 from fxlrp._torch import OpOverload, enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
+from fxlrp.decisions import Env, Tail, Twin
 from fxlrp.points import Point, passed
 from fxlrp.program import Captured
-from fxlrp.propagate import Env, Twin, backward, forward
-from fxlrp.rows import Tail
+from fxlrp.propagate import backward, forward
 
 Results = Callable[[Env, Env], list[Any]]
 """What a program returns, from the value and the carried coefficient of every node."""

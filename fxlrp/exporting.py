@@ -19,7 +19,8 @@ from fxlrp.errors import CaptureError
 from fxlrp.frames import raised_at
 from fxlrp.guards import restore
 from fxlrp.layouts import check_inputs, check_model
-from fxlrp.sizes import AUTO, Fixed, automatic, closed, specialised
+from fxlrp.program import Fixed
+from fxlrp.sizes import AUTO, automatic, closed, specialised
 from fxlrp.small import left_open, without_small
 from fxlrp.standin import stand_in
 from fxlrp.witness import watched

@@ -11,8 +11,9 @@ from torch import Tensor, fx
 
 from fxlrp import numerics, targets
 from fxlrp._torch import tree_flatten
+from fxlrp.decisions import Twin
 from fxlrp.pipeline import Plan
-from fxlrp.propagate import Twin, backward, forward
+from fxlrp.propagate import backward, forward
 from fxlrp.registry import Parts, Rule, Site
 
 

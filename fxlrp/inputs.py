@@ -10,11 +10,11 @@ from torch import Tensor, fx
 
 from fxlrp import numerics
 from fxlrp._torch import tree_flatten
+from fxlrp.decisions import Env
 from fxlrp.emit import read
 from fxlrp.passes.lookups import MOVES
 from fxlrp.passes.manager import same
 from fxlrp.program import Source
-from fxlrp.propagate import Env
 from fxlrp.registry import Site
 
 

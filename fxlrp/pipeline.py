@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import fx
 
-from fxlrp import inputs, misfits, passes, places
-from fxlrp.emit import emit
+from fxlrp import misfits, passes, places
+from fxlrp.decisions import Twin
 from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.passes import analyses, lookups, parameters
 from fxlrp.passes.factors import factors
-from fxlrp.passes.tails import tail
 from fxlrp.places import Place
-from fxlrp.program import Captured, Program, Source
-from fxlrp.propagate import Env, Twin
+from fxlrp.program import Captured, Source
 from fxlrp.provenance import source_line
 from fxlrp.registry import Rule
 from fxlrp.rules.taylor import adjoint
 from fxlrp.rulesets import RuleSet
-from fxlrp.targets import Form
 
 
 @dataclass(frozen=True)
@@ -84,37 +80,6 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     made = parameters.derived(graph, {place.node for place in reads.values()} & captured.names.keys(), dependent)
     readers = parameters.read_too(graph, twins, starts, made, rules) if made else {}
     return Plan(captured, tuple(sources), twins, missing, reads, readers, rewrites)
-
-
-def lower(made: Plan, form: Form) -> Program:
-    """Emit the program of a plan for one form of target, and clean it up."""
-    outputs = [n for n in made.captured.outputs if isinstance(n, fx.Node)]
-    names = tuple(dict.fromkeys(source.name for source in made.sources))
-
-    def results(env: Env, found: Env) -> list[Any]:
-        relevances: dict[str, Any] = dict.fromkeys(names, 0.0)
-        for s in made.sources:
-            relevances[s.name] = relevances[s.name] + inputs.relevance(s, env, found)
-        reads = [place.read(env, found) for place in made.reads.values()]
-        return [*(env[n] for n in outputs), *relevances.values(), *reads]
-
-    starts = [places.passing(made.captured, name, made.twins, "inject") for name in form.starts]
-    kept = [places.passing(made.captured, name, made.twins, "keep") for name in form.kept]
-    twins = injected({**made.twins, **made.readers}, [point.node for point in starts])
-    whole = {*(point.node for point in kept), *made.readers}
-    end = tail(made.captured.graph, twins, made.captured.explained, whole) if form.weights else None
-    module = emit(made.captured, twins, form, results, starts, kept, end)
-    passes.run(module, passes.CLEANUP)
-    return Program(module, len(outputs), names, tuple(made.reads))
-
-
-def injected(twins: Mapping[fx.Node, Twin], starts: Collection[fx.Node]) -> dict[fx.Node, Twin]:
-    """Twins without the proofs that an injected coefficient breaks: it need not be 0 where the output is negative.
-
-    Masks break none, as they keep zeros, nor does either change the sign of a value.
-    """
-    doubted = {node: replace(twins[node].facts, dead_below=False) for node in starts}
-    return {**twins, **{node: replace(twins[node], facts=facts) for node, facts in doubted.items()}}
 
 
 def report_missing(missing: Sequence[fx.Node], strict: bool) -> None:

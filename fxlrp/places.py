@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp import numerics
+from fxlrp.decisions import Env
 from fxlrp.entrances import entered, hidden, module_input
 from fxlrp.errors import SignatureError
 from fxlrp.passes.manager import shape
 from fxlrp.points import Point, points
 from fxlrp.program import Captured, floating
-from fxlrp.propagate import Env
 
 aten = torch.ops.aten
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp import numerics
+from fxlrp.decisions import Env, Twin
 from fxlrp.program import Norm
-from fxlrp.propagate import Env, Twin
 from fxlrp.registry import Parts, Site
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.lower import lower
 from fxlrp.numerics import at_least
-from fxlrp.pipeline import Plan, lower
+from fxlrp.pipeline import Plan
 from fxlrp.program import Program
 from fxlrp.targets import Form
 

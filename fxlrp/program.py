@@ -11,10 +11,29 @@ from torch import Tensor, fx
 
 from fxlrp._torch import FakeTensor, OpOverload, TreeSpec, tree_unflatten
 from fxlrp.guards import Guards
-from fxlrp.sizes import Fixed
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A size that could not be left open.
+
+    Attributes:
+        input: The input.
+        dim: Its dimension.
+        size: The only value.
+        source: The line of the model that asks for it.
+    """
+
+    input: str
+    dim: int
+    size: int
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.input}, dimension {self.dim}: always {self.size}\n    {self.source}"
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from fxlrp.capture import capture
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.freshness import Structure
 from fxlrp.guards import is_symbolic
+from fxlrp.lower import lower
 from fxlrp.outputs import pick
 from fxlrp.passes.constants import remove_biases
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
-from fxlrp.pipeline import Plan, lower, plan
+from fxlrp.pipeline import Plan, plan
 from fxlrp.prepared import Store
 from fxlrp.program import Captured, Program
 from fxlrp.settings import Settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -11,19 +10,9 @@ from torch import fx
 from fxlrp import numerics
 from fxlrp._torch import tree_flatten
 from fxlrp.checks import check_parts
+from fxlrp.decisions import Env, Twin
 from fxlrp.provenance import twin_of
-from fxlrp.registry import Facts, Rule, Site
-
-Env = dict[fx.Node, Any]
-
-
-@dataclass(frozen=True)
-class Twin:
-    """What the compiler decided for one live node: its rule, its operands, what is known of them."""
-
-    rule: Rule
-    slots: tuple[int, ...]
-    facts: Facts
+from fxlrp.registry import Site
 
 
 def forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:

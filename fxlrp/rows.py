@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
 from fxlrp import numerics, targets
+from fxlrp.decisions import Env, Tail, Twin
 from fxlrp.numerics import Relevance
-from fxlrp.propagate import Env, Twin, backward
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The last nodes of a graph, where each position is computed by itself: heads, norms, residual sums.
-
-    Attributes:
-        end: The explained node, of shape ``(batch, positions, ...)``.
-        nodes: The live nodes of the tail, ``end`` among them.
-        aligned: Nodes of which the tail takes the explained positions: all of the above and what they read.
-        columns: Weight and bias of the last linear op, of which the tail takes the explained rows; or none.
-    """
-
-    end: fx.Node
-    nodes: frozenset[fx.Node]
-    aligned: frozenset[fx.Node]
-    columns: tuple[fx.Node, ...]
+from fxlrp.propagate import backward
 
 
 def walk(

@@ -14,7 +14,6 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import TreeSpec
 from fxlrp.backends import Runner
-from fxlrp.books import Book
 from fxlrp.cache import Cache
 from fxlrp.errors import SignatureError
 from fxlrp.guards import is_symbolic, solve
@@ -51,7 +50,7 @@ class Entry:
     number: int
     programs: Cache[Form, tuple[Program, Runner]] = field(default_factory=lambda: Cache(FORMS))
     many: Cache[Form, Many] = field(default_factory=lambda: Cache(FORMS))
-    books: Cache[tuple[Form, tuple[Any, ...]], Book] = field(default_factory=lambda: Cache(FORMS))
+    reports: Cache[Hashable, Any] = field(default_factory=lambda: Cache(FORMS))
     verified: Cache[Hashable, bool] = field(default_factory=lambda: Cache(64 * FORMS))
 
     def sizes(self, leaves: Sequence[Any]) -> dict[Any, int] | None:

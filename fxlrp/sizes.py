@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,29 +16,10 @@ from torch.export import Dim, ExportedProgram
 
 from fxlrp._torch import is_concrete_int, print_specializations, tree_leaves, tree_map, tree_map_only
 from fxlrp.frames import here
+from fxlrp.program import Fixed
 
 AUTO = "auto"
 SYMBOLS = "torch.fx.experimental.symbolic_shapes"
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """A size that could not be left open.
-
-    Attributes:
-        input: The input.
-        dim: Its dimension.
-        size: The only value.
-        source: The line of the model that asks for it.
-    """
-
-    input: str
-    dim: int
-    size: int
-    source: str
-
-    def __str__(self) -> str:
-        return f"{self.input}, dimension {self.dim}: always {self.size}\n    {self.source}"
 
 
 def automatic(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shared: bool) -> Any:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor, fx
 
+from fxlrp.decisions import Twin
 from fxlrp.errors import RuleError
 from fxlrp.passes.analyses import leaves
 from fxlrp.program import floating
-from fxlrp.propagate import Twin
 from fxlrp.provenance import describe
 from fxlrp.registry import Facts, Parts, Rule, Site
 from fxlrp.rulesets import RuleSet

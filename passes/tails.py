@@ -9,11 +9,10 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.decisions import Tail, Twin
 from fxlrp.passes.analyses import leaves
 from fxlrp.passes.manager import same, shape
-from fxlrp.propagate import Twin
 from fxlrp.registry import Rule
-from fxlrp.rows import Tail
 
 aten = torch.ops.aten
 

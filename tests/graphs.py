@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from fxlrp import numerics
 from fxlrp.books import Book
 from fxlrp.capture import capture
+from fxlrp.decisions import Env
 from fxlrp.errors import SignatureError
 from fxlrp.inputs import relevance
 from fxlrp.ledger import Ledger
-from fxlrp.pipeline import Plan, lower, plan
+from fxlrp.lower import lower
+from fxlrp.pipeline import Plan, plan
 from fxlrp.program import Captured
-from fxlrp.propagate import Env, backward, forward
+from fxlrp.propagate import backward, forward
 from fxlrp.rules import PRESETS
 from fxlrp.targets import Form
 

@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 from fxlrp import targets
 from fxlrp.capture import capture
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
-from fxlrp.pipeline import Plan, lower, plan
+from fxlrp.lower import lower
+from fxlrp.pipeline import Plan, plan
 from fxlrp.rules import PRESETS
 
 TOLERANCE = 1e-9

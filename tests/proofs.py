@@ -13,10 +13,11 @@ from steps import PLAIN, SIGNED
 from torch import Tensor, fx
 
 from fxlrp import numerics
+from fxlrp.decisions import Env, Twin
+from fxlrp.lower import injected
 from fxlrp.passes.analyses import operands
-from fxlrp.pipeline import injected
 from fxlrp.points import Point, passed
-from fxlrp.propagate import Env, Twin, backward
+from fxlrp.propagate import backward
 from fxlrp.provenance import module_path
 from fxlrp.registry import Facts
 from fxlrp.rules import PRESETS

@@ -13,10 +13,10 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp.capture import capture
+from fxlrp.decisions import Tail
 from fxlrp.outputs import pick
 from fxlrp.passes.tails import tail
 from fxlrp.pipeline import plan
-from fxlrp.rows import Tail
 from fxlrp.rules.presets import LINEAR
 from fxlrp.rules.weighted import flat, gamma, z_plus
 
