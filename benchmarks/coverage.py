@@ -31,13 +31,13 @@ from rich.text import Text
 from torch import fx
 
 import fxlrp
-from fxlrp import targets
 from fxlrp.capture import capture
 from fxlrp.coverage import coverage
+from fxlrp.ir import targets
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.lower import lower
 from fxlrp.passes import analyses
 from fxlrp.pipeline import Plan, plan
-from fxlrp.rulesets import RuleSet
 
 PAPER = {
     "VGG16": (90, 90),

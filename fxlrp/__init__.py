@@ -14,13 +14,13 @@ from fxlrp.errors import (
     TargetError,
     VerificationError,
 )
+from fxlrp.ir.rule import Facts, Rule, Site, rule
+from fxlrp.ir.rule_set import RuleSet
+from fxlrp.ir.targets import LARGEST, contrast
 from fxlrp.ledger import Ledger
 from fxlrp.loaded import Artifact
 from fxlrp.loading import load
-from fxlrp.registry import Facts, Rule, Site, rule
 from fxlrp.results import Result
-from fxlrp.rulesets import RuleSet
-from fxlrp.targets import LARGEST, contrast
 from fxlrp.verification import Verification
 
 __version__ = "0.1.0"

@@ -12,13 +12,13 @@ from fxlrp._torch import tree_unflatten
 from fxlrp.alone import ones
 from fxlrp.errors import SignatureError
 from fxlrp.files import destination
+from fxlrp.ir.rule_set import RuleSet
+from fxlrp.ir.targets import FORMS, example_targets
 from fxlrp.keys import private_key
 from fxlrp.loading import check_same
 from fxlrp.programs import Programs
-from fxlrp.rulesets import RuleSet
 from fxlrp.saving import export, format_of, write
 from fxlrp.signatures import check_finite
-from fxlrp.targets import FORMS, example_targets
 
 
 def save(

@@ -18,16 +18,16 @@ from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
 from fxlrp.doubts import Question
 from fxlrp.errors import TargetError
+from fxlrp.ir.program import Fixed, Program, device_of
+from fxlrp.ir.targets import Form, Target
+from fxlrp.ir.targets import lower as lower_target
 from fxlrp.ledger import Ledger
 from fxlrp.many import Many
 from fxlrp.precision import errors
-from fxlrp.program import Fixed, Program, device_of
 from fxlrp.programs import Programs
 from fxlrp.results import Result, pack
 from fxlrp.settings import Settings
 from fxlrp.signatures import Entry, check_finite, plain_mode
-from fxlrp.targets import Form, Target
-from fxlrp.targets import lower as lower_target
 from fxlrp.verification import Verification
 
 

@@ -13,8 +13,8 @@ from fxlrp.dense import densify
 from fxlrp.errors import SignatureError
 from fxlrp.filters import pack_convolutions
 from fxlrp.inductor import inductor
+from fxlrp.ir.program import Program
 from fxlrp.prepared import Store, copied, split
-from fxlrp.program import Program
 from fxlrp.reuse import reuse
 
 Runner = Callable[..., Any]

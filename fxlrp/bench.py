@@ -14,12 +14,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp import passes, targets
+from fxlrp import passes
 from fxlrp._torch import tree_flatten, tree_map_only
 from fxlrp.agreement import check_output, unit
 from fxlrp.api import load_extensions, rule_set
 from fxlrp.backends import backend
 from fxlrp.capture import capture
+from fxlrp.ir import targets
 from fxlrp.lower import lower
 from fxlrp.models import Loaded
 from fxlrp.outputs import Output, pick

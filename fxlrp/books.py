@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxlrp import numerics, passes
-from fxlrp.decisions import Env, Twin
+from fxlrp import passes
 from fxlrp.emit import emit, read
 from fxlrp.inputs import relevance
+from fxlrp.ir import numerics
+from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.provenance import module_path, source_line
+from fxlrp.ir.rule import Parts, Rule, Site
+from fxlrp.ir.targets import Form
 from fxlrp.ledger import Entry, Ledger
 from fxlrp.passes.analyses import leaves
 from fxlrp.passes.constants import additive, origins
 from fxlrp.pipeline import Plan
-from fxlrp.provenance import module_path, source_line
-from fxlrp.registry import Parts, Rule, Site
-from fxlrp.targets import Form
 
 
 class Book:

@@ -15,11 +15,11 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 from fxlrp.decompositions import decompositions
 from fxlrp.errors import CaptureError
 from fxlrp.exporting import explanation, open_export
-from fxlrp.guards import Guards
+from fxlrp.ir.guards import Guards
+from fxlrp.ir.program import Captured, floating
+from fxlrp.ir.provenance import describe, modules
 from fxlrp.layouts import check_graph
 from fxlrp.outputs import Objective, Output, explain
-from fxlrp.program import Captured, floating
-from fxlrp.provenance import describe, modules
 from fxlrp.quiet import quiet
 from fxlrp.stops import keep_stops
 

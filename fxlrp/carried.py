@@ -13,8 +13,8 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from fxlrp.numerics import Relevance
-from fxlrp.registry import Parts, Site
+from fxlrp.ir.numerics import Relevance
+from fxlrp.ir.rule import Parts, Site
 
 Way = Callable[[Site, Tensor], tuple[Tensor, ...]]
 Function = Callable[[Site, Tensor], tuple[Tensor, ...]]

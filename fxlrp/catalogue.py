@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fxlrp import rules
 from fxlrp._torch import OpOverload
-from fxlrp.registry import RULES, Rule
+from fxlrp.ir.rule import RULES, Rule
 from fxlrp.rules import weighted
 from fxlrp.rules.taylor import REASONS
 

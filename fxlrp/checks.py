@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxlrp import numerics
 from fxlrp.errors import RuleError
-from fxlrp.provenance import describe
-from fxlrp.registry import Rule, Site
+from fxlrp.ir import numerics
+from fxlrp.ir.provenance import describe
+from fxlrp.ir.rule import Rule, Site
 
 
 def check_parts(node: fx.Node, rule: Rule, site: Site, parts: object) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.numerics import opmath
+from fxlrp.ir.numerics import opmath
+from fxlrp.ir.program import device_of
+from fxlrp.ir.targets import Form, Target, lower
 from fxlrp.places import passing
 from fxlrp.points import Point
-from fxlrp.program import device_of
 from fxlrp.signatures import Entry
-from fxlrp.targets import Form, Target, lower
 
 
 def conditioned(

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import fx
 
+from fxlrp.ir.program import Norm
+from fxlrp.ir.provenance import source_line
 from fxlrp.pipeline import Plan
-from fxlrp.program import Norm
-from fxlrp.provenance import source_line
 
 PROMISES = ("add", "sub", "sum", "mean", "cat", "stack", "unbind", "split")
 """Ops whose operands a backward walk over an autograd graph has to promise, because their nodes do not keep them."""

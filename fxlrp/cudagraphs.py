@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fxlrp._torch import generate
 from fxlrp.dense import densify
+from fxlrp.ir.program import Program
 from fxlrp.prepared import Store, split
-from fxlrp.program import Program
 
 DEVICE = "cuda"
 RECORDINGS = 8

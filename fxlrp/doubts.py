@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp.targets import Form, flat_position
+from fxlrp.ir.targets import Form, flat_position
 
 ABSORBED = 0.9
 """A greater share of the explained value than this, absorbed or leaked, is worth a warning."""

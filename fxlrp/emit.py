@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp import numerics, replay, rows, targets
+from fxlrp import rows
 from fxlrp._torch import OpOverload, enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
-from fxlrp.decisions import Env, Tail, Twin
+from fxlrp.ir import adjoint_cache, numerics, targets
+from fxlrp.ir.decisions import Env, Tail, Twin
+from fxlrp.ir.program import Captured
 from fxlrp.points import Point, passed
-from fxlrp.program import Captured
 from fxlrp.propagate import backward, forward
 
 Results = Callable[[Env, Env], list[Any]]
@@ -74,7 +75,7 @@ def emit(
 
 def trace(program: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
     """The function as a graph of ops that change nothing in place, for values like the given ones."""
-    with replay.shared():
+    with adjoint_cache.shared():
         module = make_fx(program, _allow_non_fake_inputs=True)(*values)
     if any(mutates(node) for node in module.graph.nodes):
         functional = torch.func.functionalize(fx.Interpreter(module).run, remove="mutations_and_views")

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from torch import fx
 
 from fxlrp.errors import SignatureError
+from fxlrp.ir.provenance import modules
 from fxlrp.points import Point, points
-from fxlrp.provenance import modules
 
 
 def module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> Point:

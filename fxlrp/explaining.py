@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from fxlrp import models, targets
+from fxlrp import models
 from fxlrp.api import compile
 from fxlrp.arguments import read_inputs
 from fxlrp.commands import prepared, reported, working
 from fxlrp.errors import SignatureError
+from fxlrp.ir import targets
 from fxlrp.loading import load
 from fxlrp.options import (
     Debug,

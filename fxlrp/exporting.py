@@ -16,10 +16,10 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_leaves, tree_map, tree_map_only
 from fxlrp.errors import CaptureError
-from fxlrp.frames import raised_at
-from fxlrp.guards import restore
+from fxlrp.ir.guards import restore
+from fxlrp.ir.program import Fixed
+from fxlrp.ir.user_lines import raised_at
 from fxlrp.layouts import check_inputs, check_model
-from fxlrp.program import Fixed
 from fxlrp.sizes import AUTO, automatic, closed, specialised
 from fxlrp.small import left_open, without_small
 from fxlrp.standin import stand_in

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx
 
-from fxlrp import numerics, targets
 from fxlrp._torch import tree_flatten
-from fxlrp.decisions import Twin
+from fxlrp.ir import numerics, targets
+from fxlrp.ir.decisions import Twin
+from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.pipeline import Plan
 from fxlrp.propagate import backward, forward
-from fxlrp.registry import Parts, Rule, Site
 
 
 @dataclass(frozen=True)

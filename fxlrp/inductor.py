@@ -13,9 +13,9 @@ from fxlrp._torch import compile_graph, generate
 from fxlrp.cache import Cache
 from fxlrp.dense import densify
 from fxlrp.filters import pack_convolutions
+from fxlrp.ir.program import Program
 from fxlrp.packed import pack_weights
 from fxlrp.prepared import Store, copied, split
-from fxlrp.program import Program
 from fxlrp.segments import Segment, outline, segments
 
 LAYOUTS = 16

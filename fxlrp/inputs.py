@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxlrp import numerics
 from fxlrp._torch import tree_flatten
-from fxlrp.decisions import Env
 from fxlrp.emit import read
+from fxlrp.ir import numerics
+from fxlrp.ir.decisions import Env
+from fxlrp.ir.program import Source
+from fxlrp.ir.rule import Site
 from fxlrp.passes.lookups import MOVES
 from fxlrp.passes.manager import same
-from fxlrp.program import Source
-from fxlrp.registry import Site
 
 
 def relevance(source: Source, env: Env, found: Mapping[Any, Any]) -> Tensor:

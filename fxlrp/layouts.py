@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxlrp._torch import keystr, tree_leaves_with_path
 from fxlrp.errors import CaptureError, SignatureError
-from fxlrp.provenance import describe
+from fxlrp.ir.provenance import describe
 
 
 def remedy(leaf: object) -> str:

@@ -13,10 +13,10 @@ from fxlrp._torch import without_function_modes
 from fxlrp.doubts import Question
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.fitting import check_inputs, named_results
+from fxlrp.ir.targets import INDEX, SEED, Contrast, Target, numbers, reached
 from fxlrp.manifest import TARGET, Manifest
 from fxlrp.results import Result
 from fxlrp.signatures import plain_mode
-from fxlrp.targets import INDEX, SEED, Contrast, Target, numbers, reached
 
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import fx
 
 from fxlrp import inputs, passes, places
-from fxlrp.decisions import Env, Twin
 from fxlrp.emit import emit
+from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.program import Program
+from fxlrp.ir.targets import Form
 from fxlrp.passes.tails import tail
 from fxlrp.pipeline import Plan
-from fxlrp.program import Program
-from fxlrp.targets import Form
 
 
 def lower(made: Plan, form: Form) -> Program:

@@ -15,8 +15,8 @@ from typing import Any
 from fxlrp import clauses
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.fields import Check, integer, many, named, parse, record, text, word
+from fxlrp.ir.targets import LARGEST
 from fxlrp.specs import IDENTIFIER, NAME, RANGE, RESULT, TARGETS, Range, Spec, clause, device, kind_of, spec
-from fxlrp.targets import LARGEST
 
 VERSION = 3
 """Of this format; another one is refused."""

@@ -21,11 +21,11 @@ from fxlrp._torch import (
 from fxlrp.backends import Runner
 from fxlrp.cache import Cache
 from fxlrp.emit import own_constants, trace
+from fxlrp.ir.program import Program
+from fxlrp.ir.provenance import role
 from fxlrp.passes.manager import is_impure
 from fxlrp.passes.recompute import RECOMPUTED, following
 from fxlrp.prepared import constant
-from fxlrp.program import Program
-from fxlrp.provenance import role
 
 aten = torch.ops.aten
 

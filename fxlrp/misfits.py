@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from torch import fx
 
 from fxlrp.errors import RuleError
-from fxlrp.program import overload
-from fxlrp.provenance import describe, modules
-from fxlrp.registry import Rule
-from fxlrp.rulesets import Override, RuleSet
+from fxlrp.ir.program import overload
+from fxlrp.ir.provenance import describe, modules
+from fxlrp.ir.rule import Rule
+from fxlrp.ir.rule_set import Override, RuleSet
 
 SHOWN = 6
 """Names that an error lists at most."""

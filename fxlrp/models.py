@@ -20,8 +20,8 @@ from torch.export import ExportedProgram
 
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import transformers
+from fxlrp.ir.targets import Target
 from fxlrp.manifest import MEMBER
-from fxlrp.targets import Target
 from fxlrp.tokens import Sentence
 
 TEXT = "The capital of France is Paris, and the capital of Italy is Rome."

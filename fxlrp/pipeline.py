@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from torch import fx
 
 from fxlrp import misfits, passes, places
-from fxlrp.decisions import Twin
 from fxlrp.errors import MissingRules, SignatureError
+from fxlrp.ir.decisions import Twin
+from fxlrp.ir.program import Captured, Source
+from fxlrp.ir.provenance import source_line
+from fxlrp.ir.rule import Rule
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes import analyses, lookups, parameters
 from fxlrp.passes.factors import factors
 from fxlrp.places import Place
-from fxlrp.program import Captured, Source
-from fxlrp.provenance import source_line
-from fxlrp.registry import Rule
 from fxlrp.rules.taylor import adjoint
-from fxlrp.rulesets import RuleSet
 
 
 @dataclass(frozen=True)

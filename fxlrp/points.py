@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxlrp import numerics
-from fxlrp.decisions import Env, Twin
-from fxlrp.program import Norm
-from fxlrp.registry import Parts, Site
+from fxlrp.ir import numerics
+from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.program import Norm
+from fxlrp.ir.rule import Parts, Site
 
 
 @dataclass(frozen=True)

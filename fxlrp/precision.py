@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.ir.numerics import at_least
+from fxlrp.ir.program import Program
+from fxlrp.ir.targets import Form
 from fxlrp.lower import lower
-from fxlrp.numerics import at_least
 from fxlrp.pipeline import Plan
-from fxlrp.program import Program
-from fxlrp.targets import Form
 
 
 def errors(

@@ -19,7 +19,9 @@ from fxlrp.cache import MAKING, Cache
 from fxlrp.capture import capture
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.freshness import Structure
-from fxlrp.guards import is_symbolic
+from fxlrp.ir.guards import is_symbolic
+from fxlrp.ir.program import Captured, Program
+from fxlrp.ir.targets import Form
 from fxlrp.lower import lower
 from fxlrp.outputs import pick
 from fxlrp.passes.constants import remove_biases
@@ -27,11 +29,9 @@ from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
 from fxlrp.pipeline import Plan, plan
 from fxlrp.prepared import Store
-from fxlrp.program import Captured, Program
 from fxlrp.settings import Settings
 from fxlrp.signatures import Entry, bind, dense, signature, summary
 from fxlrp.sizes import with_batch_of_two
-from fxlrp.targets import Form
 
 CACHE = 16
 """Signatures kept per model, least recently used out first."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import fx
 
-from fxlrp import numerics
 from fxlrp._torch import tree_flatten
 from fxlrp.checks import check_parts
-from fxlrp.decisions import Env, Twin
-from fxlrp.provenance import twin_of
-from fxlrp.registry import Site
+from fxlrp.ir import numerics
+from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.provenance import twin_of
+from fxlrp.ir.rule import Site
 
 
 def forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:

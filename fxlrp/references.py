@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp import targets
 from fxlrp._torch import tree_flatten, tree_leaves, tree_map, tree_map_only, tree_unflatten
 from fxlrp.errors import SignatureError
 from fxlrp.inputs import relevance
+from fxlrp.ir import targets
+from fxlrp.ir.program import floating
 from fxlrp.outputs import pick
 from fxlrp.precision import distance
-from fxlrp.program import floating
 from fxlrp.rules import PRESETS
 
 Named = Mapping[str, Tensor]

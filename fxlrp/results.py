@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fxlrp.doubts import Question, doubts
-from fxlrp.program import Program
+from fxlrp.ir.program import Program
 from fxlrp.signatures import Entry, plain_mode
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.aliases import root
+from fxlrp.ir.memory_roots import root
 
 aten = torch.ops.aten
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from fxlrp import numerics, targets
-from fxlrp.decisions import Env, Tail, Twin
-from fxlrp.numerics import Relevance
+from fxlrp.ir import numerics, targets
+from fxlrp.ir.decisions import Env, Tail, Twin
+from fxlrp.ir.numerics import Relevance
 from fxlrp.propagate import backward
 
 

@@ -23,16 +23,16 @@ from fxlrp.coverage import coverage
 from fxlrp.dense import densify
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.files import replaced, uninterrupted
-from fxlrp.guards import is_symbolic
+from fxlrp.ir.guards import is_symbolic
+from fxlrp.ir.program import Program
+from fxlrp.ir.rule_set import RuleSet
+from fxlrp.ir.targets import LARGEST
 from fxlrp.keys import signed
 from fxlrp.manifest import MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
 from fxlrp.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.onnx_files import write_onnx
 from fxlrp.pipeline import Plan
-from fxlrp.program import Program
-from fxlrp.rulesets import RuleSet
 from fxlrp.specs import Range, Spec
-from fxlrp.targets import LARGEST
 from fxlrp.typed import spell_types
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.provenance import modules, role
+from fxlrp.ir.provenance import modules, role
 
 REPEATS = 3
 """A block is one that occurs so often; two copies are hardly worth a border."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from fxlrp.backends import backend
 from fxlrp.errors import RuleError, SignatureError
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.outputs import Objective, Output
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
 from fxlrp.rules import PRESETS
-from fxlrp.rulesets import RuleSet
 
 VERIFY = ("first", "always", "never")
 

@@ -17,13 +17,13 @@ from fxlrp.cells import array, exact, index, table
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import require
 from fxlrp.files import replaced
+from fxlrp.ir.targets import resolved
 from fxlrp.loaded import Artifact
 from fxlrp.loading import load
 from fxlrp.manifest import TARGET, Manifest
 from fxlrp.pictures import draw, picture
 from fxlrp.samples import Row, Source
 from fxlrp.specs import Range, Spec
-from fxlrp.targets import resolved
 
 PART = "part-{:06}.parquet"
 """Name of the results of a shard."""

@@ -16,12 +16,12 @@ from fxlrp._torch import TreeSpec
 from fxlrp.backends import Runner
 from fxlrp.cache import Cache
 from fxlrp.errors import SignatureError
-from fxlrp.guards import is_symbolic, solve
+from fxlrp.ir.guards import is_symbolic, solve
+from fxlrp.ir.program import Captured, Program
+from fxlrp.ir.targets import Form
 from fxlrp.layouts import check_inputs
 from fxlrp.many import Many
 from fxlrp.pipeline import Plan
-from fxlrp.program import Captured, Program
-from fxlrp.targets import Form
 
 FORMS = 16
 """Programs kept per signature, one for each form of target, least recently used out first."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from fxlrp._torch import is_concrete_int, print_specializations, tree_leaves, tree_map, tree_map_only
-from fxlrp.frames import here
-from fxlrp.program import Fixed
+from fxlrp.ir.program import Fixed
+from fxlrp.ir.user_lines import here
 
 AUTO = "auto"
 SYMBOLS = "torch.fx.experimental.symbolic_shapes"

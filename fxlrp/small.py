@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from fxlrp._torch import combine_args, map_shapes, tree_flatten, tree_unflatten
-from fxlrp.guards import SMALLEST, is_symbolic, user_inputs
+from fxlrp.ir.guards import SMALLEST, is_symbolic, user_inputs
 
 
 def left_open(exported: ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

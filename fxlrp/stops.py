@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, tree_leaves
-from fxlrp.hold import HOLD, STRAIGHT
-from fxlrp.program import floating
+from fxlrp.ir.program import floating
+from fxlrp.ir.stop_gradient import HOLD, STRAIGHT
 
 aten = torch.ops.aten
 STOPPED = "fxlrp_stopped"

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxlrp import topology
 from fxlrp.flow import Flow
+from fxlrp.ir import topology
+from fxlrp.ir.program import Program
+from fxlrp.ir.provenance import modules, source_line
+from fxlrp.ir.rule import Rule
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses import between, dependents, leaves
 from fxlrp.picture import GROUPS, Boxes, Edge, Node, Picture, View
 from fxlrp.pipeline import Plan
-from fxlrp.program import Program
-from fxlrp.provenance import modules, source_line
-from fxlrp.registry import Rule
-from fxlrp.rulesets import RuleSet
 
 
 def picture(

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxlrp._torch import annotate, preserve_node_meta, tree_map_only
 from fxlrp.backwards import Backward, is_of_torch, judge
-from fxlrp.frames import here
-from fxlrp.hold import HOLD, STRAIGHT
+from fxlrp.ir.stop_gradient import HOLD, STRAIGHT
+from fxlrp.ir.user_lines import here
 from fxlrp.stops import STOPPED
 
 Function = torch.autograd.Function

@@ -9,10 +9,10 @@ import torch
 from torch import fx
 
 from fxlrp._torch import tree_flatten
+from fxlrp.ir.program import floating
+from fxlrp.ir.rule import Facts, Rule
 from fxlrp.passes.factors import ELEMENTWISE, is_division_by_number
 from fxlrp.passes.signs import nonnegative
-from fxlrp.program import floating
-from fxlrp.registry import Facts, Rule
 
 aten = torch.ops.aten
 

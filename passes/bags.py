@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from fxlrp.ir.program import OneOutput
 from fxlrp.passes.manager import insert, named, reaches, substitute
-from fxlrp.program import OneOutput
 
 aten = torch.ops.aten
 

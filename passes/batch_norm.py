@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.ir.program import Norm
+from fxlrp.ir.provenance import module_path, modules
 from fxlrp.passes.manager import OWN, insert, named, reaches, shape, substitute
-from fxlrp.program import Norm
-from fxlrp.provenance import module_path, modules
 
 aten = torch.ops.aten
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
+from fxlrp.ir.program import Captured, floating, overload
+from fxlrp.ir.rule import RULES
 from fxlrp.passes.manager import insert, reaches
-from fxlrp.program import Captured, floating, overload
-from fxlrp.registry import RULES
 
 aten = torch.ops.aten
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxlrp.hold import HOLD, STRAIGHT
+from fxlrp.ir.stop_gradient import HOLD, STRAIGHT
 from fxlrp.passes.manager import Pass, insert, same, shape, sweep
 
 aten = torch.ops.aten

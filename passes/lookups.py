@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.errors import SignatureError
+from fxlrp.ir.program import Captured, Source, floating, overload
+from fxlrp.ir.provenance import describe, module_path
 from fxlrp.passes.manager import named, reaches, shape
-from fxlrp.program import Captured, Source, floating, overload
-from fxlrp.provenance import describe, module_path
 
 aten = torch.ops.aten
 

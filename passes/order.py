@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import fx
 
+from fxlrp.ir.provenance import role
 from fxlrp.passes.manager import Pass
 from fxlrp.passes.recompute import following, recompute
-from fxlrp.provenance import role
 
 
 def unpack(graph: fx.Graph) -> int:

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from torch import Tensor, fx
 
-from fxlrp.decisions import Twin
 from fxlrp.errors import RuleError
+from fxlrp.ir.decisions import Twin
+from fxlrp.ir.program import floating
+from fxlrp.ir.provenance import describe
+from fxlrp.ir.rule import Facts, Parts, Rule, Site
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses import leaves
-from fxlrp.program import floating
-from fxlrp.provenance import describe
-from fxlrp.registry import Facts, Parts, Rule, Site
-from fxlrp.rulesets import RuleSet
 
 
 def derived(graph: fx.Graph, parameters: Collection[fx.Node], dependent: Collection[fx.Node]) -> set[fx.Node]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, tree_map_only
+from fxlrp.ir.provenance import role
 from fxlrp.passes.manager import Pass
-from fxlrp.provenance import role
 
 aten = torch.ops.aten
 

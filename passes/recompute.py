@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import SymInt, Tensor, fx
 
-from fxlrp.aliases import root
+from fxlrp.ir.memory_roots import root
+from fxlrp.ir.provenance import role
 from fxlrp.passes.subexpressions import is_pure
-from fxlrp.provenance import role
 
 RECOMPUTED = "recomputed"
 """Role of the copies, where forward nodes have ``forward``."""

@@ -10,9 +10,9 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.ir.program import OneOutput, floating
 from fxlrp.passes.batch_norm import BATCH_NORM
 from fxlrp.passes.manager import insert, named, shape, substitute
-from fxlrp.program import OneOutput, floating
 
 aten = torch.ops.aten
 

@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from fxlrp.errors import CaptureError
+from fxlrp.ir.provenance import describe
 from fxlrp.passes.manager import Pass, insert, shape, sweep
-from fxlrp.provenance import describe
 
 aten = torch.ops.aten
 

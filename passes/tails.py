@@ -9,10 +9,10 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.decisions import Tail, Twin
+from fxlrp.ir.decisions import Tail, Twin
+from fxlrp.ir.rule import Rule
 from fxlrp.passes.analyses import leaves
 from fxlrp.passes.manager import same, shape
-from fxlrp.registry import Rule
 
 aten = torch.ops.aten
 

@@ -9,10 +9,10 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import CaptureError
+from fxlrp.ir.program import floating, overload
+from fxlrp.ir.provenance import describe
+from fxlrp.ir.rule import RULES
 from fxlrp.passes.manager import reaches
-from fxlrp.program import floating, overload
-from fxlrp.provenance import describe
-from fxlrp.registry import RULES
 
 aten = torch.ops.aten
 

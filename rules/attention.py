@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx
 
-from fxlrp.registry import Rule, Site, rule
+from fxlrp.ir.rule import Rule, Site, rule
 
 aten = torch.ops.aten
 

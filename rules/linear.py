@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.carried import moved
-from fxlrp.hold import STRAIGHT
-from fxlrp.numerics import opmath
-from fxlrp.registry import Site, rule
+from fxlrp.ir.numerics import opmath
+from fxlrp.ir.rule import Site, rule
+from fxlrp.ir.stop_gradient import STRAIGHT
 
 aten = torch.ops.aten
 

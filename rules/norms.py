@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp.registry import Site, rule
+from fxlrp.ir.rule import Site, rule
 
 aten = torch.ops.aten
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.carried import carrying, move, unchanged
-from fxlrp.numerics import gain, stabilise
-from fxlrp.registry import Site, rule
+from fxlrp.ir.numerics import gain, stabilise
+from fxlrp.ir.rule import Site, rule
 
 aten = torch.ops.aten
 

@@ -9,14 +9,14 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload, tree_flatten
-from fxlrp.registry import Rule
+from fxlrp.ir.rule import Rule
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.attention import value_only
 from fxlrp.rules.linear import affine
 from fxlrp.rules.products import product
 from fxlrp.rules.softmax import stopped
 from fxlrp.rules.taylor import adjoint
 from fxlrp.rules.weighted import alpha_beta, epsilon, flat, gamma, z_box, z_plus
-from fxlrp.rulesets import RuleSet
 
 aten = torch.ops.aten
 

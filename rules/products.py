@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx
 
-from fxlrp.numerics import stabilise
-from fxlrp.program import overload
-from fxlrp.registry import Site, rule
+from fxlrp.ir.numerics import stabilise
+from fxlrp.ir.program import overload
+from fxlrp.ir.rule import Site, rule
 
 aten = torch.ops.aten
 

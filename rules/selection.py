@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.carried import moved
-from fxlrp.registry import Site, rule
+from fxlrp.ir.rule import Site, rule
 
 aten = torch.ops.aten
 

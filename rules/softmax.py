@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp.registry import Rule, Site, rule
+from fxlrp.ir.rule import Rule, Site, rule
 
 aten = torch.ops.aten
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fxlrp._torch import OpOverload
-from fxlrp.registry import Rule, Site, rule
+from fxlrp.ir.rule import Rule, Site, rule
 
 aten = torch.ops.aten
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fxlrp.carried import arrived
 from fxlrp.errors import RuleError
-from fxlrp.numerics import EPSILON, Relevance, least, stabilise
-from fxlrp.recipes import by_value
-from fxlrp.registry import Parts, Rule, Site
+from fxlrp.ir.closures import by_value
+from fxlrp.ir.numerics import EPSILON, Relevance, least, stabilise
+from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.rules.weights import unweighted
 
 Weights = tuple[Tensor, Tensor | None]

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.program import overload
+from fxlrp.ir.program import overload
 
 aten = torch.ops.aten
 

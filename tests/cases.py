@@ -14,9 +14,9 @@ import torch
 from reference import Call, Reference
 from torch import Tensor
 
-from fxlrp.hold import STRAIGHT
-from fxlrp.program import OneOutput
-from fxlrp.registry import RULES, Rule
+from fxlrp.ir.program import OneOutput
+from fxlrp.ir.rule import RULES, Rule
+from fxlrp.ir.stop_gradient import STRAIGHT
 from fxlrp.rules import weighted
 
 aten = torch.ops.aten

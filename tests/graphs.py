@@ -11,19 +11,19 @@ import torch
 from steps import EVERY, LARGEST, OPERANDS, STEPS, Parameters
 from torch import Tensor, nn
 
-from fxlrp import numerics
 from fxlrp.books import Book
 from fxlrp.capture import capture
-from fxlrp.decisions import Env
 from fxlrp.errors import SignatureError
 from fxlrp.inputs import relevance
+from fxlrp.ir import numerics
+from fxlrp.ir.decisions import Env
+from fxlrp.ir.program import Captured
+from fxlrp.ir.targets import Form
 from fxlrp.ledger import Ledger
 from fxlrp.lower import lower
 from fxlrp.pipeline import Plan, plan
-from fxlrp.program import Captured
 from fxlrp.propagate import backward, forward
 from fxlrp.rules import PRESETS
-from fxlrp.targets import Form
 
 INPUTS: dict[str, tuple[int, ...]] = {
     "scalar": (),

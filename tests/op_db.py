@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
-from fxlrp import targets
 from fxlrp.capture import capture
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
+from fxlrp.ir import targets
 from fxlrp.lower import lower
 from fxlrp.pipeline import Plan, plan
 from fxlrp.rules import PRESETS

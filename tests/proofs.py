@@ -12,14 +12,14 @@ from graphs import FLOOR, Choose, Graph, Pack, build
 from steps import PLAIN, SIGNED
 from torch import Tensor, fx
 
-from fxlrp import numerics
-from fxlrp.decisions import Env, Twin
+from fxlrp.ir import numerics
+from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.provenance import module_path
+from fxlrp.ir.rule import Facts
 from fxlrp.lower import injected
 from fxlrp.passes.analyses import operands
 from fxlrp.points import Point, passed
 from fxlrp.propagate import backward
-from fxlrp.provenance import module_path
-from fxlrp.registry import Facts
 from fxlrp.rules import PRESETS
 
 NAMES = (*SIGNED, *SIGNED, *PLAIN)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxlrp
-from fxlrp import filters, guards, passes, programs, signatures
+from fxlrp import filters, passes, programs, signatures
 from fxlrp.agreement import apart, check_output, difference, shake
+from fxlrp.ir import guards
 from fxlrp.passes import batch_norm
 
 aten = torch.ops.aten

@@ -14,10 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 import fxlrp
 from fxlrp import passes
 from fxlrp.capture import capture
+from fxlrp.ir.program import Captured, floating
 from fxlrp.passes import analyses, lookups
 from fxlrp.passes.factors import factors
 from fxlrp.pipeline import Plan, plan
-from fxlrp.program import Captured, floating
 
 aten = torch.ops.aten
 Function = Callable[..., Any]

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from zoo import ZOO
 
 import fxlrp
-from fxlrp import targets
 from fxlrp.bench import GRADIENT, bench, gradient
 from fxlrp.cli import app
+from fxlrp.ir import targets
 from fxlrp.models import Loaded
 
 MODELS = """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision_ops import import_torchvision
 
 import fxlrp
-from fxlrp.numerics import Relevance
+from fxlrp.ir.numerics import Relevance
 from fxlrp.rules.weighted import epsilon, flat, w_square, z_box, z_plus
 
 import_torchvision()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fxlrp.catalogue import KINDS, as_markdown, rule_table, source
 from fxlrp.cli import app
-from fxlrp.registry import RULES, Rule, Site, Table
+from fxlrp.ir.rule import RULES, Rule, Site, Table
 from fxlrp.rules.taylor import REASONS
 
 PAGE = Path(__file__).resolve().parents[1] / "rules" / "README.md"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import fxlrp
 from fxlrp import extras
 from fxlrp.cli import app
-from fxlrp.registry import RULES
+from fxlrp.ir.rule import RULES
 
 import_torchvision()
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp.cli import app
-from fxlrp.frames import raised_at, written
+from fxlrp.ir.rule import RULES
+from fxlrp.ir.user_lines import raised_at, written
 from fxlrp.places import VIEWS
-from fxlrp.registry import RULES
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
 

@@ -19,13 +19,14 @@ from typer.testing import CliRunner
 from zoo import ZOO
 
 import fxlrp
-from fxlrp import dot, topology
+from fxlrp import dot
 from fxlrp.cli import app
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.graph import draw
+from fxlrp.ir import topology
+from fxlrp.ir.rule import RULES
 from fxlrp.page import page
 from fxlrp.picture import KINDS, Edge, Node, Picture, View
-from fxlrp.registry import RULES
 from fxlrp.views import picture
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -143,7 +144,7 @@ def test_nesting_follows_module_paths(drawn) -> None:
     inside = {node.name: [path for path, _ in node.boxes] for node in made.views["model"].nodes}
     for node in attributor._programs.last[0].plan.captured.graph.nodes:
         if node.op == "call_function":
-            assert [p for p in fxlrp.provenance.modules(node) if p] == inside[node.name]
+            assert [p for p in fxlrp.ir.provenance.modules(node) if p] == inside[node.name]
     assert {path.partition("@")[0] for paths in inside.values() for path in paths} <= modules
 
 

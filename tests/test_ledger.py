@@ -9,7 +9,7 @@ from zoo import ZOO, Sample
 import fxlrp
 import fxlrp.programs
 from fxlrp.capture import capture
-from fxlrp.program import Captured
+from fxlrp.ir.program import Captured
 from fxlrp.signatures import bind
 
 RULES = ("attnlrp", "cp_lrp", "epsilon", "epsilon_gamma_box")

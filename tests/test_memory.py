@@ -18,10 +18,10 @@ from zoo import ZOO, transformers
 
 import fxlrp
 from fxlrp import passes
+from fxlrp.ir.provenance import role
 from fxlrp.outputs import pick
 from fxlrp.passes.order import MEMORY, read_early, unpack
 from fxlrp.passes.recompute import RECOMPUTED, recompute
-from fxlrp.provenance import role
 
 aten = torch.ops.aten
 

@@ -18,6 +18,7 @@ from fxlrp import passes
 from fxlrp._torch import make_fx
 from fxlrp.capture import capture
 from fxlrp.errors import CaptureError
+from fxlrp.ir.program import Captured
 from fxlrp.passes import (
     affine,
     arithmetic,
@@ -30,7 +31,6 @@ from fxlrp.passes import (
     verify,
 )
 from fxlrp.passes.manager import Pass, reaches
-from fxlrp.program import Captured
 
 aten = torch.ops.aten
 

@@ -12,10 +12,10 @@ from zoo import ZOO, targets
 
 import fxlrp
 from fxlrp import passes
+from fxlrp.ir.provenance import role
 from fxlrp.passes.precision import PRODUCTS, round_products
 from fxlrp.precision import distance
 from fxlrp.prepared import constant
-from fxlrp.provenance import role
 
 aten = torch.ops.aten
 

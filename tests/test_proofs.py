@@ -16,8 +16,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import fxlrp
 from fxlrp.capture import capture
+from fxlrp.ir.rule import Rule, Site
 from fxlrp.passes import CANONICAL, run, signs
-from fxlrp.registry import Rule, Site
 from fxlrp.rules import PRESETS
 
 aten = torch.ops.aten

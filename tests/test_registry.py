@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxlrp
-from fxlrp import numerics
 from fxlrp.api import load_extensions
 from fxlrp.capture import capture
 from fxlrp.errors import RuleError
-from fxlrp.registry import RULES, Rule, Site, Table
+from fxlrp.ir import numerics
+from fxlrp.ir.rule import RULES, Rule, Site, Table
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.linear import affine
 from fxlrp.rules.presets import PRESETS, epsilon_gamma_box
 from fxlrp.rules.weighted import epsilon, gamma, z_box
-from fxlrp.rulesets import RuleSet
 
 aten = torch.ops.aten
 

@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from zoo import ZOO
 
 import fxlrp
-from fxlrp import replay
 from fxlrp._torch import make_fx
+from fxlrp.ir import adjoint_cache
 from fxlrp.segments import segment
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -22,7 +22,7 @@ X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 def test_programs_are_those_that_are_traced_whole(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     model, args, kwargs = ZOO[name]()
     found = calls(fxlrp.compile(model, args, kwargs).program.module.graph)
-    monkeypatch.setattr(replay, "shared", contextlib.nullcontext)
+    monkeypatch.setattr(adjoint_cache, "shared", contextlib.nullcontext)
     expected = calls(fxlrp.compile(model, args, kwargs).program.module.graph)
     assert segment(found).key == segment(expected).key
     for key in ("nn_module_stack", "custom"):
@@ -45,9 +45,11 @@ def runs(*values: Tensor, scales: Sequence[float] = (2.0, 2.0, 2.0, 2.0), consta
     given = list(zip(values, scales, strict=False))
 
     def program(*xs: Tensor) -> list[Tensor]:
-        return [replay.replayed(function, "scaled", [x, scale])[0] for x, (_, scale) in zip(xs, given, strict=True)]
+        return [
+            adjoint_cache.replayed(function, "scaled", [x, scale])[0] for x, (_, scale) in zip(xs, given, strict=True)
+        ]
 
-    with replay.shared():
+    with adjoint_cache.shared():
         module = make_fx(program, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
     for r, (x, scale) in zip(module(*values), given, strict=True):
         torch.testing.assert_close(r, x * scale)
@@ -70,9 +72,9 @@ def test_a_tensor_given_twice_is_no_pattern_for_two() -> None:
         return (x * y,)
 
     def program(x: Tensor, y: Tensor) -> list[Tensor]:
-        return [replay.replayed(product, "product", [x, other])[0] for other in (x, y)]
+        return [adjoint_cache.replayed(product, "product", [x, other])[0] for other in (x, y)]
 
-    with replay.shared():
+    with adjoint_cache.shared():
         module = make_fx(program, tracing_mode="fake")(X, X + 1)
     for found, expected in zip(module(X, X + 1), (X * X, X * (X + 1)), strict=True):
         torch.testing.assert_close(found, expected)

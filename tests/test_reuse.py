@@ -10,8 +10,8 @@ from torch import Tensor, fx
 from zoo import ZOO
 
 import fxlrp
-from fxlrp import targets
 from fxlrp._torch import make_fx, tree_leaves
+from fxlrp.ir import targets
 from fxlrp.reuse import reuse
 
 aten = torch.ops.aten

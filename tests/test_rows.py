@@ -13,7 +13,7 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp.capture import capture
-from fxlrp.decisions import Tail
+from fxlrp.ir.decisions import Tail
 from fxlrp.outputs import pick
 from fxlrp.passes.tails import tail
 from fxlrp.pipeline import plan
@@ -66,8 +66,8 @@ def targets() -> list[Any]:
 
 
 def seed_of(target: Any, y: Tensor) -> Tensor:
-    form, numbers = fxlrp.targets.lower(target, tuple(y.shape))
-    return fxlrp.targets.seed(form, y, numbers)
+    form, numbers = fxlrp.ir.targets.lower(target, tuple(y.shape))
+    return fxlrp.ir.targets.seed(form, y, numbers)
 
 
 def same(found: Any, wanted: Any) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from fxlrp import numerics
 from fxlrp.errors import RuleError
-from fxlrp.registry import RULES, Facts, Rule, Site
+from fxlrp.ir import numerics
+from fxlrp.ir.rule import RULES, Facts, Rule, Site
 from fxlrp.rules import weighted
 from fxlrp.rules.attention import value_only
 from fxlrp.rules.products import product

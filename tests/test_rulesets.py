@@ -19,15 +19,15 @@ from torch.nn import functional as F  # noqa: N812
 import fxlrp
 from fxlrp.capture import capture
 from fxlrp.errors import RuleError
+from fxlrp.ir.program import Captured
+from fxlrp.ir.rule import Rule
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.pipeline import Plan, plan
-from fxlrp.program import Captured
-from fxlrp.registry import Rule
 from fxlrp.rules import PRESETS
 from fxlrp.rules.presets import epsilon_gamma_box
 from fxlrp.rules.softmax import stopped
 from fxlrp.rules.taylor import adjoint
 from fxlrp.rules.weighted import alpha_beta, epsilon, flat, gamma, w_square, z_box, z_plus
-from fxlrp.rulesets import RuleSet
 
 aten = torch.ops.aten
 X = torch.linspace(-1, 1, 8, dtype=torch.float64).view(2, 4)

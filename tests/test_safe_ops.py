@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fxlrp import ArtifactError
 from fxlrp._torch import OpOverload, tree_leaves, tree_map_only
-from fxlrp.registry import RULES
+from fxlrp.ir.rule import RULES
 from fxlrp.safe_ops import CHECKS, EMPTY, NUMBERS, resolve
 from fxlrp.vocabulary import OPS
 

@@ -10,10 +10,10 @@ from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, TreeSpec, tree_unflatten
 from fxlrp.errors import RuleError
-from fxlrp.numerics import Relevance, adjoint, coefficient
-from fxlrp.overloads import check_overload
-from fxlrp.recipes import recipe
-from fxlrp.replay import replayed
+from fxlrp.ir.adjoint_cache import replayed
+from fxlrp.ir.closures import recipe
+from fxlrp.ir.numerics import Relevance, adjoint, coefficient
+from fxlrp.ir.overloads import check_overload
 
 Parts = tuple[Tensor | Relevance, ...]
 

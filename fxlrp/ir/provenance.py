@@ -8,7 +8,7 @@ from torch import fx
 
 from fxlrp._torch import annotate, set_current_meta
 from fxlrp.errors import FxlrpError
-from fxlrp.frames import outside, written
+from fxlrp.ir.user_lines import outside, written
 
 
 def modules(node: fx.Node) -> dict[str, str]:

@@ -11,10 +11,10 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
-from fxlrp.overloads import check_overload
-from fxlrp.program import overload
-from fxlrp.provenance import modules
-from fxlrp.registry import RULES, Rule
+from fxlrp.ir.overloads import check_overload
+from fxlrp.ir.program import overload
+from fxlrp.ir.provenance import modules
+from fxlrp.ir.rule import RULES, Rule
 
 MISSING = ("error", "ignore")
 """What can happen to an override that fits nothing in a model."""

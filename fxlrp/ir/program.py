@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import FakeTensor, OpOverload, TreeSpec, tree_unflatten
-from fxlrp.guards import Guards
+from fxlrp.ir.guards import Guards
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -140,7 +140,7 @@ class Program:
 
     def to_networkx(self) -> nx.DiGraph:
         """The program as a graph of node names, for questions that networkx answers."""
-        from fxlrp.topology import to_networkx
+        from fxlrp.ir.topology import to_networkx
 
         return to_networkx(self.module.graph)
 

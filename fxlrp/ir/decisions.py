@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from fxlrp.registry import Facts, Rule
+from fxlrp.ir.rule import Facts, Rule
 
 Env = dict[fx.Node, Any]
 """What the walks know of each node: its value, or what arrived there."""
