@@ -26,7 +26,7 @@ from networks import Sizes, build
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.decompositions import decompositions
+from fxlrp.capture.decompositions import decompositions
 
 METHODS = ("capture", "inductor")
 LARGEST = "flan_t5"

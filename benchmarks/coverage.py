@@ -31,7 +31,7 @@ from rich.text import Text
 from torch import fx
 
 import fxlrp
-from fxlrp.capture import capture
+from fxlrp.capture.functional_graph import capture
 from fxlrp.coverage import coverage
 from fxlrp.ir import targets
 from fxlrp.ir.rule_set import RuleSet

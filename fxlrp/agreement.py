@@ -15,15 +15,15 @@ from torch.export import ExportedProgram
 from fxlrp import passes
 from fxlrp._torch import tree_flatten, tree_leaves, tree_map_only
 from fxlrp.backends import Runner
+from fxlrp.capture.double import stand_in
+from fxlrp.capture.export import known_parts
 from fxlrp.emit import emit
 from fxlrp.errors import VerificationError
-from fxlrp.exporting import known_parts
 from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import modules
 from fxlrp.ir.targets import SEED
 from fxlrp.pipeline import Plan
-from fxlrp.standin import stand_in
 
 Model = nn.Module | ExportedProgram
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]

@@ -12,10 +12,10 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import OpOverload
 from fxlrp.attributor import Attributor
+from fxlrp.capture.explained_output import Objective, Output
 from fxlrp.errors import RuleError
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import MISSING, RuleSet
-from fxlrp.outputs import Objective, Output
 from fxlrp.rules import PRESETS
 from fxlrp.settings import Settings
 

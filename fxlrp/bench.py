@@ -19,11 +19,11 @@ from fxlrp._torch import tree_flatten, tree_map_only
 from fxlrp.agreement import check_output, unit
 from fxlrp.api import load_extensions, rule_set
 from fxlrp.backends import backend
-from fxlrp.capture import capture
+from fxlrp.capture.explained_output import Output, pick
+from fxlrp.capture.functional_graph import capture
 from fxlrp.ir import targets
 from fxlrp.lower import lower
 from fxlrp.models import Loaded
-from fxlrp.outputs import Output, pick
 from fxlrp.passes.precision import PRECISION
 from fxlrp.pipeline import plan
 from fxlrp.precision import errors

@@ -15,6 +15,7 @@ from torch import Tensor
 from fxlrp import models
 from fxlrp.api import compile
 from fxlrp.arguments import read_inputs
+from fxlrp.capture.explained_output import pick
 from fxlrp.commands import prepared, reported, working
 from fxlrp.errors import SignatureError
 from fxlrp.ir import targets
@@ -34,7 +35,6 @@ from fxlrp.options import (
     parse_output,
     parse_target,
 )
-from fxlrp.outputs import pick
 from fxlrp.results import Result
 from fxlrp.terminal import console, show_words
 

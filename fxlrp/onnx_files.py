@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from fxlrp.decompositions import decompositions
+from fxlrp.capture.decompositions import decompositions
 from fxlrp.errors import ArtifactError, FxlrpError
 from fxlrp.extras import require
 from fxlrp.keys import check_signature, signed

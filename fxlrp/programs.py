@@ -16,14 +16,15 @@ from fxlrp._torch import TreeSpec, lazy_modules, tree_flatten
 from fxlrp.agreement import check_output, find_difference, unit
 from fxlrp.backends import BACKENDS, Runner
 from fxlrp.cache import MAKING, Cache
-from fxlrp.capture import capture
+from fxlrp.capture.explained_output import pick
+from fxlrp.capture.functional_graph import capture
+from fxlrp.capture.open_sizes import with_batch_of_two
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.freshness import Structure
 from fxlrp.ir.guards import is_symbolic
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
 from fxlrp.lower import lower
-from fxlrp.outputs import pick
 from fxlrp.passes.constants import remove_biases
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
@@ -31,7 +32,6 @@ from fxlrp.pipeline import Plan, plan
 from fxlrp.prepared import Store
 from fxlrp.settings import Settings
 from fxlrp.signatures import Entry, bind, dense, signature, summary
-from fxlrp.sizes import with_batch_of_two
 
 CACHE = 16
 """Signatures kept per model, least recently used out first."""

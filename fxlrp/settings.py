@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fxlrp.backends import backend
+from fxlrp.capture.explained_output import Objective, Output
 from fxlrp.errors import RuleError, SignatureError
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.outputs import Objective, Output
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
 from fxlrp.rules import PRESETS

@@ -15,11 +15,11 @@ from torch.export import ExportedProgram
 from fxlrp._torch import TreeSpec
 from fxlrp.backends import Runner
 from fxlrp.cache import Cache
+from fxlrp.capture.unsupported import check_inputs
 from fxlrp.errors import SignatureError
 from fxlrp.ir.guards import is_symbolic, solve
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
-from fxlrp.layouts import check_inputs
 from fxlrp.many import Many
 from fxlrp.pipeline import Plan
 

@@ -12,7 +12,7 @@ from steps import EVERY, LARGEST, OPERANDS, STEPS, Parameters
 from torch import Tensor, nn
 
 from fxlrp.books import Book
-from fxlrp.capture import capture
+from fxlrp.capture.functional_graph import capture
 from fxlrp.errors import SignatureError
 from fxlrp.inputs import relevance
 from fxlrp.ir import numerics

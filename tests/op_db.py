@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
-from fxlrp.capture import capture
+from fxlrp.capture.functional_graph import capture
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
 from fxlrp.ir import targets
 from fxlrp.lower import lower

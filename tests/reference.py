@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxlrp.outputs import pick
+from fxlrp.capture.explained_output import pick
 
 Parts = tuple[Tensor, ...]
 Reference = Callable[["Call", Tensor], Parts]

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import fxlrp
 from fxlrp import passes
-from fxlrp.capture import capture
+from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.program import Captured, floating
 from fxlrp.passes import analyses, lookups
 from fxlrp.passes.factors import factors

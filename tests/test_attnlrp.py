@@ -8,7 +8,7 @@ from reference import input_times_gradient, modified_gradient
 from zoo import ZOO, targets
 
 import fxlrp
-from fxlrp.outputs import pick
+from fxlrp.capture.explained_output import pick
 
 ATTNLRP = ("vit_b_16", "bert", "gpt2", "llama", "gemma3", "qwen3", "roberta", "whisper", "flan_t5", "pix2struct")
 CP_LRP = ("bert", "gpt2", "llama", "qwen3", "vit_b_16")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision_ops import import_torchvision
 
 import fxlrp
-from fxlrp.decompositions import FEW, decompositions, grouped_mm
+from fxlrp.capture.decompositions import FEW, decompositions, grouped_mm
 
 import_torchvision()
 

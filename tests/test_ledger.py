@@ -8,7 +8,7 @@ from zoo import ZOO, Sample
 
 import fxlrp
 import fxlrp.programs
-from fxlrp.capture import capture
+from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.program import Captured
 from fxlrp.signatures import bind
 

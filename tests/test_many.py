@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.outputs import pick
+from fxlrp.capture.explained_output import pick
 
 aten = torch.ops.aten
 torch.manual_seed(0)

@@ -18,8 +18,8 @@ from zoo import ZOO, transformers
 
 import fxlrp
 from fxlrp import passes
+from fxlrp.capture.explained_output import pick
 from fxlrp.ir.provenance import role
-from fxlrp.outputs import pick
 from fxlrp.passes.order import MEMORY, read_early, unpack
 from fxlrp.passes.recompute import RECOMPUTED, recompute
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fxlrp import passes
 from fxlrp._torch import make_fx
-from fxlrp.capture import capture
+from fxlrp.capture.functional_graph import capture
 from fxlrp.errors import CaptureError
 from fxlrp.ir.program import Captured
 from fxlrp.passes import (

@@ -12,8 +12,8 @@ from torch.nn import functional
 from zoo import ZOO
 
 import fxlrp
+from fxlrp.capture.explained_output import pick
 from fxlrp.errors import RuleError, SignatureError, TargetError
-from fxlrp.outputs import pick
 from fxlrp.rules.weighted import epsilon
 
 IMAGE = torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import fxlrp
-from fxlrp.capture import capture
+from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.rule import Rule, Site
 from fxlrp.passes import CANONICAL, run, signs
 from fxlrp.rules import PRESETS

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 import fxlrp
 from fxlrp.api import load_extensions
-from fxlrp.capture import capture
+from fxlrp.capture.functional_graph import capture
 from fxlrp.errors import RuleError
 from fxlrp.ir import numerics
 from fxlrp.ir.rule import RULES, Rule, Site, Table

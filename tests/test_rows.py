@@ -12,9 +12,9 @@ from torch.nn import functional
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.capture import capture
+from fxlrp.capture.explained_output import pick
+from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.decisions import Tail
-from fxlrp.outputs import pick
 from fxlrp.passes.tails import tail
 from fxlrp.pipeline import plan
 from fxlrp.rules.presets import LINEAR

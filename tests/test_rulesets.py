@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import fxlrp
-from fxlrp.capture import capture
+from fxlrp.capture.functional_graph import capture
 from fxlrp.errors import RuleError
 from fxlrp.ir.program import Captured
 from fxlrp.ir.rule import Rule

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fxlrp
-from fxlrp.witness import watched
+from fxlrp.capture.witness import watched
 
 torch.manual_seed(0)
 X = torch.randn(2, 5, 8, dtype=torch.float64)

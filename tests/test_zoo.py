@@ -17,9 +17,9 @@ from zoo import ZOO, Sample, targets
 
 import fxlrp
 import fxlrp.programs
-from fxlrp.capture import capture
+from fxlrp.capture.explained_output import pick
+from fxlrp.capture.functional_graph import capture
 from fxlrp.inputs import relevance
-from fxlrp.outputs import pick
 from fxlrp.propagate import backward, forward
 
 BATCH = 8

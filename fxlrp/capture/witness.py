@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxlrp._torch import annotate, preserve_node_meta, tree_map_only
-from fxlrp.backwards import Backward, is_of_torch, judge
+from fxlrp.capture.author_stops import STOPPED
+from fxlrp.capture.custom_backward import Backward, is_of_torch, judge
 from fxlrp.ir.stop_gradient import HOLD, STRAIGHT
 from fxlrp.ir.user_lines import here
-from fxlrp.stops import STOPPED
 
 Function = torch.autograd.Function
 

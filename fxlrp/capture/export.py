@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_leaves, tree_map, tree_map_only
+from fxlrp.capture.double import stand_in
+from fxlrp.capture.open_sizes import AUTO, automatic, closed, specialised
+from fxlrp.capture.small_sizes import left_open, without_small
+from fxlrp.capture.unsupported import check_inputs, check_model
+from fxlrp.capture.witness import watched
 from fxlrp.errors import CaptureError
 from fxlrp.ir.guards import restore
 from fxlrp.ir.program import Fixed
 from fxlrp.ir.user_lines import raised_at
-from fxlrp.layouts import check_inputs, check_model
-from fxlrp.sizes import AUTO, automatic, closed, specialised
-from fxlrp.small import left_open, without_small
-from fxlrp.standin import stand_in
-from fxlrp.witness import watched
 
 REMEDIES = {
     "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "

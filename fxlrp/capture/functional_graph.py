@@ -12,16 +12,16 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
-from fxlrp.decompositions import decompositions
+from fxlrp.capture.author_stops import keep_stops
+from fxlrp.capture.decompositions import decompositions
+from fxlrp.capture.explained_output import Objective, Output, explain
+from fxlrp.capture.export import explanation, open_export
+from fxlrp.capture.quiet import quiet
+from fxlrp.capture.unsupported import check_graph
 from fxlrp.errors import CaptureError
-from fxlrp.exporting import explanation, open_export
 from fxlrp.ir.guards import Guards
 from fxlrp.ir.program import Captured, floating
 from fxlrp.ir.provenance import describe, modules
-from fxlrp.layouts import check_graph
-from fxlrp.outputs import Objective, Output, explain
-from fxlrp.quiet import quiet
-from fxlrp.stops import keep_stops
 
 aten = torch.ops.aten
 
