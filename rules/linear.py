@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx
 
-from fxlrp.carried import moved
 from fxlrp.ir.numerics import opmath
 from fxlrp.ir.rule import Site, rule
 from fxlrp.ir.stop_gradient import STRAIGHT
+from fxlrp.rules.unchanged import moved
 
 aten = torch.ops.aten
 

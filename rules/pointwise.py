@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, fx
 
-from fxlrp.carried import carrying, move, unchanged
 from fxlrp.ir.numerics import gain, stabilise
 from fxlrp.ir.rule import Site, rule
+from fxlrp.rules.unchanged import carrying, move, unchanged
 
 aten = torch.ops.aten
 

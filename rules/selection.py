@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp.carried import moved
 from fxlrp.ir.rule import Site, rule
+from fxlrp.rules.unchanged import moved
 
 aten = torch.ops.aten
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp.carried import arrived
 from fxlrp.errors import RuleError
 from fxlrp.ir.closures import by_value
 from fxlrp.ir.numerics import EPSILON, Relevance, least, stabilise
 from fxlrp.ir.rule import Parts, Rule, Site
+from fxlrp.rules.unchanged import arrived
 from fxlrp.rules.weights import unweighted
 
 Weights = tuple[Tensor, Tensor | None]

@@ -102,7 +102,7 @@ class Rule:
         kills_negative: On a ReLU, the operand's coefficient is 0 wherever the operand is negative.
         refuses: Given a node and its live slots, why the rule cannot serve it; empty if it can.
         recipe: A function and the arguments that make the same rule, for pickles and copies.
-        takes_relevance: The function takes a `Relevance` too, and needs no coefficient; see `fxlrp.carried`.
+        takes_relevance: The function takes a `Relevance` too, and needs no coefficient; see `fxlrp.rules.unchanged`.
     """
 
     name: str
