@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.passes.identities import first
+from fxlrp.passes.canonical.identities import first
 from fxlrp.passes.manager import insert, same, shape, substitute, sweep
 
 aten = torch.ops.aten

@@ -13,7 +13,7 @@ import fxlrp
 from fxlrp import filters, passes, programs, signatures
 from fxlrp.agreement import apart, check_output, difference, shake
 from fxlrp.ir import guards
-from fxlrp.passes import batch_norm
+from fxlrp.passes.canonical import batch_norm
 
 aten = torch.ops.aten
 

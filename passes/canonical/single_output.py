@@ -11,7 +11,7 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.ir.program import OneOutput, floating
-from fxlrp.passes.batch_norm import BATCH_NORM
+from fxlrp.passes.canonical.batch_norm import BATCH_NORM
 from fxlrp.passes.manager import insert, named, shape, substitute
 
 aten = torch.ops.aten
