@@ -36,7 +36,7 @@ from fxlrp.coverage import coverage
 from fxlrp.ir import targets
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.lower import lower
-from fxlrp.passes import analyses
+from fxlrp.passes.analyses import liveness
 from fxlrp.pipeline import Plan, plan
 
 PAPER = {
@@ -156,7 +156,7 @@ def measure(architecture: Architecture, rules: RuleSet, emit: bool = False) -> M
 def fixed(made: Plan) -> list[fx.Node]:
     """Ops on a differentiable path from an input to the output that carry no relevance."""
     starts = {source.node for source in made.sources}
-    slots = analyses.live(made.captured.graph, starts, made.captured.explained, {}, lambda node, reached: ())
+    slots = liveness.live(made.captured.graph, starts, made.captured.explained, {}, lambda node, reached: ())
     return [node for node in slots if slots[node] and node not in made.twins]
 
 

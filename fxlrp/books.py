@@ -19,8 +19,8 @@ from fxlrp.ir.provenance import module_path, source_line
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.targets import Form
 from fxlrp.ledger import Entry, Ledger
-from fxlrp.passes.analyses import leaves
-from fxlrp.passes.constants import additive, origins
+from fxlrp.passes.analyses.constants import additive, origins
+from fxlrp.passes.analyses.liveness import leaves
 from fxlrp.pipeline import Plan
 
 

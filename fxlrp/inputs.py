@@ -14,7 +14,7 @@ from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Source
 from fxlrp.ir.rule import Site
-from fxlrp.passes.lookups import MOVES
+from fxlrp.passes.analyses.sources import MOVES
 from fxlrp.passes.manager import same
 
 

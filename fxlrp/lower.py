@@ -13,7 +13,7 @@ from fxlrp.emit import emit
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.program import Program
 from fxlrp.ir.targets import Form
-from fxlrp.passes.tails import tail
+from fxlrp.passes.analyses.positions import tail
 from fxlrp.pipeline import Plan
 
 

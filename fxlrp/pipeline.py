@@ -16,8 +16,9 @@ from fxlrp.ir.program import Captured, Source
 from fxlrp.ir.provenance import source_line
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.passes import analyses, lookups, parameters
-from fxlrp.passes.factors import factors
+from fxlrp.passes.analyses import liveness, parameters
+from fxlrp.passes.analyses import sources as lookups
+from fxlrp.passes.analyses.factors import factors
 from fxlrp.places import Place
 from fxlrp.rules.taylor import adjoint
 
@@ -57,11 +58,11 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     graph, end = captured.graph, captured.explained  # after the passes: they may replace the explained node
     sources = lookups.sources(captured)
     starts = {source.node for source in sources}
-    dependent = analyses.dependents(graph, starts)
-    path = analyses.between(graph, dependent, end)
+    dependent = liveness.dependents(graph, starts)
+    path = liveness.between(graph, dependent, end)
     assigned = rules.assign(path)
-    hold = analyses.freeze(factors(graph, dependent), assigned, rules.freeze)
-    slots = analyses.live(graph, starts, end, assigned, hold)
+    hold = liveness.freeze(factors(graph, dependent), assigned, rules.freeze)
+    slots = liveness.live(graph, starts, end, assigned, hold)
     missing = tuple(node for node in slots if slots[node] and node not in assigned)
     if missing:
         report_missing(missing, strict)
@@ -73,7 +74,7 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     chosen: dict[fx.Node, Rule] = {node: assigned.get(node, adjoint) for node in slots if slots[node]}
     misfits.check(rules, path, assigned, slots)
     misfits.check_served(chosen, slots)
-    facts = analyses.facts(graph, slots, chosen, end, rules.invariant)
+    facts = liveness.facts(graph, slots, chosen, end, rules.invariant)
     twins = {node: Twin(chosen[node], slots[node], facts[node]) for node in chosen}
     constants = parameters.derived(graph, captured.names, dependent)
     reads = places.find(captured, read, slots, parameters.leading(graph, constants, slots))

@@ -25,7 +25,7 @@ from fxlrp.ir.guards import is_symbolic
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
 from fxlrp.lower import lower
-from fxlrp.passes.constants import remove_biases
+from fxlrp.passes.analyses.constants import remove_biases
 from fxlrp.passes.order import MEMORY
 from fxlrp.passes.precision import PRECISION
 from fxlrp.pipeline import Plan, plan

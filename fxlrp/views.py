@@ -13,7 +13,7 @@ from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import modules, source_line
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.passes.analyses import between, dependents, leaves
+from fxlrp.passes.analyses.liveness import between, dependents, leaves
 from fxlrp.picture import GROUPS, Boxes, Edge, Node, Picture, View
 from fxlrp.pipeline import Plan
 

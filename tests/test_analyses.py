@@ -15,8 +15,8 @@ import fxlrp
 from fxlrp import passes
 from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.program import Captured, floating
-from fxlrp.passes import analyses, lookups
-from fxlrp.passes.factors import factors
+from fxlrp.passes.analyses import liveness, sources
+from fxlrp.passes.analyses.factors import factors
 from fxlrp.pipeline import Plan, plan
 
 aten = torch.ops.aten
@@ -64,7 +64,7 @@ def live_ops(made: Plan) -> list[str]:
 def operands_of(made: Plan, name: str) -> list[list[str]]:
     """For each live op of a name the names of the nodes in its operand slots."""
     slots = {node: twin.slots for node, twin in made.twins.items()}
-    return [[n.name for n in analyses.operands(node, slots)] for node in made.twins if op(node) == name]
+    return [[n.name for n in liveness.operands(node, slots)] for node in made.twins if op(node) == name]
 
 
 # sources
@@ -98,7 +98,7 @@ def operands_of(made: Plan, name: str) -> list[list[str]]:
     ],
 )
 def test_sources(function: Function, inputs: tuple[Tensor, ...], wanted: list[tuple[str, int]]) -> None:
-    found = lookups.sources(canonical(function, *inputs))
+    found = sources.sources(canonical(function, *inputs))
     summed = [len(s.node.meta["val"].shape) - len(s.dims) if s.dims is not None else 0 for s in found]
     assert [(source.name, number) for source, number in zip(found, summed, strict=True)] == wanted
 
@@ -191,7 +191,7 @@ def test_factors(name: str) -> None:
     made = planned(lambda m, x, y: y * function(x), X, Y)
     captured = made.captured
     last = [n for n in captured.graph.nodes if n.target is aten.mul.Tensor][-1]
-    dependent = analyses.dependents(captured.graph, captured.inputs)
+    dependent = liveness.dependents(captured.graph, captured.inputs)
     assert (last.args[1] in factors(captured.graph, dependent)) is fixed
     assert len(made.twins[last].slots) == (1 if fixed else 2)
 
@@ -240,7 +240,7 @@ class Values(fx.Interpreter):
 @pytest.mark.parametrize("function", [everything_nonnegative, mixed], ids=lambda f: f.__name__)
 def test_signs_hold_on_random_inputs(function: Function) -> None:
     captured = canonical(function)
-    proved = analyses.nonnegative(captured.graph)
+    proved = liveness.nonnegative(captured.graph)
     placeholders = [n for n in captured.graph.nodes if n.op == "placeholder"]
     for seed in range(20):
         x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * (1 + seed)
@@ -253,14 +253,14 @@ def test_signs_hold_on_random_inputs(function: Function) -> None:
 
 def test_signs_are_proved_where_they_can_be() -> None:
     captured = canonical(everything_nonnegative)
-    proved = analyses.nonnegative(captured.graph)
+    proved = liveness.nonnegative(captured.graph)
     linear = [n for n in captured.graph.nodes if op(n) == "linear"]
     calls = [n for n in captured.graph.nodes if n.op == "call_function" and floating(n) and n not in linear]
     depends = passes.manager.reaches(captured.graph)
     assert [n.name for n in calls if n not in proved and n in depends] == []
     assert captured.explained in proved
     assert not proved & set(linear)
-    assert captured.explained not in analyses.nonnegative(canonical(mixed).graph)
+    assert captured.explained not in liveness.nonnegative(canonical(mixed).graph)
 
 
 # dead sides and chains
@@ -303,7 +303,7 @@ def replace_facts(site: fxlrp.Site) -> fxlrp.Site:
 
 def shares(function: Function, *inputs: Tensor) -> list[tuple[float, ...]]:
     made = planned(function, *inputs)
-    return list(analyses.chain_shares({n: t.slots for n, t in made.twins.items()}).values())
+    return list(liveness.chain_shares({n: t.slots for n, t in made.twins.items()}).values())
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_kinds_follow_the_plan(drawn) -> None:
 def test_relevance_edges_are_the_live_slots(drawn) -> None:
     attributor, made = drawn
     plan = attributor._programs.last[0].plan
-    leaves = fxlrp.passes.analyses.leaves
+    leaves = fxlrp.passes.analyses.liveness.leaves
     slots = {(leaves(n)[i].name, n.name) for n, twin in plan.twins.items() for i in twin.slots}
     assert {(edge.start, edge.end) for edge in made.views["model"].edges if edge.live} == slots
 

@@ -17,7 +17,8 @@ from torch.nn import functional as F  # noqa: N812
 import fxlrp
 from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.rule import Rule, Site
-from fxlrp.passes import CANONICAL, run, signs
+from fxlrp.passes import CANONICAL, run
+from fxlrp.passes.analyses import signs
 from fxlrp.rules import PRESETS
 
 aten = torch.ops.aten
@@ -49,7 +50,7 @@ def test_an_untrue_proof_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proofs.judged([Graph(("batch",), calls, 3)]) == ["passes"]
     monkeypatch.setattr(proofs, "injected", lambda twins, starts: twins)
     assert proofs.judged([Graph(("batch",), (*calls, Call("hidden", (2,))), 3)])[0].startswith("no dead side: ")
-    monkeypatch.setattr("fxlrp.passes.analyses.nonnegative", lambda graph: set(graph.nodes))
+    monkeypatch.setattr("fxlrp.passes.analyses.liveness.nonnegative", lambda graph: set(graph.nodes))
     assert proofs.judged([Graph(("batch",), calls, 3)])[0].startswith("negative operand: ")
     monkeypatch.setattr(proofs, "untrue", lambda *args: "")
     assert proofs.judged([Graph(("batch",), calls, 3)])[0].startswith("other relevance with proofs at ")

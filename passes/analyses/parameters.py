@@ -13,7 +13,7 @@ from fxlrp.ir.program import floating
 from fxlrp.ir.provenance import describe
 from fxlrp.ir.rule import Facts, Parts, Rule, Site
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.passes.analyses import leaves
+from fxlrp.passes.analyses.liveness import leaves
 
 
 def derived(graph: fx.Graph, parameters: Collection[fx.Node], dependent: Collection[fx.Node]) -> set[fx.Node]:

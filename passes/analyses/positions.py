@@ -11,7 +11,7 @@ from torch import fx
 from fxlrp._torch import OpOverload
 from fxlrp.ir.decisions import Tail, Twin
 from fxlrp.ir.rule import Rule
-from fxlrp.passes.analyses import leaves
+from fxlrp.passes.analyses.liveness import leaves
 from fxlrp.passes.manager import same, shape
 
 aten = torch.ops.aten

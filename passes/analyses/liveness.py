@@ -11,8 +11,8 @@ from torch import fx
 from fxlrp._torch import tree_flatten
 from fxlrp.ir.program import floating
 from fxlrp.ir.rule import Facts, Rule
-from fxlrp.passes.factors import ELEMENTWISE, is_division_by_number
-from fxlrp.passes.signs import nonnegative
+from fxlrp.passes.analyses.factors import ELEMENTWISE, is_division_by_number
+from fxlrp.passes.analyses.signs import nonnegative
 
 aten = torch.ops.aten
 
