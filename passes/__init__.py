@@ -1,7 +1,7 @@
 """The passes in order: canonical form before rules, clean-up after emission."""
 
-from fxlrp.passes import arithmetic, masks, selections, subexpressions, zeros
 from fxlrp.passes.canonical import affine, bags, batch_norm, identities, single_output, softmax, strides, verify
+from fxlrp.passes.cleanup import arithmetic, masks, selections, subexpressions, zeros
 from fxlrp.passes.manager import Pass, run
 
 CANONICAL: tuple[tuple[str, Pass], ...] = (

@@ -12,7 +12,7 @@ from torch import SymInt, Tensor, fx
 
 from fxlrp.ir.memory_roots import root
 from fxlrp.ir.provenance import role
-from fxlrp.passes.subexpressions import is_pure
+from fxlrp.passes.cleanup.subexpressions import is_pure
 
 RECOMPUTED = "recomputed"
 """Role of the copies, where forward nodes have ``forward``."""

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxlrp import passes
 from fxlrp._torch import make_fx
-from fxlrp.passes import masks, subexpressions
+from fxlrp.passes.cleanup import masks, subexpressions
 
 aten = torch.ops.aten
 SHARE = ("share", subexpressions.share)

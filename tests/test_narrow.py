@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fxlrp import passes
 from fxlrp._torch import make_fx
-from fxlrp.passes import selections, zeros
 from fxlrp.passes.canonical import identities
-from fxlrp.passes.spans import Span, moved
+from fxlrp.passes.cleanup import selections, zeros
+from fxlrp.passes.cleanup.spans import Span, moved
 
 aten = torch.ops.aten
 

@@ -19,8 +19,8 @@ from fxlrp._torch import make_fx
 from fxlrp.capture.functional_graph import capture
 from fxlrp.errors import CaptureError
 from fxlrp.ir.program import Captured
-from fxlrp.passes import arithmetic, subexpressions
 from fxlrp.passes.canonical import affine, batch_norm, identities, single_output, softmax, strides, verify
+from fxlrp.passes.cleanup import arithmetic, subexpressions
 from fxlrp.passes.manager import Pass, reaches
 
 aten = torch.ops.aten

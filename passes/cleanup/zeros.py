@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.passes.cleanup.spans import Span, cut, known, narrowed, padded, rearranged, reduces, selected
 from fxlrp.passes.manager import insert, shape, substitute
-from fxlrp.passes.spans import Span, cut, known, narrowed, padded, rearranged, reduces, selected
 
 aten = torch.ops.aten
 

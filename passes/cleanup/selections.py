@@ -13,8 +13,8 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.passes.cleanup.spans import CUTS, Span, cut, narrowed, rearranged, reduces, selected
 from fxlrp.passes.manager import insert, shape, substitute
-from fxlrp.passes.spans import CUTS, Span, cut, narrowed, rearranged, reduces, selected
 
 aten = torch.ops.aten
 
