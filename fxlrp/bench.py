@@ -24,7 +24,7 @@ from fxlrp.capture.functional_graph import capture
 from fxlrp.ir import targets
 from fxlrp.lower import lower
 from fxlrp.models import Loaded
-from fxlrp.passes.precision import PRECISION
+from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.pipeline import plan
 from fxlrp.precision import errors
 from fxlrp.signatures import bind, plain_mode

@@ -23,8 +23,8 @@ from fxlrp.cache import Cache
 from fxlrp.emit import own_constants, trace
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import role
+from fxlrp.passes.lowering.recompute import RECOMPUTED, following
 from fxlrp.passes.manager import is_impure
-from fxlrp.passes.recompute import RECOMPUTED, following
 from fxlrp.prepared import constant
 
 aten = torch.ops.aten

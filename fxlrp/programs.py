@@ -26,8 +26,8 @@ from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
 from fxlrp.lower import lower
 from fxlrp.passes.analyses.constants import remove_biases
-from fxlrp.passes.order import MEMORY
-from fxlrp.passes.precision import PRECISION
+from fxlrp.passes.lowering.bfloat16 import PRECISION
+from fxlrp.passes.lowering.release_order import MEMORY
 from fxlrp.pipeline import Plan, plan
 from fxlrp.prepared import Store
 from fxlrp.settings import Settings

@@ -10,8 +10,8 @@ from fxlrp.backends import backend
 from fxlrp.capture.explained_output import Objective, Output
 from fxlrp.errors import RuleError, SignatureError
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.passes.order import MEMORY
-from fxlrp.passes.precision import PRECISION
+from fxlrp.passes.lowering.bfloat16 import PRECISION
+from fxlrp.passes.lowering.release_order import MEMORY
 from fxlrp.rules import PRESETS
 
 VERIFY = ("first", "always", "never")

@@ -20,8 +20,8 @@ import fxlrp
 from fxlrp import passes
 from fxlrp.capture.explained_output import pick
 from fxlrp.ir.provenance import role
-from fxlrp.passes.order import MEMORY, read_early, unpack
-from fxlrp.passes.recompute import RECOMPUTED, recompute
+from fxlrp.passes.lowering.recompute import RECOMPUTED, recompute
+from fxlrp.passes.lowering.release_order import MEMORY, read_early, unpack
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ from zoo import ZOO, targets
 import fxlrp
 from fxlrp import passes
 from fxlrp.ir.provenance import role
-from fxlrp.passes.precision import PRODUCTS, round_products
+from fxlrp.passes.lowering.bfloat16 import PRODUCTS, round_products
 from fxlrp.precision import distance
 from fxlrp.prepared import constant
 

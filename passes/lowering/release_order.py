@@ -10,8 +10,8 @@ from typing import Any
 from torch import fx
 
 from fxlrp.ir.provenance import role
+from fxlrp.passes.lowering.recompute import following, recompute
 from fxlrp.passes.manager import Pass
-from fxlrp.passes.recompute import following, recompute
 
 
 def unpack(graph: fx.Graph) -> int:
