@@ -37,7 +37,7 @@ from fxlrp.ir import targets
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.lower import lower
 from fxlrp.passes.analyses import liveness
-from fxlrp.pipeline import Plan, plan
+from fxlrp.plan.decide import Plan, plan
 
 PAPER = {
     "VGG16": (90, 90),

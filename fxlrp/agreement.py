@@ -23,7 +23,7 @@ from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import modules
 from fxlrp.ir.targets import SEED
-from fxlrp.pipeline import Plan
+from fxlrp.plan.decide import Plan
 
 Model = nn.Module | ExportedProgram
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]

@@ -25,7 +25,7 @@ from fxlrp.ir import targets
 from fxlrp.lower import lower
 from fxlrp.models import Loaded
 from fxlrp.passes.lowering.bfloat16 import PRECISION
-from fxlrp.pipeline import plan
+from fxlrp.plan.decide import plan
 from fxlrp.precision import errors
 from fxlrp.signatures import bind, plain_mode
 

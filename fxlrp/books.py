@@ -21,7 +21,7 @@ from fxlrp.ir.targets import Form
 from fxlrp.ledger import Entry, Ledger
 from fxlrp.passes.analyses.constants import additive, origins
 from fxlrp.passes.analyses.liveness import leaves
-from fxlrp.pipeline import Plan
+from fxlrp.plan.decide import Plan
 
 
 class Book:

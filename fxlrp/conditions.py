@@ -13,8 +13,8 @@ from fxlrp.errors import SignatureError, TargetError
 from fxlrp.ir.numerics import opmath
 from fxlrp.ir.program import device_of
 from fxlrp.ir.targets import Form, Target, lower
-from fxlrp.places import passing
-from fxlrp.points import Point
+from fxlrp.plan.named_places import passing
+from fxlrp.plan.read_points import Point
 from fxlrp.signatures import Entry
 
 

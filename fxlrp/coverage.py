@@ -15,7 +15,7 @@ from torch import fx
 
 from fxlrp.ir.program import Norm
 from fxlrp.ir.provenance import source_line
-from fxlrp.pipeline import Plan
+from fxlrp.plan.decide import Plan
 
 PROMISES = ("add", "sub", "sum", "mean", "cat", "stack", "unbind", "split")
 """Ops whose operands a backward walk over an autograd graph has to promise, because their nodes do not keep them."""

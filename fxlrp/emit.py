@@ -13,7 +13,7 @@ from fxlrp._torch import OpOverload, enable_python_dispatcher, lazy_modules, mak
 from fxlrp.ir import adjoint_cache, numerics, targets
 from fxlrp.ir.decisions import Env, Tail, Twin
 from fxlrp.ir.program import Captured
-from fxlrp.points import Point, passed
+from fxlrp.plan.read_points import Point, passed
 from fxlrp.propagate import backward, forward
 
 Results = Callable[[Env, Env], list[Any]]

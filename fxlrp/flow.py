@@ -13,7 +13,7 @@ from fxlrp._torch import tree_flatten
 from fxlrp.ir import numerics, targets
 from fxlrp.ir.decisions import Twin
 from fxlrp.ir.rule import Parts, Rule, Site
-from fxlrp.pipeline import Plan
+from fxlrp.plan.decide import Plan
 from fxlrp.propagate import backward, forward
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import fx
 
-from fxlrp import inputs, passes, places
+from fxlrp import inputs, passes
 from fxlrp.emit import emit
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.program import Program
 from fxlrp.ir.targets import Form
 from fxlrp.passes.analyses.positions import tail
-from fxlrp.pipeline import Plan
+from fxlrp.plan import named_places
+from fxlrp.plan.decide import Plan
 
 
 def lower(made: Plan, form: Form) -> Program:
@@ -29,8 +30,8 @@ def lower(made: Plan, form: Form) -> Program:
         reads = [place.read(env, found) for place in made.reads.values()]
         return [*(env[n] for n in outputs), *relevances.values(), *reads]
 
-    starts = [places.passing(made.captured, name, made.twins, "inject") for name in form.starts]
-    kept = [places.passing(made.captured, name, made.twins, "keep") for name in form.kept]
+    starts = [named_places.passing(made.captured, name, made.twins, "inject") for name in form.starts]
+    kept = [named_places.passing(made.captured, name, made.twins, "keep") for name in form.kept]
     twins = injected({**made.twins, **made.readers}, [point.node for point in starts])
     whole = {*(point.node for point in kept), *made.readers}
     end = tail(made.captured.graph, twins, made.captured.explained, whole) if form.weights else None

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from fxlrp.clauses import write as write_clause
 from fxlrp.errors import ArtifactError
 from fxlrp.ir.guards import Guards, is_symbolic, user_inputs
-from fxlrp.pipeline import Plan
+from fxlrp.plan.decide import Plan
 from fxlrp.specs import Range
 
 

@@ -12,7 +12,7 @@ from fxlrp.ir.numerics import at_least
 from fxlrp.ir.program import Program
 from fxlrp.ir.targets import Form
 from fxlrp.lower import lower
-from fxlrp.pipeline import Plan
+from fxlrp.plan.decide import Plan
 
 
 def errors(

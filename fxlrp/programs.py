@@ -28,7 +28,7 @@ from fxlrp.lower import lower
 from fxlrp.passes.analyses.constants import remove_biases
 from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.passes.lowering.release_order import MEMORY
-from fxlrp.pipeline import Plan, plan
+from fxlrp.plan.decide import Plan, plan
 from fxlrp.prepared import Store
 from fxlrp.settings import Settings
 from fxlrp.signatures import Entry, bind, dense, signature, summary

@@ -31,7 +31,7 @@ from fxlrp.keys import signed
 from fxlrp.manifest import MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
 from fxlrp.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.onnx_files import write_onnx
-from fxlrp.pipeline import Plan
+from fxlrp.plan.decide import Plan
 from fxlrp.specs import Range, Spec
 from fxlrp.typed import spell_types
 

@@ -21,7 +21,7 @@ from fxlrp.ir.guards import is_symbolic, solve
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
 from fxlrp.many import Many
-from fxlrp.pipeline import Plan
+from fxlrp.plan.decide import Plan
 
 FORMS = 16
 """Programs kept per signature, one for each form of target, least recently used out first."""

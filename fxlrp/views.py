@@ -15,7 +15,7 @@ from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses.liveness import between, dependents, leaves
 from fxlrp.picture import GROUPS, Boxes, Edge, Node, Picture, View
-from fxlrp.pipeline import Plan
+from fxlrp.plan.decide import Plan
 
 
 def picture(

@@ -21,7 +21,7 @@ from fxlrp.ir.program import Captured
 from fxlrp.ir.targets import Form
 from fxlrp.ledger import Ledger
 from fxlrp.lower import lower
-from fxlrp.pipeline import Plan, plan
+from fxlrp.plan.decide import Plan, plan
 from fxlrp.propagate import backward, forward
 from fxlrp.rules import PRESETS
 

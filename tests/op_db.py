@@ -16,7 +16,7 @@ from fxlrp.capture.functional_graph import capture
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
 from fxlrp.ir import targets
 from fxlrp.lower import lower
-from fxlrp.pipeline import Plan, plan
+from fxlrp.plan.decide import Plan, plan
 from fxlrp.rules import PRESETS
 
 TOLERANCE = 1e-9

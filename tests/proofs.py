@@ -18,7 +18,7 @@ from fxlrp.ir.provenance import module_path
 from fxlrp.ir.rule import Facts
 from fxlrp.lower import injected
 from fxlrp.passes.analyses.liveness import operands
-from fxlrp.points import Point, passed
+from fxlrp.plan.read_points import Point, passed
 from fxlrp.propagate import backward
 from fxlrp.rules import PRESETS
 

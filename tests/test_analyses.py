@@ -17,7 +17,7 @@ from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.program import Captured, floating
 from fxlrp.passes.analyses import liveness, sources
 from fxlrp.passes.analyses.factors import factors
-from fxlrp.pipeline import Plan, plan
+from fxlrp.plan.decide import Plan, plan
 
 aten = torch.ops.aten
 Function = Callable[..., Any]

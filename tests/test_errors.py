@@ -21,7 +21,7 @@ import fxlrp
 from fxlrp.cli import app
 from fxlrp.ir.rule import RULES
 from fxlrp.ir.user_lines import raised_at, written
-from fxlrp.places import VIEWS
+from fxlrp.plan.named_places import VIEWS
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
 

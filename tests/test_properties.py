@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from steps import OPERANDS, STEPS
 
 from fxlrp.ledger import Entry, Ledger
-from fxlrp.pipeline import plan
+from fxlrp.plan.decide import plan
 from fxlrp.rules import PRESETS
 
 TOGETHER = 25

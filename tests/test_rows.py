@@ -16,7 +16,7 @@ from fxlrp.capture.explained_output import pick
 from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.decisions import Tail
 from fxlrp.passes.analyses.positions import tail
-from fxlrp.pipeline import plan
+from fxlrp.plan.decide import plan
 from fxlrp.rules.presets import LINEAR
 from fxlrp.rules.weighted import flat, gamma, z_plus
 

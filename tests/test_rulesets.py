@@ -22,7 +22,7 @@ from fxlrp.errors import RuleError
 from fxlrp.ir.program import Captured
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.pipeline import Plan, plan
+from fxlrp.plan.decide import Plan, plan
 from fxlrp.rules import PRESETS
 from fxlrp.rules.presets import epsilon_gamma_box
 from fxlrp.rules.softmax import stopped

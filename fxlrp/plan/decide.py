@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxlrp import misfits, passes, places
+from fxlrp import passes
 from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.ir.decisions import Twin
 from fxlrp.ir.program import Captured, Source
@@ -19,7 +19,8 @@ from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses import liveness, parameters
 from fxlrp.passes.analyses import sources as lookups
 from fxlrp.passes.analyses.factors import factors
-from fxlrp.places import Place
+from fxlrp.plan import misfits, named_places
+from fxlrp.plan.named_places import Place
 from fxlrp.rules.taylor import adjoint
 
 
@@ -77,7 +78,7 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
     facts = liveness.facts(graph, slots, chosen, end, rules.invariant)
     twins = {node: Twin(chosen[node], slots[node], facts[node]) for node in chosen}
     constants = parameters.derived(graph, captured.names, dependent)
-    reads = places.find(captured, read, slots, parameters.leading(graph, constants, slots))
+    reads = named_places.find(captured, read, slots, parameters.leading(graph, constants, slots))
     made = parameters.derived(graph, {place.node for place in reads.values()} & captured.names.keys(), dependent)
     readers = parameters.read_too(graph, twins, starts, made, rules) if made else {}
     return Plan(captured, tuple(sources), twins, missing, reads, readers, rewrites)

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxlrp.errors import SignatureError
 from fxlrp.ir.provenance import modules
-from fxlrp.points import Point, points
+from fxlrp.plan.read_points import Point, points
 
 
 def module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> Point:

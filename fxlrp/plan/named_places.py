@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxlrp.entrances import entered, hidden, module_input
 from fxlrp.errors import SignatureError
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Captured, floating
 from fxlrp.passes.manager import shape
-from fxlrp.points import Point, points
+from fxlrp.plan.module_inputs import entered, hidden, module_input
+from fxlrp.plan.read_points import Point, points
 
 aten = torch.ops.aten
 
