@@ -17,7 +17,7 @@ from fxlrp._torch import tree_flatten, tree_leaves, tree_map_only
 from fxlrp.backends import Runner
 from fxlrp.capture.double import stand_in
 from fxlrp.capture.export import known_parts
-from fxlrp.emit import emit
+from fxlrp.emit.trace import emit
 from fxlrp.errors import VerificationError
 from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Program

@@ -21,8 +21,8 @@ from fxlrp.api import load_extensions, rule_set
 from fxlrp.backends import backend
 from fxlrp.capture.explained_output import Output, pick
 from fxlrp.capture.functional_graph import capture
+from fxlrp.emit.lower import lower
 from fxlrp.ir import targets
-from fxlrp.lower import lower
 from fxlrp.models import Loaded
 from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.plan.decide import plan

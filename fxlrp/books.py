@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp import passes
-from fxlrp.emit import emit, read
-from fxlrp.inputs import relevance
+from fxlrp.emit.source_relevance import relevance
+from fxlrp.emit.trace import emit, read
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.provenance import module_path, source_line

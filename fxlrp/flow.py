@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
+from fxlrp.emit.walk import backward, forward
 from fxlrp.ir import numerics, targets
 from fxlrp.ir.decisions import Twin
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.plan.decide import Plan
-from fxlrp.propagate import backward, forward
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fxlrp._torch import (
 )
 from fxlrp.backends import Runner
 from fxlrp.cache import Cache
-from fxlrp.emit import own_constants, trace
+from fxlrp.emit.trace import own_constants, trace
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import role
 from fxlrp.passes.lowering.recompute import RECOMPUTED, following

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.emit.lower import lower
 from fxlrp.ir.numerics import at_least
 from fxlrp.ir.program import Program
 from fxlrp.ir.targets import Form
-from fxlrp.lower import lower
 from fxlrp.plan.decide import Plan
 
 

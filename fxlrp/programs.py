@@ -19,12 +19,12 @@ from fxlrp.cache import MAKING, Cache
 from fxlrp.capture.explained_output import pick
 from fxlrp.capture.functional_graph import capture
 from fxlrp.capture.open_sizes import with_batch_of_two
+from fxlrp.emit.lower import lower
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.freshness import Structure
 from fxlrp.ir.guards import is_symbolic
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
-from fxlrp.lower import lower
 from fxlrp.passes.analyses.constants import remove_biases
 from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.passes.lowering.release_order import MEMORY

@@ -13,8 +13,8 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_flatten, tree_leaves, tree_map, tree_map_only, tree_unflatten
 from fxlrp.capture.explained_output import pick
+from fxlrp.emit.source_relevance import relevance
 from fxlrp.errors import SignatureError
-from fxlrp.inputs import relevance
 from fxlrp.ir import targets
 from fxlrp.ir.program import floating
 from fxlrp.precision import distance

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from fxlrp.books import Book
 from fxlrp.capture.functional_graph import capture
+from fxlrp.emit.lower import lower
+from fxlrp.emit.source_relevance import relevance
+from fxlrp.emit.walk import backward, forward
 from fxlrp.errors import SignatureError
-from fxlrp.inputs import relevance
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Captured
 from fxlrp.ir.targets import Form
 from fxlrp.ledger import Ledger
-from fxlrp.lower import lower
 from fxlrp.plan.decide import Plan, plan
-from fxlrp.propagate import backward, forward
 from fxlrp.rules import PRESETS
 
 INPUTS: dict[str, tuple[int, ...]] = {

@@ -13,9 +13,9 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
 from fxlrp.capture.functional_graph import capture
+from fxlrp.emit.lower import lower
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
 from fxlrp.ir import targets
-from fxlrp.lower import lower
 from fxlrp.plan.decide import Plan, plan
 from fxlrp.rules import PRESETS
 

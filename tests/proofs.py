@@ -12,14 +12,14 @@ from graphs import FLOOR, Choose, Graph, Pack, build
 from steps import PLAIN, SIGNED
 from torch import Tensor, fx
 
+from fxlrp.emit.lower import injected
+from fxlrp.emit.walk import backward
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.provenance import module_path
 from fxlrp.ir.rule import Facts
-from fxlrp.lower import injected
 from fxlrp.passes.analyses.liveness import operands
 from fxlrp.plan.read_points import Point, passed
-from fxlrp.propagate import backward
 from fxlrp.rules import PRESETS
 
 NAMES = (*SIGNED, *SIGNED, *PLAIN)

@@ -19,8 +19,8 @@ import fxlrp
 import fxlrp.programs
 from fxlrp.capture.explained_output import pick
 from fxlrp.capture.functional_graph import capture
-from fxlrp.inputs import relevance
-from fxlrp.propagate import backward, forward
+from fxlrp.emit.source_relevance import relevance
+from fxlrp.emit.walk import backward, forward
 
 BATCH = 8
 # the scope makes the tests of a model follow each other, so that they share what is kept

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp import rows
 from fxlrp._torch import OpOverload, enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
+from fxlrp.emit import explained_rows
+from fxlrp.emit.walk import backward, forward
 from fxlrp.ir import adjoint_cache, numerics, targets
 from fxlrp.ir.decisions import Env, Tail, Twin
 from fxlrp.ir.program import Captured
 from fxlrp.plan.read_points import Point, passed
-from fxlrp.propagate import backward, forward
 
 Results = Callable[[Env, Env], list[Any]]
 """What a program returns, from the value and the carried coefficient of every node."""
@@ -57,7 +57,7 @@ def emit(
         begun = dict(zip(starts, chosen, strict=True)) if starts else {}
         ruled, seed, inside = passed(twins, begun, dict(zip(kept, masks, strict=True)), env)
         if tail is not None:
-            return results(env, rows.walk(graph, env, ruled, tail, form, chosen) | inside)
+            return results(env, explained_rows.walk(graph, env, ruled, tail, form, chosen) | inside)
         if not starts:
             seed = {end: targets.seed(form, numerics.widen(env[end]), chosen)}
         return results(env, backward(graph, env, ruled, seed) | inside)

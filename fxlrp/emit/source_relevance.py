@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.emit import read
+from fxlrp.emit.trace import read
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Source

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
+from fxlrp.emit.walk import backward
 from fxlrp.ir import numerics, targets
 from fxlrp.ir.decisions import Env, Tail, Twin
 from fxlrp.ir.numerics import Relevance
-from fxlrp.propagate import backward
 
 
 def walk(

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.checks import check_parts
+from fxlrp.emit.rule_results import check_parts
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.provenance import twin_of

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import fx
 
-from fxlrp import inputs, passes
-from fxlrp.emit import emit
+from fxlrp import passes
+from fxlrp.emit import source_relevance
+from fxlrp.emit.trace import emit
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.program import Program
 from fxlrp.ir.targets import Form
@@ -26,7 +27,7 @@ def lower(made: Plan, form: Form) -> Program:
     def results(env: Env, found: Env) -> list[Any]:
         relevances: dict[str, Any] = dict.fromkeys(names, 0.0)
         for s in made.sources:
-            relevances[s.name] = relevances[s.name] + inputs.relevance(s, env, found)
+            relevances[s.name] = relevances[s.name] + source_relevance.relevance(s, env, found)
         reads = [place.read(env, found) for place in made.reads.values()]
         return [*(env[n] for n in outputs), *relevances.values(), *reads]
 
