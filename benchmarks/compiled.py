@@ -10,7 +10,7 @@ from networks import HIGH, LOW, Network
 from torch import Tensor
 
 import fxlrp
-from fxlrp.backends import BACKENDS
+from fxlrp.backends.choice import BACKENDS
 from fxlrp.rules.presets import epsilon_gamma_box
 from fxlrp.rules.weighted import epsilon, gamma
 

@@ -35,7 +35,7 @@ from shapes import KINDS, Case, case, ordered
 from torch import Tensor, fx, nn
 
 import fxlrp
-from fxlrp import inductor
+from fxlrp.backends import inductor
 
 OUT = Path(__file__).parent / "results" / "geometries.json"
 TOGETHER = 25

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from fxlrp import passes
 from fxlrp._torch import tree_flatten, tree_leaves, tree_map_only
-from fxlrp.backends import Runner
+from fxlrp.backends.choice import Runner
 from fxlrp.capture.double import stand_in
 from fxlrp.capture.export import known_parts
 from fxlrp.emit.trace import emit

@@ -18,7 +18,7 @@ from fxlrp import passes
 from fxlrp._torch import tree_flatten, tree_map_only
 from fxlrp.agreement import check_output, unit
 from fxlrp.api import load_extensions, rule_set
-from fxlrp.backends import backend
+from fxlrp.backends.choice import backend
 from fxlrp.capture.explained_output import Output, pick
 from fxlrp.capture.functional_graph import capture
 from fxlrp.emit.lower import lower

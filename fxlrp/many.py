@@ -18,14 +18,14 @@ from fxlrp._torch import (
     set_current_meta,
     tree_flatten,
 )
-from fxlrp.backends import Runner
+from fxlrp.backends.choice import Runner
+from fxlrp.backends.constants import constant
 from fxlrp.cache import Cache
 from fxlrp.emit.trace import own_constants, trace
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import role
 from fxlrp.passes.lowering.recompute import RECOMPUTED, following
 from fxlrp.passes.manager import is_impure
-from fxlrp.prepared import constant
 
 aten = torch.ops.aten
 

@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 from fxlrp import passes
 from fxlrp._torch import TreeSpec, lazy_modules, tree_flatten
 from fxlrp.agreement import check_output, find_difference, unit
-from fxlrp.backends import BACKENDS, Runner
+from fxlrp.backends.choice import BACKENDS, Runner
+from fxlrp.backends.constants import Store
 from fxlrp.cache import MAKING, Cache
 from fxlrp.capture.explained_output import pick
 from fxlrp.capture.functional_graph import capture
@@ -29,7 +30,6 @@ from fxlrp.passes.analyses.constants import remove_biases
 from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.passes.lowering.release_order import MEMORY
 from fxlrp.plan.decide import Plan, plan
-from fxlrp.prepared import Store
 from fxlrp.settings import Settings
 from fxlrp.signatures import Entry, bind, dense, signature, summary
 

@@ -13,7 +13,7 @@ import torch
 
 from fxlrp import bag_checks, image_checks, memory_checks, norm_checks
 from fxlrp._torch import OpOverload
-from fxlrp.dense import ORDERS, ordered
+from fxlrp.backends.dense import ORDERS, ordered
 from fxlrp.errors import ArtifactError
 from fxlrp.expectations import Check
 from fxlrp.vocabulary import OPS
@@ -200,7 +200,7 @@ def safe(op: OpOverload, name: str) -> Callable[..., Any]:
 
 
 def in_order(op: OpOverload) -> Callable[..., Any]:
-    """An overload on operands in the order of memory that it reads; see `fxlrp.dense`."""
+    """An overload on operands in the order of memory that it reads; see `fxlrp.backends.dense`."""
     order, which = ORDERS[op]
     names = [argument.name for argument in op._schema.arguments]
     operands = set(names[which])

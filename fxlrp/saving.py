@@ -18,9 +18,9 @@ from torch.export import Dim, ExportedProgram
 
 from fxlrp import archive
 from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tree_unflatten
+from fxlrp.backends.dense import densify
 from fxlrp.clauses import write as write_clause
 from fxlrp.coverage import coverage
-from fxlrp.dense import densify
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.files import replaced, uninterrupted
 from fxlrp.ir.guards import is_symbolic

@@ -6,7 +6,7 @@ import pickle
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fxlrp.backends import backend
+from fxlrp.backends.choice import backend
 from fxlrp.capture.explained_output import Objective, Output
 from fxlrp.errors import RuleError, SignatureError
 from fxlrp.ir.rule_set import RuleSet

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import TreeSpec
-from fxlrp.backends import Runner
+from fxlrp.backends.choice import Runner
 from fxlrp.cache import Cache
 from fxlrp.capture.unsupported import check_inputs
 from fxlrp.errors import SignatureError

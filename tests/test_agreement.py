@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxlrp
-from fxlrp import filters, passes, programs, signatures
+from fxlrp import passes, programs, signatures
 from fxlrp.agreement import apart, check_output, difference, shake
+from fxlrp.backends import packed_filters
 from fxlrp.ir import guards
 from fxlrp.passes.canonical import batch_norm
 
@@ -137,12 +138,12 @@ def test_sizes_that_take_another_branch_are_found(monkeypatch: pytest.MonkeyPatc
 
 def test_kernels_that_read_another_layout_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """As oneDNN did with images whose layout is ambiguous."""
-    original = filters.CONVOLUTION
+    original = packed_filters.CONVOLUTION
 
     def kernel(x: Tensor, *rest: Any) -> Tensor:
         return original(x.flip(-1), *rest)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(filters, "CONVOLUTION", kernel)
+    monkeypatch.setattr(packed_filters, "CONVOLUTION", kernel)
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
     with pytest.raises(fxlrp.VerificationError, match=r"first module whose output differs is '0' \(Conv2d\)"):
         fxlrp.compile(model)(image(1, 4, 9, 9), target=(1, 1, 1))

@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 from zoo import ZOO, enliven, targets
 
 import fxlrp
-from fxlrp import cudagraphs, inductor
-from fxlrp.cudagraphs import Recording, Recordings
-from fxlrp.segments import Segment, segments
+from fxlrp.backends import cudagraphs, inductor
+from fxlrp.backends.cudagraphs import Recording, Recordings
+from fxlrp.backends.segments import Segment, segments
 
 aten = torch.ops.aten
 

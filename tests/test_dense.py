@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fxlrp
-from fxlrp import inductor
-from fxlrp.dense import ORDERS, close_vectors, densify, on_dense, rows_or_pixels
+from fxlrp.backends import inductor
+from fxlrp.backends.dense import ORDERS, close_vectors, densify, on_dense, rows_or_pixels
 
 aten = torch.ops.aten
 SAMPLES = 6

@@ -8,11 +8,11 @@ from emitted import DTYPES, count, module
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp import inductor
 from fxlrp._torch import FakeTensorMode
-from fxlrp.filters import ADJOINT, CONVOLUTION, PACK, PACK_ADJOINT, pack_convolutions
-from fxlrp.inductor import Kind
-from fxlrp.segments import segment
+from fxlrp.backends import inductor
+from fxlrp.backends.inductor import Kind
+from fxlrp.backends.packed_filters import ADJOINT, CONVOLUTION, PACK, PACK_ADJOINT, pack_convolutions
+from fxlrp.backends.segments import segment
 
 aten = torch.ops.aten
 PLAIN = (aten.convolution.default, aten.convolution_backward.default)

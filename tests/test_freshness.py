@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import fxlrp
+from fxlrp.backends.value_watch import SAMPLES, WHOLE, Watch
 from fxlrp.freshness import Structure
-from fxlrp.watch import SAMPLES, WHOLE, Watch
 
 X = torch.randn(2, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 

@@ -8,9 +8,9 @@ from emitted import count, module
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.filters import ADJOINT, CONVOLUTION
-from fxlrp.geometry import ordinary, several
-from fxlrp.packed import PRODUCT, pack_weights
+from fxlrp.backends.geometry import ordinary, several
+from fxlrp.backends.packed_filters import ADJOINT, CONVOLUTION
+from fxlrp.backends.packed_weights import PRODUCT, pack_weights
 
 # layer, size of its images
 ORDINARY: dict[str, tuple[nn.Conv2d, tuple[int, ...]]] = {

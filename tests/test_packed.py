@@ -8,8 +8,8 @@ from emitted import DTYPES, count, module
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp import inductor
-from fxlrp.packed import PACK, PRODUCT, pack_weights
+from fxlrp.backends import inductor
+from fxlrp.backends.packed_weights import PACK, PRODUCT, pack_weights
 
 aten = torch.ops.aten
 X = torch.linspace(-1, 2, 20).view(5, 4)

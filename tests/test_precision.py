@@ -12,10 +12,10 @@ from zoo import ZOO, targets
 
 import fxlrp
 from fxlrp import passes
+from fxlrp.backends.constants import constant
 from fxlrp.ir.provenance import role
 from fxlrp.passes.lowering.bfloat16 import PRODUCTS, round_products
 from fxlrp.precision import distance
-from fxlrp.prepared import constant
 
 aten = torch.ops.aten
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 import fxlrp
 from fxlrp._torch import make_fx
-from fxlrp.prepared import Constants, Store, constant, split
+from fxlrp.backends.constants import Constants, Store, constant, split
 
 aten = torch.ops.aten
 

@@ -12,8 +12,8 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp._torch import make_fx
+from fxlrp.backends.segments import segment
 from fxlrp.ir import adjoint_cache
-from fxlrp.segments import segment
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 

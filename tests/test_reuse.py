@@ -11,8 +11,8 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp._torch import make_fx, tree_leaves
+from fxlrp.backends.in_place import reuse
 from fxlrp.ir import targets
-from fxlrp.reuse import reuse
 
 aten = torch.ops.aten
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import fxlrp
+from fxlrp.backends.cudagraphs import Recording, Recordings
 from fxlrp.cache import Cache
-from fxlrp.cudagraphs import Recording, Recordings
 
 THREADS = 8
 
@@ -159,7 +159,7 @@ def test_a_failed_capture_leaves_the_model_as_it_is() -> None:
 
 def test_recordings_answer_the_thread_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recording has one memory for the inputs and one for the results of all calls."""
-    monkeypatch.setattr("fxlrp.cudagraphs.DEVICE", "cpu")
+    monkeypatch.setattr("fxlrp.backends.cudagraphs.DEVICE", "cpu")
 
     def recorder(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Recording:
         outputs = tuple(function(*inputs))

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import fxlrp
+from fxlrp.backends.constants import split
 from fxlrp.ir.numerics import Relevance
 from fxlrp.ir.rule import Facts
-from fxlrp.prepared import split
 from fxlrp.rules import weighted
 
 aten = torch.ops.aten

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from fxlrp._torch import generate
-from fxlrp.cudagraphs import cudagraphs
-from fxlrp.dense import densify
+from fxlrp.backends.constants import Store, copied, split
+from fxlrp.backends.cudagraphs import cudagraphs
+from fxlrp.backends.dense import densify
+from fxlrp.backends.in_place import reuse
+from fxlrp.backends.inductor import inductor
+from fxlrp.backends.packed_filters import pack_convolutions
 from fxlrp.errors import SignatureError
-from fxlrp.filters import pack_convolutions
-from fxlrp.inductor import inductor
 from fxlrp.ir.program import Program
-from fxlrp.prepared import Store, copied, split
-from fxlrp.reuse import reuse
 
 Runner = Callable[..., Any]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, tree_flatten
-from fxlrp.watch import Watch
+from fxlrp.backends.value_watch import Watch
 
 aten = torch.ops.aten
 

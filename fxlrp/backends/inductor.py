@@ -10,13 +10,13 @@ import torch
 from torch import SymInt, Tensor, fx, nn
 
 from fxlrp._torch import compile_graph, generate
+from fxlrp.backends.constants import Store, copied, split
+from fxlrp.backends.dense import densify
+from fxlrp.backends.packed_filters import pack_convolutions
+from fxlrp.backends.packed_weights import pack_weights
+from fxlrp.backends.segments import Segment, outline, segments
 from fxlrp.cache import Cache
-from fxlrp.dense import densify
-from fxlrp.filters import pack_convolutions
 from fxlrp.ir.program import Program
-from fxlrp.packed import pack_weights
-from fxlrp.prepared import Store, copied, split
-from fxlrp.segments import Segment, outline, segments
 
 LAYOUTS = 16
 """Compiled forms of one kind of segment that are kept, one for each choice of strides."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.geometry import Sizes, ordinary
-from fxlrp.packed import Packed, packable, substitute
-from fxlrp.prepared import HINTS
+from fxlrp.backends.constants import HINTS
+from fxlrp.backends.geometry import Sizes, ordinary
+from fxlrp.backends.packed_weights import Packed, packable, substitute
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 LAST = torch.channels_last

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.geometry import several
-from fxlrp.prepared import HINTS, constant
+from fxlrp.backends.constants import HINTS, constant
+from fxlrp.backends.geometry import several
 
 aten = torch.ops.aten
 

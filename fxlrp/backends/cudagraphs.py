@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from fxlrp._torch import generate
-from fxlrp.dense import densify
+from fxlrp.backends.constants import Store, split
+from fxlrp.backends.dense import densify
 from fxlrp.ir.program import Program
-from fxlrp.prepared import Store, split
 
 DEVICE = "cuda"
 RECORDINGS = 8
