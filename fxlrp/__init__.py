@@ -20,7 +20,7 @@ from fxlrp.ir.targets import LARGEST, contrast
 from fxlrp.ledger import Ledger
 from fxlrp.loaded import Artifact
 from fxlrp.loading import load
-from fxlrp.results import Result
+from fxlrp.session.result import Result
 from fxlrp.verification import Verification
 
 __version__ = "0.1.0"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_unflatten
-from fxlrp.agreement import agree
 from fxlrp.ir.guards import SMALLEST, is_symbolic, known
 from fxlrp.ir.targets import Form, example_targets
-from fxlrp.programs import Programs
-from fxlrp.signatures import Entry
+from fxlrp.session.agreement import agree
+from fxlrp.session.programs import Programs
+from fxlrp.session.signature import Entry
 
 NOISE = 0.1
 """Standard deviation of what is added to inputs to compare programs on other numbers than the given ones."""

@@ -17,7 +17,7 @@ from fxlrp.errors import RuleError
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import MISSING, RuleSet
 from fxlrp.rules import PRESETS
-from fxlrp.settings import Settings
+from fxlrp.session.options import Settings
 
 
 def compile(

@@ -16,9 +16,9 @@ from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import FORMS, example_targets
 from fxlrp.keys import private_key
 from fxlrp.loading import check_same
-from fxlrp.programs import Programs
 from fxlrp.saving import export, format_of, write
-from fxlrp.signatures import check_finite
+from fxlrp.session.programs import Programs
+from fxlrp.session.signature import check_finite
 
 
 def save(

@@ -14,20 +14,20 @@ from torch.export import ExportedProgram
 from fxlrp._torch import tree_leaves
 from fxlrp.books import Book
 from fxlrp.cache import MAKING
-from fxlrp.conditions import conditioned, several
 from fxlrp.coverage import Coverage, coverage
-from fxlrp.doubts import Question
 from fxlrp.errors import TargetError
 from fxlrp.ir.program import Fixed, Program, device_of
 from fxlrp.ir.targets import Form, Target
 from fxlrp.ir.targets import lower as lower_target
 from fxlrp.ledger import Ledger
-from fxlrp.many import Many
 from fxlrp.precision import errors
-from fxlrp.programs import Programs
-from fxlrp.results import Result, pack
-from fxlrp.settings import Settings
-from fxlrp.signatures import Entry, check_finite, plain_mode
+from fxlrp.session.conditions import conditioned, several
+from fxlrp.session.doubts import Question
+from fxlrp.session.many_targets import Many
+from fxlrp.session.options import Settings
+from fxlrp.session.programs import Programs
+from fxlrp.session.result import Result, pack
+from fxlrp.session.signature import Entry, check_finite, plain_mode
 from fxlrp.verification import Verification
 
 

@@ -16,7 +16,6 @@ from torch.export import ExportedProgram
 
 from fxlrp import passes
 from fxlrp._torch import tree_flatten, tree_map_only
-from fxlrp.agreement import check_output, unit
 from fxlrp.api import load_extensions, rule_set
 from fxlrp.backends.choice import backend
 from fxlrp.capture.explained_output import Output, pick
@@ -27,7 +26,8 @@ from fxlrp.models import Loaded
 from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.plan.decide import plan
 from fxlrp.precision import errors
-from fxlrp.signatures import bind, plain_mode
+from fxlrp.session.agreement import check_output, unit
+from fxlrp.session.signature import bind, plain_mode
 
 GRADIENT = "gradient x input by autograd"
 

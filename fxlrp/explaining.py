@@ -35,7 +35,7 @@ from fxlrp.options import (
     parse_output,
     parse_target,
 )
-from fxlrp.results import Result
+from fxlrp.session.result import Result
 from fxlrp.terminal import console, show_words
 
 OF_MODELS = ("text", "rules", "output", "ledger", "zero_bias", "strict", "trust")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from fxlrp.doubts import ABSORBED
+from fxlrp.session.doubts import ABSORBED
 
 T = TypeVar("T")
 AMPLIFICATION = 1e3

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from fxlrp._torch import without_function_modes
-from fxlrp.doubts import Question
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.fitting import check_inputs, named_results
 from fxlrp.ir.targets import INDEX, SEED, Contrast, Target, numbers, reached
 from fxlrp.manifest import TARGET, Manifest
-from fxlrp.results import Result
-from fxlrp.signatures import plain_mode
+from fxlrp.session.doubts import Question
+from fxlrp.session.result import Result
+from fxlrp.session.signature import plain_mode
 
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 

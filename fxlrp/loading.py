@@ -15,13 +15,13 @@ from torch import Tensor
 
 from fxlrp import archive
 from fxlrp._torch import load_package
-from fxlrp.agreement import agree
 from fxlrp.errors import ArtifactError
 from fxlrp.keys import check_signature, public_keys
 from fxlrp.loaded import Artifact, Run
 from fxlrp.manifest import MEMBER, Manifest
 from fxlrp.onnx_files import read_onnx
 from fxlrp.reading import build
+from fxlrp.session.agreement import agree
 from fxlrp.untrusted import check_model
 from fxlrp.weight_files import read_weights
 

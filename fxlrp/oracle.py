@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from fxlrp.agreement import TOLERANCE
 from fxlrp.references import Case, Named, autograd, called, error, floats, in_float64, sample, twice, with_gradient
+from fxlrp.session.agreement import TOLERANCE
 from fxlrp.verification import Check, Verification, impossible, measured
 
 HALF = 0.05

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxlrp
-from fxlrp import passes, programs, signatures
-from fxlrp.agreement import apart, check_output, difference, shake
+from fxlrp import passes
 from fxlrp.backends import packed_filters
 from fxlrp.ir import guards
 from fxlrp.passes.canonical import batch_norm
+from fxlrp.session import programs, signature
+from fxlrp.session.agreement import apart, check_output, difference, shake
 
 aten = torch.ops.aten
 
@@ -233,7 +234,7 @@ def test_an_exported_program_is_verified(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_programs_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signatures, "FORMS", 2)
+    monkeypatch.setattr(signature, "FORMS", 2)
     monkeypatch.setattr(programs, "CACHE", 3)
     attributor = fxlrp.compile(network())
     for i in range(5):

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 import fxlrp
 from fxlrp.backends.value_watch import SAMPLES, WHOLE, Watch
-from fxlrp.freshness import Structure
+from fxlrp.session.freshness import Structure
 
 X = torch.randn(2, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from zoo import ZOO, Sample
 
 import fxlrp
-import fxlrp.programs
+import fxlrp.session.programs
 from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.program import Captured
-from fxlrp.signatures import bind
+from fxlrp.session.signature import bind
 
 RULES = ("attnlrp", "cp_lrp", "epsilon", "epsilon_gamma_box")
 
@@ -35,7 +35,7 @@ def captured(name: str) -> Captured:
 def accounted(name: str, rules: str) -> tuple[fxlrp.Attributor, fxlrp.Ledger]:
     model, args, kwargs = sample(name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fxlrp.programs, "capture", lambda *_, **__: captured(name))
+        patch.setattr(fxlrp.session.programs, "capture", lambda *_, **__: captured(name))
         attributor = fxlrp.compile(model, rules=rules)
         return attributor, attributor.ledger(*args, **kwargs)
 

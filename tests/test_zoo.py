@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from zoo import ZOO, Sample, targets
 
 import fxlrp
-import fxlrp.programs
+import fxlrp.session.programs
 from fxlrp.capture.explained_output import pick
 from fxlrp.capture.functional_graph import capture
 from fxlrp.emit.source_relevance import relevance
@@ -69,7 +69,7 @@ def _captured_once(monkeypatch: pytest.MonkeyPatch) -> None:
             del captures[old]
         return captures[key]
 
-    monkeypatch.setattr(fxlrp.programs, "capture", shared)
+    monkeypatch.setattr(fxlrp.session.programs, "capture", shared)
 
 
 def named(attributor: fxlrp.Attributor, result: fxlrp.Result) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 
 from fxlrp import passes
 from fxlrp._torch import TreeSpec, lazy_modules, tree_flatten
-from fxlrp.agreement import check_output, find_difference, unit
 from fxlrp.backends.choice import BACKENDS, Runner
 from fxlrp.backends.constants import Store
 from fxlrp.cache import MAKING, Cache
@@ -22,7 +21,6 @@ from fxlrp.capture.functional_graph import capture
 from fxlrp.capture.open_sizes import with_batch_of_two
 from fxlrp.emit.lower import lower
 from fxlrp.errors import FxlrpError, SignatureError
-from fxlrp.freshness import Structure
 from fxlrp.ir.guards import is_symbolic
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
@@ -30,8 +28,10 @@ from fxlrp.passes.analyses.constants import remove_biases
 from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.passes.lowering.release_order import MEMORY
 from fxlrp.plan.decide import Plan, plan
-from fxlrp.settings import Settings
-from fxlrp.signatures import Entry, bind, dense, signature, summary
+from fxlrp.session.agreement import check_output, find_difference, unit
+from fxlrp.session.freshness import Structure
+from fxlrp.session.options import Settings
+from fxlrp.session.signature import Entry, bind, dense, signature, summary
 
 CACHE = 16
 """Signatures kept per model, least recently used out first."""

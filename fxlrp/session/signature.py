@@ -20,8 +20,8 @@ from fxlrp.errors import SignatureError
 from fxlrp.ir.guards import is_symbolic, solve
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
-from fxlrp.many import Many
 from fxlrp.plan.decide import Plan
+from fxlrp.session.many_targets import Many
 
 FORMS = 16
 """Programs kept per signature, one for each form of target, least recently used out first."""

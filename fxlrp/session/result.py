@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fxlrp.doubts import Question, doubts
 from fxlrp.ir.program import Program
-from fxlrp.signatures import Entry, plain_mode
+from fxlrp.session.doubts import Question, doubts
+from fxlrp.session.signature import Entry, plain_mode
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fxlrp.ir.program import device_of
 from fxlrp.ir.targets import Form, Target, lower
 from fxlrp.plan.named_places import passing
 from fxlrp.plan.read_points import Point
-from fxlrp.signatures import Entry
+from fxlrp.session.signature import Entry
 
 
 def conditioned(
