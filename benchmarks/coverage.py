@@ -32,12 +32,12 @@ from torch import fx
 
 import fxlrp
 from fxlrp.capture.functional_graph import capture
-from fxlrp.coverage import coverage
 from fxlrp.emit.lower import lower
 from fxlrp.ir import targets
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses import liveness
 from fxlrp.plan.decide import Plan, plan
+from fxlrp.reports.coverage import coverage
 
 PAPER = {
     "VGG16": (90, 90),

@@ -17,11 +17,11 @@ from fxlrp.errors import (
 from fxlrp.ir.rule import Facts, Rule, Site, rule
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import LARGEST, contrast
-from fxlrp.ledger import Ledger
 from fxlrp.loaded import Artifact
 from fxlrp.loading import load
+from fxlrp.reports.ledger import Ledger
+from fxlrp.reports.verification import Verification
 from fxlrp.session.result import Result
-from fxlrp.verification import Verification
 
 __version__ = "0.1.0"
 

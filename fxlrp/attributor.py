@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_leaves
-from fxlrp.books import Book
 from fxlrp.cache import MAKING
-from fxlrp.coverage import Coverage, coverage
 from fxlrp.errors import TargetError
 from fxlrp.ir.program import Fixed, Program, device_of
 from fxlrp.ir.targets import Form, Target
 from fxlrp.ir.targets import lower as lower_target
-from fxlrp.ledger import Ledger
-from fxlrp.precision import errors
+from fxlrp.reports.coverage import Coverage, coverage
+from fxlrp.reports.ledger import Ledger
+from fxlrp.reports.ledger_program import Book
+from fxlrp.reports.rounding_error import errors
+from fxlrp.reports.verification import Verification
 from fxlrp.session.conditions import conditioned, several
 from fxlrp.session.doubts import Question
 from fxlrp.session.many_targets import Many
@@ -28,7 +29,6 @@ from fxlrp.session.options import Settings
 from fxlrp.session.programs import Programs
 from fxlrp.session.result import Result, pack
 from fxlrp.session.signature import Entry, check_finite, plain_mode
-from fxlrp.verification import Verification
 
 
 class Attributor:
@@ -166,8 +166,8 @@ class Attributor:
             target: As in a call.
             kwargs: Keyword arguments of the model.
         """
-        from fxlrp.oracle import verify
-        from fxlrp.references import Case
+        from fxlrp.reports.oracle import verify
+        from fxlrp.reports.references import Case
 
         with plain_mode(), MAKING:
             silent = type(self)(
@@ -198,8 +198,8 @@ class Attributor:
             program: Draw the relevance program; the page shows it first.
             kwargs: Keyword arguments of the model, if wanted.
         """
-        from fxlrp.flow import flow
         from fxlrp.graph import accounts, draw
+        from fxlrp.reports.edge_relevance import flow
         from fxlrp.views import picture
 
         measured = None

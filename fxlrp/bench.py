@@ -25,7 +25,7 @@ from fxlrp.ir import targets
 from fxlrp.models import Loaded
 from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.plan.decide import plan
-from fxlrp.precision import errors
+from fxlrp.reports.rounding_error import errors
 from fxlrp.session.agreement import check_output, unit
 from fxlrp.session.signature import bind, plain_mode
 

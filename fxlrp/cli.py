@@ -12,7 +12,6 @@ from rich.table import Table
 from fxlrp import __version__, demos, deploy, explaining, sentences, serving
 from fxlrp import bench as timing
 from fxlrp.api import compile, load_extensions, presets
-from fxlrp.catalogue import as_markdown, as_table, rule_table
 from fxlrp.commands import prepared, reported, working
 from fxlrp.options import (
     Backend,
@@ -28,7 +27,8 @@ from fxlrp.options import (
     parse_output,
     parse_target,
 )
-from fxlrp.terminal import console
+from fxlrp.reports.rule_catalogue import as_markdown, as_table, rule_table
+from fxlrp.reports.terminal import console
 
 app = typer.Typer(
     no_args_is_help=True,

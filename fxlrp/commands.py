@@ -16,7 +16,7 @@ from rich.text import Text
 from fxlrp import models
 from fxlrp.arguments import converted, read_inputs
 from fxlrp.errors import FxlrpError, MissingRules, SignatureError
-from fxlrp.terminal import console
+from fxlrp.reports.terminal import console
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:

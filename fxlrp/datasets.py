@@ -18,11 +18,11 @@ from fxlrp.keys import public_keys
 from fxlrp.loading import load
 from fxlrp.manifest import Manifest
 from fxlrp.pictures import write_page
+from fxlrp.reports.terminal import aside
 from fxlrp.samples import Source
 from fxlrp.shards import PART, Job, RowTarget, digest, most_rows, taken
 from fxlrp.sources import Images, find
 from fxlrp.spread import connected, spread
-from fxlrp.terminal import aside
 
 
 def batch(

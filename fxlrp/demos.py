@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fxlrp import digits, sentences
 from fxlrp.attributor import Attributor
-from fxlrp.terminal import console, show_words
+from fxlrp.reports.terminal import console, show_words
 
 TOLERANCE = 1e-4
 """Largest error of the checks, relative to the explained value; they run in float32."""

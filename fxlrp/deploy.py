@@ -33,8 +33,8 @@ from fxlrp.options import (
     parse_target,
 )
 from fxlrp.pictures import page
+from fxlrp.reports.terminal import console
 from fxlrp.shards import RowTarget
-from fxlrp.terminal import console
 
 File = Annotated[Path, typer.Argument(help="An artefact of `fxlrp export` or of Attributor.save.")]
 

@@ -35,8 +35,8 @@ from fxlrp.options import (
     parse_output,
     parse_target,
 )
+from fxlrp.reports.terminal import console, show_words
 from fxlrp.session.result import Result
-from fxlrp.terminal import console, show_words
 
 OF_MODELS = ("text", "rules", "output", "ledger", "zero_bias", "strict", "trust")
 OF_ARTIFACTS = ("key", "allow_native_code")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fxlrp import dot
 from fxlrp.errors import FxlrpError
-from fxlrp.ledger import Ledger
 from fxlrp.page import page
 from fxlrp.picture import Picture
+from fxlrp.reports.ledger import Ledger
 
 ACCOUNT = ("received", "passed", "absorbed", "leaked", "stabiliser", "magnitude")
 

@@ -20,7 +20,6 @@ from fxlrp import archive
 from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tree_unflatten
 from fxlrp.backends.dense import densify
 from fxlrp.clauses import write as write_clause
-from fxlrp.coverage import coverage
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.files import replaced, uninterrupted
 from fxlrp.ir.guards import is_symbolic
@@ -32,6 +31,7 @@ from fxlrp.manifest import MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
 from fxlrp.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.onnx_files import write_onnx
 from fxlrp.plan.decide import Plan
+from fxlrp.reports.coverage import coverage
 from fxlrp.specs import Range, Spec
 from fxlrp.typed import spell_types
 

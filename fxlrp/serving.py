@@ -18,7 +18,7 @@ from fxlrp.extras import require
 from fxlrp.loaded import Artifact
 from fxlrp.loading import load
 from fxlrp.options import Debug, Key, Native, parse_sizes
-from fxlrp.terminal import console
+from fxlrp.reports.terminal import console
 
 if TYPE_CHECKING:
     from fxlrp.server import Terms

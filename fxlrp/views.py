@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxlrp.flow import Flow
 from fxlrp.ir import topology
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import modules, source_line
@@ -16,6 +15,7 @@ from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses.liveness import between, dependents, leaves
 from fxlrp.picture import GROUPS, Boxes, Edge, Node, Picture, View
 from fxlrp.plan.decide import Plan
+from fxlrp.reports.edge_relevance import Flow
 
 
 def picture(

@@ -11,7 +11,6 @@ import torch
 from steps import EVERY, LARGEST, OPERANDS, STEPS, Parameters
 from torch import Tensor, nn
 
-from fxlrp.books import Book
 from fxlrp.capture.functional_graph import capture
 from fxlrp.emit.lower import lower
 from fxlrp.emit.source_relevance import relevance
@@ -21,8 +20,9 @@ from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Captured
 from fxlrp.ir.targets import Form
-from fxlrp.ledger import Ledger
 from fxlrp.plan.decide import Plan, plan
+from fxlrp.reports.ledger import Ledger
+from fxlrp.reports.ledger_program import Book
 from fxlrp.rules import PRESETS
 
 INPUTS: dict[str, tuple[int, ...]] = {

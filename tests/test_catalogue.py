@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from fxlrp.catalogue import KINDS, as_markdown, rule_table, source
 from fxlrp.cli import app
 from fxlrp.ir.rule import RULES, Rule, Site, Table
+from fxlrp.reports.rule_catalogue import KINDS, as_markdown, rule_table, source
 from fxlrp.rules.taylor import REASONS
 
 PAGE = Path(__file__).resolve().parents[1] / "rules" / "README.md"

@@ -16,7 +16,8 @@ from torchvision_ops import import_torchvision
 from typer.testing import CliRunner
 
 import fxlrp
-from fxlrp import cli, demos, digits, sentences, terminal, tokens
+from fxlrp import cli, demos, digits, sentences, tokens
+from fxlrp.reports import terminal
 from fxlrp.tokens import Sentence, Word
 
 import_torchvision()

@@ -15,7 +15,7 @@ from fxlrp import passes
 from fxlrp.backends.constants import constant
 from fxlrp.ir.provenance import role
 from fxlrp.passes.lowering.bfloat16 import PRODUCTS, round_products
-from fxlrp.precision import distance
+from fxlrp.reports.rounding_error import distance
 
 aten = torch.ops.aten
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from steps import OPERANDS, STEPS
 
-from fxlrp.ledger import Entry, Ledger
 from fxlrp.plan.decide import plan
+from fxlrp.reports.ledger import Entry, Ledger
 from fxlrp.rules import PRESETS
 
 TOGETHER = 25

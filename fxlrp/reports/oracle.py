@@ -6,9 +6,20 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from fxlrp.references import Case, Named, autograd, called, error, floats, in_float64, sample, twice, with_gradient
+from fxlrp.reports.references import (
+    Case,
+    Named,
+    autograd,
+    called,
+    error,
+    floats,
+    in_float64,
+    sample,
+    twice,
+    with_gradient,
+)
+from fxlrp.reports.verification import Check, Verification, impossible, measured
 from fxlrp.session.agreement import TOLERANCE
-from fxlrp.verification import Check, Verification, impossible, measured
 
 HALF = 0.05
 """Tolerance of half precision, beside those of `TOLERANCE`."""

@@ -18,10 +18,10 @@ from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.provenance import module_path, source_line
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.targets import Form
-from fxlrp.ledger import Entry, Ledger
 from fxlrp.passes.analyses.constants import additive, origins
 from fxlrp.passes.analyses.liveness import leaves
 from fxlrp.plan.decide import Plan
+from fxlrp.reports.ledger import Entry, Ledger
 
 
 class Book:

@@ -17,7 +17,7 @@ from fxlrp.emit.source_relevance import relevance
 from fxlrp.errors import SignatureError
 from fxlrp.ir import targets
 from fxlrp.ir.program import floating
-from fxlrp.precision import distance
+from fxlrp.reports.rounding_error import distance
 from fxlrp.rules import PRESETS
 
 Named = Mapping[str, Tensor]
