@@ -198,9 +198,9 @@ class Attributor:
             program: Draw the relevance program; the page shows it first.
             kwargs: Keyword arguments of the model, if wanted.
         """
-        from fxlrp.graph import accounts, draw
+        from fxlrp.reports.drawing.graph import accounts, draw
+        from fxlrp.reports.drawing.picture_of_plan import picture
         from fxlrp.reports.edge_relevance import flow
-        from fxlrp.views import picture
 
         measured = None
         if args or kwargs:

@@ -17,7 +17,7 @@ from fxlrp.folders import alone, copied, settle, stamps, swept
 from fxlrp.keys import public_keys
 from fxlrp.loading import load
 from fxlrp.manifest import Manifest
-from fxlrp.pictures import write_page
+from fxlrp.reports.drawing.image_pages import write_page
 from fxlrp.reports.terminal import aside
 from fxlrp.samples import Source
 from fxlrp.shards import PART, Job, RowTarget, digest, most_rows, taken

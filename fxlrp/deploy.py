@@ -32,7 +32,7 @@ from fxlrp.options import (
     parse_output,
     parse_target,
 )
-from fxlrp.pictures import page
+from fxlrp.reports.drawing.image_pages import page
 from fxlrp.reports.terminal import console
 from fxlrp.shards import RowTarget
 

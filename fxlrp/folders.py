@@ -12,7 +12,7 @@ from typing import Any
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.extras import require
 from fxlrp.files import replaced
-from fxlrp.pictures import FOLDER
+from fxlrp.reports.drawing.image_pages import FOLDER
 from fxlrp.samples import Source
 from fxlrp.spread import silent
 

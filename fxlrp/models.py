@@ -22,7 +22,7 @@ from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import transformers
 from fxlrp.ir.targets import Target
 from fxlrp.manifest import MEMBER
-from fxlrp.tokens import Sentence
+from fxlrp.reports.drawing.words import Sentence
 
 TEXT = "The capital of France is Paris, and the capital of Italy is Rome."
 KINDS = "a model is package.module:callable, a .pt2 file of torch.export.save (with --trust), or hf:FOLDER_OR_NAME"

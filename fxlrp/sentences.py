@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from fxlrp.api import compile
 from fxlrp.attributor import Attributor
 from fxlrp.extras import require, transformers
-from fxlrp.tokens import Sentence, Word, page
+from fxlrp.reports.drawing.words import Sentence, Word, page
 
 FIRST = "He withdrew money from the bank."
 SECOND = "She sat on the bank of the river."

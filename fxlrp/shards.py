@@ -21,7 +21,7 @@ from fxlrp.ir.targets import resolved
 from fxlrp.loaded import Artifact
 from fxlrp.loading import load
 from fxlrp.manifest import TARGET, Manifest
-from fxlrp.pictures import draw, picture
+from fxlrp.reports.drawing.image_pages import draw, picture
 from fxlrp.samples import Row, Source
 from fxlrp.specs import Range, Spec
 

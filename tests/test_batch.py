@@ -38,12 +38,12 @@ from fxlrp.cells import array, exact, index
 from fxlrp.cli import app
 from fxlrp.datasets import check_kept, columns_of, opened
 from fxlrp.folders import alone, settle
-from fxlrp.pictures import draw, page, picture
+from fxlrp.reports.drawing.image_pages import draw, page, picture
+from fxlrp.reports.drawing.words import BLUE, RED
 from fxlrp.samples import Source
 from fxlrp.shards import TRIES, TRY, Job, digest, most_rows
 from fxlrp.sources import find
 from fxlrp.spread import connected, spread
-from fxlrp.tokens import BLUE, RED
 
 ROWS = 80
 

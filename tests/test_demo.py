@@ -16,9 +16,10 @@ from torchvision_ops import import_torchvision
 from typer.testing import CliRunner
 
 import fxlrp
-from fxlrp import cli, demos, digits, sentences, tokens
+from fxlrp import cli, demos, digits, sentences
 from fxlrp.reports import terminal
-from fxlrp.tokens import Sentence, Word
+from fxlrp.reports.drawing import words as tokens
+from fxlrp.reports.drawing.words import Sentence, Word
 
 import_torchvision()
 

@@ -19,15 +19,15 @@ from typer.testing import CliRunner
 from zoo import ZOO
 
 import fxlrp
-from fxlrp import dot
 from fxlrp.cli import app
 from fxlrp.errors import FxlrpError, SignatureError
-from fxlrp.graph import draw
 from fxlrp.ir import topology
 from fxlrp.ir.rule import RULES
-from fxlrp.page import page
-from fxlrp.picture import KINDS, Edge, Node, Picture, View
-from fxlrp.views import picture
+from fxlrp.reports.drawing import dot
+from fxlrp.reports.drawing.graph import draw
+from fxlrp.reports.drawing.page import page
+from fxlrp.reports.drawing.picture import KINDS, Edge, Node, Picture, View
+from fxlrp.reports.drawing.picture_of_plan import picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = '</script><b id="nasty">&"\'\\N <!--'

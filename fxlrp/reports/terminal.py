@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from fxlrp.tokens import Word, coloured, limit, numbered, signed
+from fxlrp.reports.drawing.words import Word, coloured, limit, numbered, signed
 
 PIPE_WIDTH = 150
 

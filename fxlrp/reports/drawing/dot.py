@@ -10,7 +10,7 @@ from typing import Any
 import graphviz
 
 from fxlrp.errors import FxlrpError
-from fxlrp.picture import KINDS, Boxes, Edge, Node, Picture, View
+from fxlrp.reports.drawing.picture import KINDS, Boxes, Edge, Node, Picture, View
 
 FORMATS = ("svg", "png", "pdf")
 ROOM = 700

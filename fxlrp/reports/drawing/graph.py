@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fxlrp import dot
 from fxlrp.errors import FxlrpError
-from fxlrp.page import page
-from fxlrp.picture import Picture
+from fxlrp.reports.drawing import dot
+from fxlrp.reports.drawing.page import page
+from fxlrp.reports.drawing.picture import Picture
 from fxlrp.reports.ledger import Ledger
 
 ACCOUNT = ("received", "passed", "absorbed", "leaked", "stabiliser", "magnitude")

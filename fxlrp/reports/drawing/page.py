@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from fxlrp.picture import KINDS, Boxes, Node, Picture, View
+from fxlrp.reports.drawing.picture import KINDS, Boxes, Node, Picture, View
 
 SCRIPTS = ("data.js", "layout.js", "drawing.js", "panel.js", "events.js")
 """Parts of the page's program, in order: they share one scope."""

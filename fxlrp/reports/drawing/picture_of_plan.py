@@ -13,8 +13,8 @@ from fxlrp.ir.provenance import modules, source_line
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses.liveness import between, dependents, leaves
-from fxlrp.picture import GROUPS, Boxes, Edge, Node, Picture, View
 from fxlrp.plan.decide import Plan
+from fxlrp.reports.drawing.picture import GROUPS, Boxes, Edge, Node, Picture, View
 from fxlrp.reports.edge_relevance import Flow
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fxlrp.extras import require
 from fxlrp.files import replaced
-from fxlrp.tokens import BLUE, RED
+from fxlrp.reports.drawing.words import BLUE, RED
 
 FOLDER = "_pictures"
 """Inside that of the results; readers of Parquet leave such names out."""
