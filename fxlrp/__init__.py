@@ -2,6 +2,8 @@
 
 from fxlrp import rules
 from fxlrp.api import compile, presets, rule_set
+from fxlrp.artifacts.artifact import Artifact
+from fxlrp.artifacts.load import load
 from fxlrp.attributor import Attributor
 from fxlrp.datasets import batch
 from fxlrp.errors import (
@@ -17,8 +19,6 @@ from fxlrp.errors import (
 from fxlrp.ir.rule import Facts, Rule, Site, rule
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import LARGEST, contrast
-from fxlrp.loaded import Artifact
-from fxlrp.loading import load
 from fxlrp.reports.ledger import Ledger
 from fxlrp.reports.verification import Verification
 from fxlrp.session.result import Result

@@ -246,7 +246,7 @@ class Attributor:
             ArtifactError: If the program cannot be written in this format, its results differ, or ``sign`` is no key.
             SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
         """
-        from fxlrp.artifacts import save
+        from fxlrp.artifacts.save import save
 
         with plain_mode(), MAKING:
             return save(self._programs, self.rules, type(self.model).__name__, path, args, kwargs, format, target, sign)

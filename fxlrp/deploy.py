@@ -13,10 +13,10 @@ from rich.text import Text
 from fxlrp import datasets
 from fxlrp.api import compile
 from fxlrp.arguments import read_inputs
+from fxlrp.artifacts.artifact import Artifact
+from fxlrp.artifacts.load import load
 from fxlrp.commands import prepared, reported, working
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.loaded import Artifact
-from fxlrp.loading import load
 from fxlrp.options import (
     Debug,
     Input,

@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from torch import Tensor
 
+from fxlrp.artifacts.artifact import Artifact
 from fxlrp.batching import Batcher, joinable
 from fxlrp.bodies import AGAIN, CLOSE, Bodies
-from fxlrp.loaded import Artifact
 from fxlrp.manifest import Manifest
 from fxlrp.messages import Call
 from fxlrp.metrics import Metrics

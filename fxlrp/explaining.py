@@ -15,11 +15,11 @@ from torch import Tensor
 from fxlrp import models
 from fxlrp.api import compile
 from fxlrp.arguments import read_inputs
+from fxlrp.artifacts.load import load
 from fxlrp.capture.explained_output import pick
 from fxlrp.commands import prepared, reported, working
 from fxlrp.errors import SignatureError
 from fxlrp.ir import targets
-from fxlrp.loading import load
 from fxlrp.options import (
     Debug,
     Input,

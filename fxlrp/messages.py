@@ -37,7 +37,7 @@ class Call:
 
     Attributes:
         inputs: Tensors by name, the target not among them.
-        target: As `fxlrp.loaded.Artifact` takes it.
+        target: As `fxlrp.artifacts.artifact.Artifact` takes it.
     """
 
     inputs: Mapping[str, Tensor]
@@ -107,7 +107,7 @@ def call_of(values: Mapping[str, Any], target: Any, about: Manifest) -> Call:
 
 
 def target_of(target: Any, about: Manifest) -> Any:
-    """The target of JSON, as `fxlrp.loaded.Artifact` takes it."""
+    """The target of JSON, as `fxlrp.artifacts.artifact.Artifact` takes it."""
     if about.target == "seed" and target is not None:
         return tensor_of(target, about.inputs[-1])
     return index_of(target)

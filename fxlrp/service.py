@@ -20,10 +20,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fxlrp import inference_protocol, instances
+from fxlrp.artifacts.artifact import Artifact
 from fxlrp.bodies import AGAIN, CLOSE, kind_of
 from fxlrp.desk import Desk, Limits
 from fxlrp.errors import FxlrpError, RequestError
-from fxlrp.loaded import Artifact
 from fxlrp.messages import (
     BINARY,
     JSON,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
+from fxlrp.artifacts.artifact import Artifact
+from fxlrp.artifacts.load import load
 from fxlrp.commands import reported, working
 from fxlrp.deploy import about
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.extras import require
-from fxlrp.loaded import Artifact
-from fxlrp.loading import load
 from fxlrp.options import Debug, Key, Native, parse_sizes
 from fxlrp.reports.terminal import console
 

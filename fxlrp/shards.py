@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.artifacts.artifact import Artifact
+from fxlrp.artifacts.load import load
 from fxlrp.cells import array, exact, index, table
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import require
 from fxlrp.files import replaced
 from fxlrp.ir.targets import resolved
-from fxlrp.loaded import Artifact
-from fxlrp.loading import load
 from fxlrp.manifest import TARGET, Manifest
 from fxlrp.reports.drawing.image_pages import draw, picture
 from fxlrp.samples import Row, Source

@@ -28,8 +28,8 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp import ArtifactError, SignatureError, TargetError
+from fxlrp.artifacts.load import check_torch
 from fxlrp.cli import app
-from fxlrp.loading import check_torch
 from fxlrp.manifest import MEMBER, VERSION, Manifest
 from fxlrp.untrusted import parsed
 

@@ -25,8 +25,8 @@ from typer.testing import CliRunner
 
 import fxlrp
 from fxlrp import ArtifactError
+from fxlrp.artifacts.keys import DOMAIN, private_key, public_keys
 from fxlrp.cli import app
-from fxlrp.keys import DOMAIN, private_key, public_keys
 from fxlrp.manifest import MEMBER
 
 KEY, OTHER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()

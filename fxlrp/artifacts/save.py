@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from fxlrp._torch import tree_unflatten
-from fxlrp.alone import ones
+from fxlrp.artifacts.export import export, format_of, write
+from fxlrp.artifacts.keys import private_key
+from fxlrp.artifacts.load import check_same
+from fxlrp.artifacts.single_samples import ones
 from fxlrp.errors import SignatureError
 from fxlrp.files import destination
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import FORMS, example_targets
-from fxlrp.keys import private_key
-from fxlrp.loading import check_same
-from fxlrp.saving import export, format_of, write
 from fxlrp.session.programs import Programs
 from fxlrp.session.signature import check_finite
 
@@ -43,7 +43,7 @@ def save(
         kwargs: Keyword arguments of the model.
         format: Format of the file, None for what its ending says.
         target: The kind of target.
-        sign: What signs the file, see `fxlrp.keys`; None for no signature.
+        sign: What signs the file, see `fxlrp.artifacts.keys`; None for no signature.
 
     Raises:
         ArtifactError: If the program cannot be written in this format, its results differ, the file cannot be there,
