@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxlrp.manifest import Manifest
+from fxlrp.artifacts.description.manifest import Manifest
 
 Tensors = Mapping[str, Tensor]
 Run = Callable[[Tensors], Tensors]

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.extras import require
 from fxlrp.ir.targets import LARGEST
-from fxlrp.manifest import TARGET, Manifest
 from fxlrp.samples import Row
 
 EXACT = 2**53

@@ -10,13 +10,13 @@ from typing import Any
 from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task
 from rich.text import Text
 
+from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.keys import public_keys
 from fxlrp.artifacts.load import load
 from fxlrp.cells import own_columns
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.extras import require
 from fxlrp.folders import alone, copied, settle, stamps, swept
-from fxlrp.manifest import Manifest
 from fxlrp.reports.drawing.image_pages import write_page
 from fxlrp.reports.terminal import aside
 from fxlrp.samples import Source

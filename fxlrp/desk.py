@@ -15,9 +15,9 @@ from starlette.requests import Request
 from torch import Tensor
 
 from fxlrp.artifacts.artifact import Artifact
+from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.batching import Batcher, joinable
 from fxlrp.bodies import AGAIN, CLOSE, Bodies
-from fxlrp.manifest import Manifest
 from fxlrp.messages import Call
 from fxlrp.metrics import Metrics
 from fxlrp.workers import Workers, aside

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.artifacts.description.manifest import TARGET, Manifest
+from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError
-from fxlrp.manifest import TARGET, Manifest
 from fxlrp.messages import Call, check_truth, filled
-from fxlrp.specs import Spec
 from fxlrp.texts import Numbers, pack
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -13,12 +13,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
+from fxlrp.artifacts.description.manifest import TARGET, Manifest
+from fxlrp.artifacts.description.specs import Spec
 from fxlrp.bodies import kind_of
 from fxlrp.desk import Desk
 from fxlrp.errors import RequestError, SignatureError
-from fxlrp.manifest import TARGET, Manifest
 from fxlrp.messages import JSON, Call, call_of, numbers_of, size_of, target_of, tensor_of
-from fxlrp.specs import Spec
 from fxlrp.texts import Numbers
 from fxlrp.workers import aside
 

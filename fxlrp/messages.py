@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fxlrp.artifacts.description.manifest import TARGET, Manifest
+from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError, TargetError
-from fxlrp.manifest import TARGET, Manifest
-from fxlrp.specs import Spec
 from fxlrp.texts import Numbers, nested, pack
 
 JSON = "application/json"

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from fxlrp.artifacts.description.manifest import Manifest
+from fxlrp.artifacts.description.specs import DTYPES, Spec
 from fxlrp.errors import ArtifactError
 from fxlrp.extras import require
-from fxlrp.manifest import Manifest
-from fxlrp.specs import DTYPES, Spec
 
 FIELDS = {
     name: frozenset(fields.split())

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.keys import check_signature, signed
 from fxlrp.capture.decompositions import decompositions
 from fxlrp.errors import ArtifactError, FxlrpError
 from fxlrp.extras import require
-from fxlrp.manifest import Manifest
 from fxlrp.onnx_checks import check_model, drop_remarks
 from fxlrp.onnx_sizes import check_sizes
 from fxlrp.opened import OPENED

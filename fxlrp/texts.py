@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from fxlrp.artifacts.description.fields import unique
 from fxlrp.errors import RequestError
-from fxlrp.fields import unique
 
 FEW = 64
 """Numbers of a list that is left as it is."""

@@ -17,9 +17,9 @@ from torch.fx.immutable_collections import immutable_dict
 
 from fxlrp import described
 from fxlrp._torch import dump_tree, export_schema
-from fxlrp.clauses import parsed as parse_expression
+from fxlrp.artifacts.description.clauses import parsed as parse_expression
+from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.errors import ArtifactError
-from fxlrp.manifest import Manifest
 
 NEVER = ("as_custom_obj", "as_graph", "as_operator", "as_string_to_argument", "custom_obj", "token")
 """Members of torch's description of graphs that hold graphs, objects and names of functions."""

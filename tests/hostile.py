@@ -13,8 +13,8 @@ import hostile_onnx
 from hostile_json import Json, scramble
 from hostile_zip import Members, entries, flawed, pack, read
 
-from fxlrp.manifest import DIGEST, MEMBER
-from fxlrp.manifest import seal as digest
+from fxlrp.artifacts.description.manifest import DIGEST, MEMBER
+from fxlrp.artifacts.description.manifest import seal as digest
 
 MODEL = "models/model.json"
 CONFIGS = tuple(f"data/{kind}/model_{kind}_config.json" for kind in ("weights", "constants"))

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from fxlrp.manifest import DIGEST, seal
+from fxlrp.artifacts.description.manifest import DIGEST, seal
 
 
 def nested(depth: int) -> Any:

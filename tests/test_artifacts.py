@@ -28,9 +28,9 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp import ArtifactError, SignatureError, TargetError
+from fxlrp.artifacts.description.manifest import MEMBER, VERSION, Manifest
 from fxlrp.artifacts.load import check_torch
 from fxlrp.cli import app
-from fxlrp.manifest import MEMBER, VERSION, Manifest
 from fxlrp.untrusted import parsed
 
 CONSUMERS = Path(__file__).parent / "consumers"

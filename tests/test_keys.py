@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 
 import fxlrp
 from fxlrp import ArtifactError
+from fxlrp.artifacts.description.manifest import MEMBER
 from fxlrp.artifacts.keys import DOMAIN, private_key, public_keys
 from fxlrp.cli import app
-from fxlrp.manifest import MEMBER
 
 KEY, OTHER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 

@@ -16,11 +16,12 @@ from hostile_manifest import ODD, mutate, sealed
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp import ArtifactError, FxlrpError, clauses
+from fxlrp import ArtifactError, FxlrpError
 from fxlrp.archive import full
-from fxlrp.fields import LONGEST
-from fxlrp.fitting import named_results
-from fxlrp.manifest import MEMBER, Manifest
+from fxlrp.artifacts.description import clauses
+from fxlrp.artifacts.description.fields import LONGEST
+from fxlrp.artifacts.description.fitting import named_results
+from fxlrp.artifacts.description.manifest import MEMBER, Manifest
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxlrp
+from fxlrp.artifacts.description.fitting import check_inputs
+from fxlrp.artifacts.description.manifest import Manifest
+from fxlrp.artifacts.description.specs import Range, Spec
 from fxlrp.batching import Batcher, Tensors, joinable
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.fitting import check_inputs
-from fxlrp.manifest import Manifest
 from fxlrp.messages import index_of, numbers_of, read_binary, read_document, tensor_of, write_binary
-from fxlrp.specs import Range, Spec
 from fxlrp.texts import parse, write
 
 FLOATS = {"float16": 16, "bfloat16": 32, "float32": 32, "float64": 64}

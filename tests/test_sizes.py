@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import fxlrp
-from fxlrp import clauses
+from fxlrp.artifacts.description import clauses
 
 WIDTH = 4
 SIZES = (1, 2, 3, 5)

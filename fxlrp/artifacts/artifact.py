@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fxlrp._torch import without_function_modes
+from fxlrp.artifacts.description.fitting import check_inputs, named_results
+from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
-from fxlrp.fitting import check_inputs, named_results
 from fxlrp.ir.targets import INDEX, SEED, Contrast, Target, numbers, reached
-from fxlrp.manifest import TARGET, Manifest
 from fxlrp.session.doubts import Question
 from fxlrp.session.result import Result
 from fxlrp.session.signature import plain_mode

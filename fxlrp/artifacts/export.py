@@ -18,22 +18,22 @@ from torch.export import Dim, ExportedProgram
 
 from fxlrp import archive
 from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tree_unflatten
+from fxlrp.artifacts.description.clauses import write as write_clause
+from fxlrp.artifacts.description.manifest import MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
+from fxlrp.artifacts.description.named_sizes import conditions, named_sizes, range_of_sizes, sizes
+from fxlrp.artifacts.description.specs import Range, Spec
 from fxlrp.artifacts.keys import signed
 from fxlrp.artifacts.spelled_types import spell_types
 from fxlrp.backends.dense import densify
-from fxlrp.clauses import write as write_clause
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.files import replaced, uninterrupted
 from fxlrp.ir.guards import is_symbolic
 from fxlrp.ir.program import Program
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import LARGEST
-from fxlrp.manifest import MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
-from fxlrp.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.onnx_files import write_onnx
 from fxlrp.plan.decide import Plan
 from fxlrp.reports.coverage import coverage
-from fxlrp.specs import Range, Spec
 
 
 @dataclass(frozen=True)

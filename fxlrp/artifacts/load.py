@@ -16,9 +16,9 @@ from torch import Tensor
 from fxlrp import archive
 from fxlrp._torch import load_package
 from fxlrp.artifacts.artifact import Artifact, Run
+from fxlrp.artifacts.description.manifest import MEMBER, Manifest
 from fxlrp.artifacts.keys import check_signature, public_keys
 from fxlrp.errors import ArtifactError
-from fxlrp.manifest import MEMBER, Manifest
 from fxlrp.onnx_files import read_onnx
 from fxlrp.reading import build
 from fxlrp.session.agreement import agree

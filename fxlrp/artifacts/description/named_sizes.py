@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from fxlrp.clauses import write as write_clause
+from fxlrp.artifacts.description.clauses import write as write_clause
+from fxlrp.artifacts.description.specs import Range
 from fxlrp.errors import ArtifactError
 from fxlrp.ir.guards import Guards, is_symbolic, user_inputs
 from fxlrp.plan.decide import Plan
-from fxlrp.specs import Range
 
 
 def named_sizes(plan: Plan) -> dict[str, str]:

@@ -12,11 +12,23 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from fxlrp import clauses
+from fxlrp.artifacts.description import clauses
+from fxlrp.artifacts.description.fields import Check, integer, many, named, parse, record, text, word
+from fxlrp.artifacts.description.specs import (
+    IDENTIFIER,
+    NAME,
+    RANGE,
+    RESULT,
+    TARGETS,
+    Range,
+    Spec,
+    clause,
+    device,
+    kind_of,
+    spec,
+)
 from fxlrp.errors import ArtifactError, SignatureError
-from fxlrp.fields import Check, integer, many, named, parse, record, text, word
 from fxlrp.ir.targets import LARGEST
-from fxlrp.specs import IDENTIFIER, NAME, RANGE, RESULT, TARGETS, Range, Spec, clause, device, kind_of, spec
 
 VERSION = 3
 """Of this format; another one is refused."""

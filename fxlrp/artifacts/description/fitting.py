@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp import clauses
+from fxlrp.artifacts.description import clauses
+from fxlrp.artifacts.description.manifest import TARGET, Manifest
+from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import ArtifactError, SignatureError
-from fxlrp.manifest import TARGET, Manifest
-from fxlrp.specs import Spec
 
 
 def check_inputs(about: Manifest, tensors: Mapping[str, Any]) -> dict[str, int]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from fxlrp import clauses
+from fxlrp.artifacts.description import clauses
+from fxlrp.artifacts.description.fields import Check, either, integer, many, optional, record, refuse, text, word
 from fxlrp.errors import ArtifactError
-from fxlrp.fields import Check, either, integer, many, optional, record, refuse, text, word
 
 Size = int | str
 """A number, or the name of a size that may change between calls."""
