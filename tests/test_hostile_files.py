@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import fxlrp
+from fxlrp.artifacts.pt2.untrusted import check_size
 from fxlrp.errors import ArtifactError, FxlrpError
-from fxlrp.untrusted import check_size
 
 Members = dict[str, bytes]
 Json = Any

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError
-from fxlrp.archive import full
 from fxlrp.artifacts.description import clauses
 from fxlrp.artifacts.description.fields import LONGEST
 from fxlrp.artifacts.description.fitting import named_results
 from fxlrp.artifacts.description.manifest import MEMBER, Manifest
+from fxlrp.artifacts.pt2.archive import full
 
 
 @pytest.fixture(scope="module")

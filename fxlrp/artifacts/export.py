@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
-from fxlrp import archive
 from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tree_unflatten
 from fxlrp.artifacts.description.clauses import write as write_clause
 from fxlrp.artifacts.description.manifest import MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
 from fxlrp.artifacts.description.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.artifacts.description.specs import Range, Spec
 from fxlrp.artifacts.keys import signed
+from fxlrp.artifacts.pt2 import archive
 from fxlrp.artifacts.spelled_types import spell_types
 from fxlrp.backends.dense import densify
 from fxlrp.errors import ArtifactError, SignatureError

@@ -1,6 +1,6 @@
 """What the parts of a ``.pt2`` file may say: the graph, its sizes and its trees, and where the weights are.
 
-Nothing of this reaches an evaluator of Python: `fxlrp.reading` makes the program of the ops, their arguments and the
+Nothing of this reaches an evaluator of Python: `fxlrp.artifacts.pt2.reading` makes the program of the ops, their arguments and the
 weights alone. What it does not need is looked through all the same, so that a file that is accepted is one that fxlrp
 could have written.
 """
@@ -15,10 +15,10 @@ from typing import Any
 
 from torch.fx.immutable_collections import immutable_dict
 
-from fxlrp import described
 from fxlrp._torch import dump_tree, export_schema
 from fxlrp.artifacts.description.clauses import parsed as parse_expression
 from fxlrp.artifacts.description.manifest import Manifest
+from fxlrp.artifacts.pt2 import schema
 from fxlrp.errors import ArtifactError
 
 NEVER = ("as_custom_obj", "as_graph", "as_operator", "as_string_to_argument", "custom_obj", "token")
@@ -46,7 +46,7 @@ def check_model(content: bytes, manifest: Manifest) -> dict[str, Any]:
     """
     model: dict[str, Any] = parsed(content)
     check_entries(model)
-    described.check(model, export_schema().ExportedProgram, "the graph")
+    schema.check(model, export_schema().ExportedProgram, "the graph")
     devices = ("cpu", manifest.device.partition(":")[0])
     named = [value.get("type", "cpu") for _, value in entries(model) if isinstance(value, dict)]
     if any(device not in devices for device in named):

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxlrp import described
 from fxlrp._torch import dtypes, export_schema
+from fxlrp.artifacts.pt2 import schema
+from fxlrp.artifacts.pt2.untrusted import parsed
 from fxlrp.errors import ArtifactError
 from fxlrp.memory_checks import DTYPES
-from fxlrp.untrusted import parsed
 
 MOST = 2**31
 """Entries of a tensor whose strides are 0, which needs no bytes."""
@@ -31,7 +31,7 @@ def read_weights(kind: str, read: Callable[[str], bytes], device: str) -> dict[s
         ArtifactError: If one is pickled, is missing, or lies beyond its bytes.
     """
     config = parsed(read(f"data/{kind}/model_{kind}_config.json"))
-    described.check(config, export_schema().PayloadConfig, f"the list of {kind}")
+    schema.check(config, export_schema().PayloadConfig, f"the list of {kind}")
     storages: dict[tuple[str, int], Tensor] = {}
     found = {}
     for name, about in config["config"].items():
