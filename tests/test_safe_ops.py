@@ -13,9 +13,9 @@ from torch import Tensor
 
 from fxlrp import ArtifactError
 from fxlrp._torch import OpOverload, tree_leaves, tree_map_only
+from fxlrp.artifacts.safe_ops.gate import CHECKS, EMPTY, NUMBERS, resolve
+from fxlrp.artifacts.safe_ops.vocabulary import OPS
 from fxlrp.ir.rule import RULES
-from fxlrp.safe_ops import CHECKS, EMPTY, NUMBERS, resolve
-from fxlrp.vocabulary import OPS
 
 aten = torch.ops.aten
 RANDOM = {aten.rand_like.default, aten.randn_like.default}

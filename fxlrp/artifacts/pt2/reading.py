@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxlrp._torch import dtypes, memory_formats, schema_of
+from fxlrp.artifacts.safe_ops.gate import resolve
 from fxlrp.errors import ArtifactError
-from fxlrp.safe_ops import resolve
 
 Find = Callable[[str], fx.Node]
 

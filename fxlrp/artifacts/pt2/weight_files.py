@@ -12,8 +12,8 @@ from torch import Tensor
 from fxlrp._torch import dtypes, export_schema
 from fxlrp.artifacts.pt2 import schema
 from fxlrp.artifacts.pt2.untrusted import parsed
+from fxlrp.artifacts.safe_ops.memory_checks import DTYPES
 from fxlrp.errors import ArtifactError
-from fxlrp.memory_checks import DTYPES
 
 MOST = 2**31
 """Entries of a tensor whose strides are 0, which needs no bytes."""

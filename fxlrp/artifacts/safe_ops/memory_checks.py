@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp.expectations import expect, expect_offsets, expect_range, expect_shape, expect_vectors, extent
+from fxlrp.artifacts.safe_ops.expectations import (
+    expect,
+    expect_offsets,
+    expect_range,
+    expect_shape,
+    expect_vectors,
+    extent,
+)
 
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64),

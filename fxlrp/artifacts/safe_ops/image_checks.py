@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fxlrp.expectations import Check, expect, expect_range, expect_shape, several
+from fxlrp.artifacts.safe_ops.expectations import Check, expect, expect_range, expect_shape, several
 
 LONGEST = 2**40
 """Entries that are added at an end of a dimension."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from fxlrp import bag_checks, image_checks, memory_checks, norm_checks
 from fxlrp._torch import OpOverload
+from fxlrp.artifacts.safe_ops import bag_checks, image_checks, memory_checks, norm_checks
+from fxlrp.artifacts.safe_ops.expectations import Check
+from fxlrp.artifacts.safe_ops.vocabulary import OPS
 from fxlrp.backends.dense import ORDERS, ordered
 from fxlrp.errors import ArtifactError
-from fxlrp.expectations import Check
-from fxlrp.vocabulary import OPS
 
 PREFIX = "torch.ops.aten."
 LARGEST = 2**63 - 1
@@ -177,7 +177,7 @@ def resolve(target: str) -> Callable[..., Any]:
     name = target.removeprefix(PREFIX)
     if name == target or name not in OPS:
         raise ArtifactError(
-            f"the graph calls {target[:100]!r}, which artefacts may not call: fxlrp.vocabulary lists what they may"
+            f"the graph calls {target[:100]!r}, which artefacts may not call: fxlrp.artifacts.safe_ops.vocabulary lists what they may"
         )
     packet, overload = name.split(".")
     op = getattr(getattr(torch.ops.aten, packet, None), overload, None)

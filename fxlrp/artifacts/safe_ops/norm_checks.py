@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fxlrp.expectations import expect, expect_shape, expect_vectors
+from fxlrp.artifacts.safe_ops.expectations import expect, expect_shape, expect_vectors
 
 
 def check_layer_norm_backward(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp.expectations import expect, expect_offsets, expect_range, expect_shape, expect_vectors
+from fxlrp.artifacts.safe_ops.expectations import expect, expect_offsets, expect_range, expect_shape, expect_vectors
 
 
 def check_embedding_backward(grad_output: Tensor, indices: Tensor, num_weights: int) -> None:
