@@ -12,8 +12,8 @@ import onnx
 from hostile_manifest import mutate, sealed
 from onnx import TensorProto, helper
 
-from fxlrp.onnx_checks import messages
-from fxlrp.onnx_files import KEY
+from fxlrp.artifacts.onnx_format.checks import messages
+from fxlrp.artifacts.onnx_format.files import KEY
 
 OPS = (
     "Loop",

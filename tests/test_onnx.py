@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError
-from fxlrp.onnx_checks import NODES, messages
-from fxlrp.onnx_sizes import LARGEST
+from fxlrp.artifacts.onnx_format.checks import NODES, messages
+from fxlrp.artifacts.onnx_format.sizes import LARGEST
 
 Change = Callable[[Any, Path], None]
 
@@ -271,7 +271,7 @@ def test_manifests_of_any_length_are_found(saved: Path, tmp_path: Path) -> None:
     start = len(json.dumps(manifest))
     for more in range(0, 16_000 - start, 61):
         path.write_bytes(resealed(model.SerializeToString(), {**manifest, "table": "x" * more}))
-        fxlrp.onnx_files.read_trailer(path.read_bytes())
+        fxlrp.artifacts.onnx_format.files.read_trailer(path.read_bytes())
 
 
 def test_mutations(saved: Path, tmp_path: Path) -> None:

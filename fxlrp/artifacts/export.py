@@ -22,6 +22,7 @@ from fxlrp.artifacts.description.manifest import MEMBER, OBJECTIVE, TARGET, VERS
 from fxlrp.artifacts.description.named_sizes import conditions, named_sizes, range_of_sizes, sizes
 from fxlrp.artifacts.description.specs import Range, Spec
 from fxlrp.artifacts.keys import signed
+from fxlrp.artifacts.onnx_format.files import write_onnx
 from fxlrp.artifacts.pt2 import archive
 from fxlrp.artifacts.spelled_types import spell_types
 from fxlrp.backends.dense import densify
@@ -31,7 +32,6 @@ from fxlrp.ir.guards import is_symbolic
 from fxlrp.ir.program import Program
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import LARGEST
-from fxlrp.onnx_files import write_onnx
 from fxlrp.plan.decide import Plan
 from fxlrp.reports.coverage import coverage
 

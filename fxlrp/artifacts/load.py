@@ -17,12 +17,12 @@ from fxlrp._torch import load_package
 from fxlrp.artifacts.artifact import Artifact, Run
 from fxlrp.artifacts.description.manifest import MEMBER, Manifest
 from fxlrp.artifacts.keys import check_signature, public_keys
+from fxlrp.artifacts.onnx_format.files import read_onnx
 from fxlrp.artifacts.pt2 import archive
 from fxlrp.artifacts.pt2.reading import build
 from fxlrp.artifacts.pt2.untrusted import check_model
 from fxlrp.artifacts.pt2.weight_files import read_weights
 from fxlrp.errors import ArtifactError
-from fxlrp.onnx_files import read_onnx
 from fxlrp.session.agreement import agree
 
 COMMON = [

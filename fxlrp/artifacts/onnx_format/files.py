@@ -17,12 +17,12 @@ from torch.export import ExportedProgram
 
 from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.keys import check_signature, signed
+from fxlrp.artifacts.onnx_format.checks import check_model, drop_remarks
+from fxlrp.artifacts.onnx_format.plain_ops import OPENED
+from fxlrp.artifacts.onnx_format.sizes import check_sizes
 from fxlrp.capture.decompositions import decompositions
 from fxlrp.errors import ArtifactError, FxlrpError
 from fxlrp.extras import require
-from fxlrp.onnx_checks import check_model, drop_remarks
-from fxlrp.onnx_sizes import check_sizes
-from fxlrp.opened import OPENED
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 

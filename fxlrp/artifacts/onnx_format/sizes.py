@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fxlrp.artifacts.onnx_format.checks import LONGEST, types
 from fxlrp.errors import ArtifactError
 from fxlrp.extras import require
-from fxlrp.onnx_checks import LONGEST, types
 
 SIZED = {
     "Col2Im": (1,),
