@@ -36,7 +36,7 @@ import fxlrp  # noqa: E402
 from fxlrp import digits  # noqa: E402
 from fxlrp.messages import BINARY, JSON  # noqa: E402
 
-COMMAND = [sys.executable, "-c", "from fxlrp.cli import main; main()", "serve"]
+COMMAND = [sys.executable, "-c", "from fxlrp.cli.app import main; main()", "serve"]
 
 
 def resnet18() -> torch.nn.Module:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import fxlrp
 
-COMMAND = [sys.executable, "-W", "error", "-c", "from fxlrp.cli import main; main()", "serve"]
+COMMAND = [sys.executable, "-W", "error", "-c", "from fxlrp.cli.app import main; main()", "serve"]
 JSON, BINARY = "application/json", "application/x-safetensors"
 NAME = "input_1"
 

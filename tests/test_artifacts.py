@@ -31,7 +31,7 @@ from fxlrp import ArtifactError, SignatureError, TargetError
 from fxlrp.artifacts.description.manifest import MEMBER, VERSION, Manifest
 from fxlrp.artifacts.load import check_torch
 from fxlrp.artifacts.pt2.untrusted import parsed
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 
 CONSUMERS = Path(__file__).parent / "consumers"
 ENDING = {"pt2": "pt2", "onnx": "onnx", "aoti": "pt2"}

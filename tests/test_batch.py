@@ -35,7 +35,7 @@ from typer.testing import CliRunner
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError, SignatureError, TargetError
 from fxlrp.cells import array, exact, index
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 from fxlrp.datasets import check_kept, columns_of, opened
 from fxlrp.folders import alone, settle
 from fxlrp.reports.drawing.image_pages import draw, page, picture
@@ -603,7 +603,7 @@ def test_a_run_killed_twice(lengths: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        "from fxlrp.cli import main; main()",
+        "from fxlrp.cli.app import main; main()",
         "batch",
         str(lengths),
         str(source),

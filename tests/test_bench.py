@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.bench import GRADIENT, bench, gradient
-from fxlrp.cli import app
+from fxlrp.cli.app import app
+from fxlrp.cli.bench import GRADIENT, bench, gradient
+from fxlrp.cli.models import Loaded
 from fxlrp.ir import targets
-from fxlrp.models import Loaded
 
 MODELS = """
 import torch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES, Rule, Site, Table
 from fxlrp.reports.rule_catalogue import KINDS, as_markdown, rule_table, source
 from fxlrp.rules.taylor import REASONS

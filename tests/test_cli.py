@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import fxlrp
 from fxlrp import extras
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES
 
 import_torchvision()
@@ -473,7 +473,7 @@ def test_help_names_every_command():
 
 def test_the_program_in_a_pipe(folder):
     """In its own process: the current folder can be imported, and a pipe gets no colours."""
-    code = [sys.executable, "-W", "error", "-c", "from fxlrp.cli import main; main()"]
+    code = [sys.executable, "-W", "error", "-c", "from fxlrp.cli.app import main; main()"]
     done = subprocess.run([*code, "explain", "mine:positional"], capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout
     assert done.stderr == ""
@@ -512,7 +512,7 @@ def test_no_code_of_a_file_runs_unless_it_is_trusted(folder, monkeypatch):
 
 
 def test_models_are_not_left_in_training_mode(folder):
-    from fxlrp import models
+    from fxlrp.cli import models
 
     loaded = models.load("mine:bare")
     assert isinstance(loaded.model, nn.Module)

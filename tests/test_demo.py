@@ -16,7 +16,9 @@ from torchvision_ops import import_torchvision
 from typer.testing import CliRunner
 
 import fxlrp
-from fxlrp import cli, demos, digits, sentences
+from fxlrp import digits, sentences
+from fxlrp.cli import app
+from fxlrp.cli import demo as demos
 from fxlrp.reports import terminal
 from fxlrp.reports.drawing import words as tokens
 from fxlrp.reports.drawing.words import Sentence, Word
@@ -28,7 +30,7 @@ SECOND = "A doctor looked after a <script>alert(1)</script>"
 
 
 def demo(folder, *args):
-    result = CliRunner().invoke(cli.app, ["demo", "--folder", str(folder), *args], catch_exceptions=False)
+    result = CliRunner().invoke(app.app, ["demo", "--folder", str(folder), *args], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.output
     return result.stdout

@@ -18,7 +18,7 @@ from served import call
 from torch import nn
 
 import fxlrp
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 from fxlrp.desk import Limits
 from fxlrp.server import GRACE
 from fxlrp.service import Service

@@ -18,7 +18,7 @@ import typer
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES
 from fxlrp.ir.user_lines import raised_at, written
 from fxlrp.plan.named_places import VIEWS

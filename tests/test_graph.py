@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.ir import topology
 from fxlrp.ir.rule import RULES

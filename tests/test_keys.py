@@ -27,7 +27,7 @@ import fxlrp
 from fxlrp import ArtifactError
 from fxlrp.artifacts.description.manifest import MEMBER
 from fxlrp.artifacts.keys import DOMAIN, private_key, public_keys
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 
 KEY, OTHER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 

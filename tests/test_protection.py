@@ -30,11 +30,11 @@ from starlette.routing import Route
 import fxlrp
 from fxlrp import bodies
 from fxlrp.bodies import Bodies
+from fxlrp.cli.serve import named
 from fxlrp.desk import Limits
 from fxlrp.errors import FxlrpError
 from fxlrp.server import Terms, check_files, listen, secured, server
 from fxlrp.service import Service
-from fxlrp.serving import named
 from fxlrp.watching import digest, read_tokens
 
 

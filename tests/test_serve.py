@@ -46,7 +46,7 @@ from typer.testing import CliRunner
 
 import fxlrp
 from fxlrp.batching import joinable
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 from fxlrp.desk import Desk, Limits
 from fxlrp.errors import FxlrpError
 from fxlrp.server import Terms, listen, serve_until_stopped
@@ -388,7 +388,7 @@ def test_a_missing_package(saved: Path, monkeypatch: pytest.MonkeyPatch, package
 
 
 def test_nobody_else_imports_the_server() -> None:
-    code = "import sys, fxlrp.cli; print({'starlette', 'uvicorn', 'prometheus_client'} & sys.modules.keys())"
+    code = "import sys, fxlrp.cli.app; print({'starlette', 'uvicorn', 'prometheus_client'} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.cli import app
+from fxlrp.cli.app import app
 from fxlrp.rules.taylor import adjoint
 
 aten = torch.ops.aten

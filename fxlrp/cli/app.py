@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from fxlrp import __version__, demos, deploy, explaining, sentences, serving
-from fxlrp import bench as timing
+from fxlrp import __version__, sentences
 from fxlrp.api import compile, load_extensions, presets
-from fxlrp.commands import prepared, reported, working
-from fxlrp.options import (
+from fxlrp.cli import artifacts, explain, serve
+from fxlrp.cli import bench as timing
+from fxlrp.cli import demo as demos
+from fxlrp.cli.options import (
     Backend,
     Debug,
     Input,
@@ -27,6 +28,7 @@ from fxlrp.options import (
     parse_output,
     parse_target,
 )
+from fxlrp.cli.prologue import prepared, reported, working
 from fxlrp.reports.rule_catalogue import as_markdown, as_table, rule_table
 from fxlrp.reports.terminal import console
 
@@ -78,7 +80,7 @@ def demo(
         demos.demo_digits(folder, seed)
 
 
-app.command()(explaining.explain)
+app.command()(explain.explain)
 
 
 @app.command()
@@ -190,7 +192,7 @@ def bench(
     console().print(times.loss(), soft_wrap=True, markup=False)
 
 
-for command in (deploy.export, deploy.run, serving.serve, deploy.batch):
+for command in (artifacts.export, artifacts.run, serve.serve, artifacts.batch):
     app.command()(command)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from fxlrp import models
-from fxlrp.arguments import converted, read_inputs
+from fxlrp.cli import models
+from fxlrp.cli.arguments import converted, read_inputs
 from fxlrp.errors import FxlrpError, MissingRules, SignatureError
 from fxlrp.reports.terminal import console
 

@@ -12,12 +12,10 @@ from rich.text import Text
 
 from fxlrp import datasets
 from fxlrp.api import compile
-from fxlrp.arguments import read_inputs
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.load import load
-from fxlrp.commands import prepared, reported, working
-from fxlrp.errors import SignatureError, TargetError
-from fxlrp.options import (
+from fxlrp.cli.arguments import read_inputs
+from fxlrp.cli.options import (
     Debug,
     Input,
     Key,
@@ -32,6 +30,8 @@ from fxlrp.options import (
     parse_output,
     parse_target,
 )
+from fxlrp.cli.prologue import prepared, reported, working
+from fxlrp.errors import SignatureError, TargetError
 from fxlrp.reports.drawing.image_pages import page
 from fxlrp.reports.terminal import console
 from fxlrp.shards import RowTarget

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_map_only
+from fxlrp.cli.models import summary
 from fxlrp.errors import SignatureError
-from fxlrp.models import summary
 
 
 def read_inputs(paths: Sequence[Path]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -13,11 +13,11 @@ import typer
 
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.load import load
-from fxlrp.commands import reported, working
-from fxlrp.deploy import about
+from fxlrp.cli.artifacts import about
+from fxlrp.cli.options import Debug, Key, Native, parse_sizes
+from fxlrp.cli.prologue import reported, working
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.extras import require
-from fxlrp.options import Debug, Key, Native, parse_sizes
 from fxlrp.reports.terminal import console
 
 if TYPE_CHECKING:

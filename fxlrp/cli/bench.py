@@ -20,9 +20,9 @@ from fxlrp.api import load_extensions, rule_set
 from fxlrp.backends.choice import backend
 from fxlrp.capture.explained_output import Output, pick
 from fxlrp.capture.functional_graph import capture
+from fxlrp.cli.models import Loaded
 from fxlrp.emit.lower import lower
 from fxlrp.ir import targets
-from fxlrp.models import Loaded
 from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.plan.decide import plan
 from fxlrp.reports.rounding_error import errors

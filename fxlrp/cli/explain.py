@@ -12,15 +12,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from fxlrp import models
 from fxlrp.api import compile
-from fxlrp.arguments import read_inputs
 from fxlrp.artifacts.load import load
 from fxlrp.capture.explained_output import pick
-from fxlrp.commands import prepared, reported, working
-from fxlrp.errors import SignatureError
-from fxlrp.ir import targets
-from fxlrp.options import (
+from fxlrp.cli import models
+from fxlrp.cli.arguments import read_inputs
+from fxlrp.cli.options import (
     Debug,
     Input,
     Key,
@@ -35,6 +32,9 @@ from fxlrp.options import (
     parse_output,
     parse_target,
 )
+from fxlrp.cli.prologue import prepared, reported, working
+from fxlrp.errors import SignatureError
+from fxlrp.ir import targets
 from fxlrp.reports.terminal import console, show_words
 from fxlrp.session.result import Result
 
