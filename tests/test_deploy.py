@@ -19,10 +19,10 @@ from torch import nn
 
 import fxlrp
 from fxlrp.cli.app import app
-from fxlrp.desk import Limits
-from fxlrp.server import GRACE
-from fxlrp.service import Service
-from fxlrp.watching import digest
+from fxlrp.serving.desk import Limits
+from fxlrp.serving.server import GRACE
+from fxlrp.serving.service import Service
+from fxlrp.serving.watching import digest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".github" / "deploy"

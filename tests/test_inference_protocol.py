@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from tritonclient.utils import InferenceServerException
 
 import fxlrp
-from fxlrp import workers
-from fxlrp.desk import Limits
-from fxlrp.inference_messages import DATATYPES, HEADER_LENGTH
-from fxlrp.service import Service
+from fxlrp.serving import workers
+from fxlrp.serving.desk import Limits
+from fxlrp.serving.inference_messages import DATATYPES, HEADER_LENGTH
+from fxlrp.serving.service import Service
 
 
 class Words(nn.Module):

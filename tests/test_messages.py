@@ -19,10 +19,10 @@ import fxlrp
 from fxlrp.artifacts.description.fitting import check_inputs
 from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.description.specs import Range, Spec
-from fxlrp.batching import Batcher, Tensors, joinable
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.messages import index_of, numbers_of, read_binary, read_document, tensor_of, write_binary
-from fxlrp.texts import parse, write
+from fxlrp.serving.batching import Batcher, Tensors, joinable
+from fxlrp.serving.messages import index_of, numbers_of, read_binary, read_document, tensor_of, write_binary
+from fxlrp.serving.texts import parse, write
 
 FLOATS = {"float16": 16, "bfloat16": 32, "float32": 32, "float64": 64}
 INTEGERS = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")

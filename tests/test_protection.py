@@ -28,14 +28,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 import fxlrp
-from fxlrp import bodies
-from fxlrp.bodies import Bodies
 from fxlrp.cli.serve import named
-from fxlrp.desk import Limits
 from fxlrp.errors import FxlrpError
-from fxlrp.server import Terms, check_files, listen, secured, server
-from fxlrp.service import Service
-from fxlrp.watching import digest, read_tokens
+from fxlrp.serving import bodies
+from fxlrp.serving.bodies import Bodies
+from fxlrp.serving.desk import Limits
+from fxlrp.serving.server import Terms, check_files, listen, secured, server
+from fxlrp.serving.service import Service
+from fxlrp.serving.watching import digest, read_tokens
 
 
 @pytest.fixture(scope="module")

@@ -45,13 +45,13 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import fxlrp
-from fxlrp.batching import joinable
 from fxlrp.cli.app import app
-from fxlrp.desk import Desk, Limits
 from fxlrp.errors import FxlrpError
-from fxlrp.server import Terms, listen, serve_until_stopped
-from fxlrp.server import server as server_of
-from fxlrp.service import Service
+from fxlrp.serving.batching import joinable
+from fxlrp.serving.desk import Desk, Limits
+from fxlrp.serving.server import Terms, listen, serve_until_stopped
+from fxlrp.serving.server import server as server_of
+from fxlrp.serving.service import Service
 
 MOST = 8
 

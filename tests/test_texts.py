@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fxlrp
-from fxlrp import workers
 from fxlrp.errors import RequestError
-from fxlrp.texts import Numbers, TooLarge, nested, pack, parse, shrunk, write
-from fxlrp.workers import Busy, Workers
+from fxlrp.serving import workers
+from fxlrp.serving.texts import Numbers, TooLarge, nested, pack, parse, shrunk, write
+from fxlrp.serving.workers import Busy, Workers
 
 MEMORY = 2**29
 MOST = 10**6

@@ -21,7 +21,7 @@ from fxlrp.extras import require
 from fxlrp.reports.terminal import console
 
 if TYPE_CHECKING:
-    from fxlrp.server import Terms
+    from fxlrp.serving.server import Terms
 
 PLAIN = re.compile(r"\w[\w.\-]*", re.ASCII)
 
@@ -76,10 +76,10 @@ def serve(
     """
     for package in ("starlette", "uvicorn", "prometheus_client", "safetensors"):
         require(package, "serve")
-    from fxlrp.desk import Limits
-    from fxlrp.server import LOCAL, Terms, check_files, listen, secured, serve_until_stopped, server
-    from fxlrp.service import Service
-    from fxlrp.watching import log_requests, read_tokens
+    from fxlrp.serving.desk import Limits
+    from fxlrp.serving.server import LOCAL, Terms, check_files, listen, secured, serve_until_stopped, server
+    from fxlrp.serving.service import Service
+    from fxlrp.serving.watching import log_requests, read_tokens
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError, TargetError
-from fxlrp.texts import Numbers, nested, pack
+from fxlrp.serving.texts import Numbers, nested, pack
 
 JSON = "application/json"
 BINARY = "application/x-safetensors"
@@ -76,7 +76,7 @@ def read_document(document: Any, about: Manifest) -> Call:
     """``{"inputs": {NAME: nested lists}, "target": ...}``.
 
     Args:
-        document: What `fxlrp.texts.parse` read.
+        document: What `fxlrp.serving.texts.parse` read.
         about: Says of which type each input is.
 
     Raises:

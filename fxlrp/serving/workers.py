@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fxlrp.errors import FxlrpError
-from fxlrp.pipes import ERRORS, Buffer, receive, send
-from fxlrp.texts import TooLarge, parse, write
+from fxlrp.serving.pipes import ERRORS, Buffer, receive, send
+from fxlrp.serving.texts import TooLarge, parse, write
 
 LARGE = 2**15
 """Bytes of a text that is not read here: so many take some two milliseconds, whatever they are."""
@@ -32,7 +32,7 @@ package = types.ModuleType("fxlrp")  # without what it imports, which is torch
 package.__path__ = [sys.argv[1]]
 sys.modules["fxlrp"] = package
 from fxlrp.errors import FxlrpError
-from fxlrp.pipes import work
+from fxlrp.serving.pipes import work
 work(int(sys.argv[2]))
 """
 
@@ -61,7 +61,7 @@ class Workers:
         self.processes: set[subprocess.Popen[bytes]] = set()
 
     async def parse(self, text: bytes, most: int) -> Any:
-        """The document of a text, with `fxlrp.texts.Numbers` where a large list was.
+        """The document of a text, with `fxlrp.serving.texts.Numbers` where a large list was.
 
         Args:
             text: The text.
@@ -81,7 +81,7 @@ class Workers:
         return document
 
     async def write(self, document: Any, entries: int) -> bytes:
-        """The text of a document that has `fxlrp.texts.Numbers` in it.
+        """The text of a document that has `fxlrp.serving.texts.Numbers` in it.
 
         Args:
             document: The document.

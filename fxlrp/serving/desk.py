@@ -16,11 +16,11 @@ from torch import Tensor
 
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.description.manifest import Manifest
-from fxlrp.batching import Batcher, joinable
-from fxlrp.bodies import AGAIN, CLOSE, Bodies
-from fxlrp.messages import Call
-from fxlrp.metrics import Metrics
-from fxlrp.workers import Workers, aside
+from fxlrp.serving.batching import Batcher, joinable
+from fxlrp.serving.bodies import AGAIN, CLOSE, Bodies
+from fxlrp.serving.messages import Call
+from fxlrp.serving.metrics import Metrics
+from fxlrp.serving.workers import Workers, aside
 
 BODIES = 16
 """Bodies of the largest size that there is room for at a time."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError
-from fxlrp.messages import Call, check_truth, filled
-from fxlrp.texts import Numbers, pack
+from fxlrp.serving.messages import Call, check_truth, filled
+from fxlrp.serving.texts import Numbers, pack
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES = {

@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
-from fxlrp.bodies import kind_of
-from fxlrp.desk import Desk, Hosted
-from fxlrp.inference_messages import HEADER_LENGTH, Asked, datatype, head_length, metadata, read_tensors
-from fxlrp.messages import JSON, bytes_of, numbers_of, size_of
-from fxlrp.workers import aside
+from fxlrp.serving.bodies import kind_of
+from fxlrp.serving.desk import Desk, Hosted
+from fxlrp.serving.inference_messages import HEADER_LENGTH, Asked, datatype, head_length, metadata, read_tensors
+from fxlrp.serving.messages import JSON, bytes_of, numbers_of, size_of
+from fxlrp.serving.workers import aside
 
 VERSION = "1"
 """Of every artefact; another one is another file."""

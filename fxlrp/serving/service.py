@@ -19,12 +19,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from fxlrp import inference_protocol, instances
 from fxlrp.artifacts.artifact import Artifact
-from fxlrp.bodies import AGAIN, CLOSE, kind_of
-from fxlrp.desk import Desk, Limits
 from fxlrp.errors import FxlrpError, RequestError
-from fxlrp.messages import (
+from fxlrp.serving import inference_protocol, instances
+from fxlrp.serving.bodies import AGAIN, CLOSE, kind_of
+from fxlrp.serving.desk import Desk, Limits
+from fxlrp.serving.messages import (
     BINARY,
     JSON,
     describe,
@@ -34,10 +34,10 @@ from fxlrp.messages import (
     size_of,
     write_binary,
 )
-from fxlrp.metrics import CONTENT_TYPE
-from fxlrp.texts import TooLarge
-from fxlrp.watching import Door, Watch
-from fxlrp.workers import Busy, aside
+from fxlrp.serving.metrics import CONTENT_TYPE
+from fxlrp.serving.texts import TooLarge
+from fxlrp.serving.watching import Door, Watch
+from fxlrp.serving.workers import Busy, aside
 
 LONGEST_ERROR = 2000
 """Characters of an error that are sent: it may quote what was received."""

@@ -20,8 +20,8 @@ from typing import Any, cast
 import uvicorn
 from starlette.applications import Starlette
 
-from fxlrp.connections import KEPT, Connections
 from fxlrp.errors import FxlrpError
+from fxlrp.serving.connections import KEPT, Connections
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 """Addresses that other machines cannot reach."""

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
-from fxlrp.bodies import kind_of
-from fxlrp.desk import Desk
 from fxlrp.errors import RequestError, SignatureError
-from fxlrp.messages import JSON, Call, call_of, numbers_of, size_of, target_of, tensor_of
-from fxlrp.texts import Numbers
-from fxlrp.workers import aside
+from fxlrp.serving.bodies import kind_of
+from fxlrp.serving.desk import Desk
+from fxlrp.serving.messages import JSON, Call, call_of, numbers_of, size_of, target_of, tensor_of
+from fxlrp.serving.texts import Numbers
+from fxlrp.serving.workers import aside
 
 FORM = (
     '{"instances": [nested lists of the only input, or {NAME: nested lists}, ...], '

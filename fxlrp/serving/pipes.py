@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from fxlrp.errors import RequestError
-from fxlrp.texts import Numbers, TooLarge, parse, shrunk, write
+from fxlrp.serving.texts import Numbers, TooLarge, parse, shrunk, write
 
 LENGTH = struct.Struct("<Q")
 SMALL = 2**18
