@@ -39,7 +39,7 @@ from measure import (
 from networks import Network, Sizes, build
 
 import fxlrp
-from fxlrp.spread import hushed
+from fxlrp.datasets.ray_workers import hushed
 
 BASE = "gradient_x_input"
 METHODS = ("forward", BASE, "attnlrp:eager", "attnlrp:eager:low")

@@ -19,7 +19,7 @@ from networks import Network, Sizes, build
 from speed import TOGETHER, retained, tokens
 
 import fxlrp
-from fxlrp.spread import hushed
+from fxlrp.datasets.ray_workers import hushed
 
 GROWTH: dict[str, list[int]] = {
     "layers": [2, 4, 8, 16, 32],

@@ -5,7 +5,7 @@ from fxlrp.api import compile, presets, rule_set
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.load import load
 from fxlrp.attributor import Attributor
-from fxlrp.datasets import batch
+from fxlrp.datasets.run import batch
 from fxlrp.errors import (
     ArtifactError,
     CaptureError,

@@ -34,16 +34,16 @@ from typer.testing import CliRunner
 
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError, SignatureError, TargetError
-from fxlrp.cells import array, exact, index
 from fxlrp.cli.app import app
-from fxlrp.datasets import check_kept, columns_of, opened
-from fxlrp.folders import alone, settle
+from fxlrp.datasets.arrow_values import array, exact, index
+from fxlrp.datasets.folders import alone, settle
+from fxlrp.datasets.ray_workers import connected, spread
+from fxlrp.datasets.run import check_kept, columns_of, opened
+from fxlrp.datasets.samples import Source
+from fxlrp.datasets.shards import TRIES, TRY, Job, digest, most_rows
+from fxlrp.datasets.sources import find
 from fxlrp.reports.drawing.image_pages import draw, page, picture
 from fxlrp.reports.drawing.words import BLUE, RED
-from fxlrp.samples import Source
-from fxlrp.shards import TRIES, TRY, Job, digest, most_rows
-from fxlrp.sources import find
-from fxlrp.spread import connected, spread
 
 ROWS = 80
 

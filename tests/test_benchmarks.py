@@ -23,7 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.spread import hushed
+from fxlrp.datasets.ray_workers import hushed
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fxlrp import datasets
 from fxlrp.api import compile
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.load import load
@@ -31,10 +30,11 @@ from fxlrp.cli.options import (
     parse_target,
 )
 from fxlrp.cli.prologue import prepared, reported, working
+from fxlrp.datasets import run as datasets
+from fxlrp.datasets.shards import RowTarget
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.reports.drawing.image_pages import page
 from fxlrp.reports.terminal import console
-from fxlrp.shards import RowTarget
 
 File = Annotated[Path, typer.Argument(help="An artefact of `fxlrp export` or of Attributor.save.")]
 

@@ -10,9 +10,9 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
+from fxlrp.datasets.samples import Row, Source
 from fxlrp.errors import SignatureError
 from fxlrp.extras import require
-from fxlrp.samples import Row, Source
 
 SOME = 4096
 """Lines whose types are looked at together."""

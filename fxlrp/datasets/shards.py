@@ -17,13 +17,13 @@ from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Range, Spec
 from fxlrp.artifacts.load import load
-from fxlrp.cells import array, exact, index, table
+from fxlrp.datasets.arrow_values import array, exact, index, table
+from fxlrp.datasets.samples import Row, Source
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.extras import require
 from fxlrp.files import replaced
 from fxlrp.ir.targets import resolved
 from fxlrp.reports.drawing.image_pages import draw, picture
-from fxlrp.samples import Row, Source
 
 PART = "part-{:06}.parquet"
 """Name of the results of a shard."""

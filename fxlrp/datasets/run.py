@@ -13,16 +13,16 @@ from rich.text import Text
 from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.keys import public_keys
 from fxlrp.artifacts.load import load
-from fxlrp.cells import own_columns
+from fxlrp.datasets.arrow_values import own_columns
+from fxlrp.datasets.folders import alone, copied, settle, stamps, swept
+from fxlrp.datasets.ray_workers import connected, spread
+from fxlrp.datasets.samples import Source
+from fxlrp.datasets.shards import PART, Job, RowTarget, digest, most_rows, taken
+from fxlrp.datasets.sources import Images, find
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.extras import require
-from fxlrp.folders import alone, copied, settle, stamps, swept
 from fxlrp.reports.drawing.image_pages import write_page
 from fxlrp.reports.terminal import aside
-from fxlrp.samples import Source
-from fxlrp.shards import PART, Job, RowTarget, digest, most_rows, taken
-from fxlrp.sources import Images, find
-from fxlrp.spread import connected, spread
 
 
 def batch(

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from fxlrp.datasets.samples import Row, Source
+from fxlrp.datasets.tables import Lines, Parquet
 from fxlrp.errors import SignatureError
 from fxlrp.extras import require
-from fxlrp.samples import Row, Source
-from fxlrp.tables import Lines, Parquet
 
 PARQUET = {".parquet", ".pq"}
 LINES = {".jsonl", ".ndjson"}

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fxlrp.datasets.ray_workers import silent
+from fxlrp.datasets.samples import Source
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.extras import require
 from fxlrp.files import replaced
 from fxlrp.reports.drawing.image_pages import FOLDER
-from fxlrp.samples import Source
-from fxlrp.spread import silent
 
 RUN, LOCK, COPY = "_run.json", ".lock", "_source"
 """What a run was made of, who has the folder, rows of a Ray Dataset; readers of Parquet leave such names out."""
