@@ -32,8 +32,8 @@ from torch import Tensor  # noqa: E402
 from zoo import ZOO  # noqa: E402
 
 import fxlrp  # noqa: E402
-from fxlrp import digits  # noqa: E402
 from fxlrp._torch import tree_map_only  # noqa: E402
+from fxlrp.demos import digits  # noqa: E402
 
 MODELS = ("digits", "resnet50", "vit_b_16", "bert", "llama", "flan_t5")
 FORMATS = {"pt2": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}

@@ -33,7 +33,7 @@ from safetensors.torch import load, save  # noqa: E402
 from torchvision_ops import import_torchvision  # noqa: E402
 
 import fxlrp  # noqa: E402
-from fxlrp import digits  # noqa: E402
+from fxlrp.demos import digits  # noqa: E402
 from fxlrp.serving.messages import BINARY, JSON  # noqa: E402
 
 COMMAND = [sys.executable, "-c", "from fxlrp.cli.app import main; main()", "serve"]

@@ -16,9 +16,9 @@ from torchvision_ops import import_torchvision
 from typer.testing import CliRunner
 
 import fxlrp
-from fxlrp import digits, sentences
 from fxlrp.cli import app
 from fxlrp.cli import demo as demos
+from fxlrp.demos import digits, sentences
 from fxlrp.reports import terminal
 from fxlrp.reports.drawing import words as tokens
 from fxlrp.reports.drawing.words import Sentence, Word

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from fxlrp import __version__, sentences
+from fxlrp import __version__
 from fxlrp.api import compile, load_extensions, presets
 from fxlrp.cli import artifacts, explain, serve
 from fxlrp.cli import bench as timing
@@ -29,6 +29,7 @@ from fxlrp.cli.options import (
     parse_target,
 )
 from fxlrp.cli.prologue import prepared, reported, working
+from fxlrp.demos import sentences
 from fxlrp.reports.rule_catalogue import as_markdown, as_table, rule_table
 from fxlrp.reports.terminal import console
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from fxlrp import digits, sentences
 from fxlrp.attributor import Attributor
+from fxlrp.demos import digits, sentences
 from fxlrp.reports.terminal import console, show_words
 
 TOLERANCE = 1e-4
