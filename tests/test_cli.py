@@ -16,7 +16,7 @@ from torchvision_ops import import_torchvision
 from typer.testing import CliRunner
 
 import fxlrp
-from fxlrp import extras
+from fxlrp import optional
 from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES
 
@@ -361,10 +361,10 @@ def test_a_package_that_cannot_be_imported_counts_as_absent(tmp_path, monkeypatc
     name = "package_hidden" if hidden else "package_shown"
     (tmp_path / f"{name}.py").write_text(body)
     monkeypatch.syspath_prepend(tmp_path)
-    with extras.absent_if_broken(name):
+    with optional.absent_if_broken(name):
         assert (importlib.util.find_spec(name) is None) is hidden
     assert importlib.util.find_spec(name) is not None
-    with extras.absent_if_broken("package_of_no_name"):
+    with optional.absent_if_broken("package_of_no_name"):
         assert importlib.util.find_spec("package_of_no_name") is None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.errors import ArtifactError
-from fxlrp.extras import require
+from fxlrp.optional import require
 
 DOMAIN = b"fxlrp artefact\0"
 """In front of what is signed, so that a signature of something else by the same key is none of an artefact."""

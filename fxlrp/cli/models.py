@@ -20,8 +20,8 @@ from torch.export import ExportedProgram
 
 from fxlrp.artifacts.description.manifest import MEMBER
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
-from fxlrp.extras import transformers
 from fxlrp.ir.targets import Target
+from fxlrp.optional import transformers
 from fxlrp.reports.drawing.words import Sentence
 
 TEXT = "The capital of France is Paris, and the capital of Italy is Rome."

@@ -17,7 +17,7 @@ from fxlrp.cli.artifacts import about
 from fxlrp.cli.options import Debug, Key, Native, parse_sizes
 from fxlrp.cli.prologue import reported, working
 from fxlrp.errors import FxlrpError, SignatureError
-from fxlrp.extras import require
+from fxlrp.optional import require
 from fxlrp.reports.terminal import console
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.datasets.samples import Row
-from fxlrp.extras import require
 from fxlrp.ir.targets import LARGEST
+from fxlrp.optional import require
 
 EXACT = 2**53
 """Whole numbers up to this one are exact in float64."""

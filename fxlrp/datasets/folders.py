@@ -12,8 +12,8 @@ from typing import Any
 from fxlrp.datasets.ray_workers import silent
 from fxlrp.datasets.samples import Source
 from fxlrp.errors import ArtifactError, SignatureError
-from fxlrp.extras import require
 from fxlrp.files import replaced
+from fxlrp.optional import require
 from fxlrp.reports.drawing.image_pages import FOLDER
 
 RUN, LOCK, COPY = "_run.json", ".lock", "_source"

@@ -15,7 +15,7 @@ import torch
 
 from fxlrp import errors
 from fxlrp.errors import FxlrpError
-from fxlrp.extras import require
+from fxlrp.optional import require
 
 BLOCKS = 4096
 """At most so many tasks of Ray, of one piece of work each while that is enough."""

@@ -20,7 +20,7 @@ from fxlrp.datasets.samples import Source
 from fxlrp.datasets.shards import PART, Job, RowTarget, digest, most_rows, taken
 from fxlrp.datasets.sources import Images, find
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
-from fxlrp.extras import require
+from fxlrp.optional import require
 from fxlrp.reports.drawing.image_pages import write_page
 from fxlrp.reports.terminal import aside
 

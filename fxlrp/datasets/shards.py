@@ -20,9 +20,9 @@ from fxlrp.artifacts.load import load
 from fxlrp.datasets.arrow_values import array, exact, index, table
 from fxlrp.datasets.samples import Row, Source
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
-from fxlrp.extras import require
 from fxlrp.files import replaced
 from fxlrp.ir.targets import resolved
+from fxlrp.optional import require
 from fxlrp.reports.drawing.image_pages import draw, picture
 
 PART = "part-{:06}.parquet"

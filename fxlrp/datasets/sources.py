@@ -12,7 +12,7 @@ import numpy as np
 from fxlrp.datasets.samples import Row, Source
 from fxlrp.datasets.tables import Lines, Parquet
 from fxlrp.errors import SignatureError
-from fxlrp.extras import require
+from fxlrp.optional import require
 
 PARQUET = {".parquet", ".pq"}
 LINES = {".jsonl", ".ndjson"}

@@ -12,7 +12,7 @@ from typing import Any
 
 from fxlrp.datasets.samples import Row, Source
 from fxlrp.errors import SignatureError
-from fxlrp.extras import require
+from fxlrp.optional import require
 
 SOME = 4096
 """Lines whose types are looked at together."""

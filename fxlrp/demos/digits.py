@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from fxlrp.api import compile
 from fxlrp.attributor import Attributor
 from fxlrp.demos.heatmaps import heatmaps
-from fxlrp.extras import require
+from fxlrp.optional import require
 from fxlrp.rules.presets import epsilon_gamma_box
 
 HELD_OUT = 360

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fxlrp.extras import require
+from fxlrp.optional import require
 
 Images = NDArray[np.floating[Any]]
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from fxlrp.api import compile
 from fxlrp.attributor import Attributor
-from fxlrp.extras import require, transformers
+from fxlrp.optional import require, transformers
 from fxlrp.reports.drawing.words import Sentence, Word, page
 
 FIRST = "He withdrew money from the bank."

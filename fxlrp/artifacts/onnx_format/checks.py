@@ -17,7 +17,7 @@ import torch
 from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.description.specs import DTYPES, Spec
 from fxlrp.errors import ArtifactError
-from fxlrp.extras import require
+from fxlrp.optional import require
 
 FIELDS = {
     name: frozenset(fields.split())

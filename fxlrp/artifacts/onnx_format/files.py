@@ -22,7 +22,7 @@ from fxlrp.artifacts.onnx_format.plain_ops import OPENED
 from fxlrp.artifacts.onnx_format.sizes import check_sizes
 from fxlrp.capture.decompositions import decompositions
 from fxlrp.errors import ArtifactError, FxlrpError
-from fxlrp.extras import require
+from fxlrp.optional import require
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 

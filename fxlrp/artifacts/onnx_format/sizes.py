@@ -10,7 +10,7 @@ import numpy as np
 
 from fxlrp.artifacts.onnx_format.checks import LONGEST, types
 from fxlrp.errors import ArtifactError
-from fxlrp.extras import require
+from fxlrp.optional import require
 
 SIZED = {
     "Col2Im": (1,),

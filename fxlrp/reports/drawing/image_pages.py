@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fxlrp.extras import require
 from fxlrp.files import replaced
+from fxlrp.optional import require
 from fxlrp.reports.drawing.words import BLUE, RED
 
 FOLDER = "_pictures"
