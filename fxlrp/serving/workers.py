@@ -122,7 +122,7 @@ class Workers:
             self.stop(process)
             process = None
         if process is None:
-            command = [sys.executable, "-P", "-c", START, str(Path(__file__).parent), str(self.memory)]
+            command = [sys.executable, "-P", "-c", START, str(Path(__file__).parents[1]), str(self.memory)]
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=-1
             )

@@ -71,7 +71,7 @@ def write_page(out: Path, title: str, explained: str) -> None:
         title: Above them.
         explained: Name of the result that targets select from, which may not be among them.
     """
-    template = Template((files("fxlrp") / "assets" / "pictures.html").read_text(encoding="utf-8"))
+    template = Template((files("fxlrp.reports.drawing") / "assets" / "pictures.html").read_text(encoding="utf-8"))
     figures = "\n".join(figure for part in sorted(out.glob("*.parquet")) for figure in shown(part, explained))
     page(out).parent.mkdir(exist_ok=True)
     with replaced(page(out)) as new:

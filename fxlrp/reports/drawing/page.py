@@ -29,7 +29,7 @@ class Strings:
 
 def page(picture: Picture, program: bool = False) -> str:
     """The HTML of a picture, which shows the model first, or its program."""
-    assets = files("fxlrp") / "assets"
+    assets = files("fxlrp.reports.drawing") / "assets"
     frame, style, *scripts = (
         (assets / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", *SCRIPTS)
     )
