@@ -1,11 +1,8 @@
 """fxlrp: any PyTorch model becomes a relevance program."""
 
-from fxlrp import rules
-from fxlrp.api import compile, presets, rule_set
-from fxlrp.artifacts.artifact import Artifact
-from fxlrp.artifacts.load import load
-from fxlrp.attributor import Attributor
-from fxlrp.datasets.run import batch
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fxlrp.errors import (
     ArtifactError,
     CaptureError,
@@ -16,12 +13,20 @@ from fxlrp.errors import (
     TargetError,
     VerificationError,
 )
-from fxlrp.ir.rule import Facts, Rule, Site, rule
-from fxlrp.ir.rule_set import RuleSet
-from fxlrp.ir.targets import LARGEST, contrast
-from fxlrp.reports.ledger import Ledger
-from fxlrp.reports.verification import Verification
-from fxlrp.session.result import Result
+
+if TYPE_CHECKING:
+    from fxlrp import rules
+    from fxlrp.api import compile, presets, rule_set
+    from fxlrp.artifacts.artifact import Artifact
+    from fxlrp.artifacts.load import load
+    from fxlrp.attributor import Attributor
+    from fxlrp.datasets.run import batch
+    from fxlrp.ir.rule import Facts, Rule, Site, rule
+    from fxlrp.ir.rule_set import RuleSet
+    from fxlrp.ir.targets import LARGEST, contrast
+    from fxlrp.reports.ledger import Ledger
+    from fxlrp.reports.verification import Verification
+    from fxlrp.session.result import Result
 
 __version__ = "0.1.0"
 
@@ -53,3 +58,34 @@ __all__ = [
     "rule_set",
     "rules",
 ]
+
+HOMES = {
+    "api": ("compile", "presets", "rule_set"),
+    "artifacts.artifact": ("Artifact",),
+    "artifacts.load": ("load",),
+    "attributor": ("Attributor",),
+    "datasets.run": ("batch",),
+    "ir.rule": ("Facts", "Rule", "Site", "rule"),
+    "ir.rule_set": ("RuleSet",),
+    "ir.targets": ("LARGEST", "contrast"),
+    "reports.ledger": ("Ledger",),
+    "reports.verification": ("Verification",),
+    "session.result": ("Result",),
+}
+"""Where names come from that are imported when they are first used: the compiler takes as long to import as torch."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name == "rules":
+        return import_module("fxlrp.rules")
+    for home, names in HOMES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(f"fxlrp.{home}"), name)
+            return found
+    raise AttributeError(f"module 'fxlrp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return [*__all__, "__version__"]

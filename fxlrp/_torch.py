@@ -13,7 +13,6 @@ from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
-from torch.export.pt2_archive._package import package_pt2 as package_pt2
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing as disable_proxy_modes_tracing
 from torch.fx.experimental.proxy_tensor import make_fx as make_fx
 from torch.fx.experimental.symbolic_shapes import is_concrete_int as is_concrete_int
@@ -105,6 +104,13 @@ def load_package(path: str) -> Any:
     import torch._inductor
 
     return torch._inductor.aoti_load_package(path)
+
+
+def package_pt2(*args: Any, **kwargs: Any) -> Any:
+    """Write an archive as torch.export does; its import brings dynamo with it."""
+    from torch.export.pt2_archive._package import package_pt2
+
+    return package_pt2(*args, **kwargs)
 
 
 def printers() -> tuple[Any, ...]:
