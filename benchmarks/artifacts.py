@@ -1,9 +1,10 @@
 """Every format of artefact beside the program that it was made of: ``python benchmarks/artifacts.py``.
 
-Small models with the classes of their libraries (tests/zoo.py) and the CNN of the digits demo, in float32. Each is
-saved once per format and run for two inputs, two targets, batches of 1 and 5, and two lengths where it has one. *Worst*
-is the largest difference of any relevance from the eager program's, relative in norm; the exit status is 1 if one is
-above 1e-5. The last line is how long a new process with torch alone takes to load the digits CNN and call it once.
+Small models with the classes of their libraries (tests/support/zoo.py) and the CNN of the digits demo, in float32. Each
+is saved once per format and run for two inputs, two targets, batches of 1 and 5, and two lengths where it has one.
+*Worst* is the largest difference of any relevance from the eager program's, relative in norm; the exit status is 1 if
+one is above 1e-5. The last line is how long a new process with torch alone takes to load the digits CNN and call it
+once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import torch  # noqa: E402
 from measure import surroundings  # noqa: E402

@@ -1,9 +1,10 @@
 """Random small graphs, as many as there is time for: ``python benchmarks/fuzz.py --graphs 50000 --processes 2``.
 
-Each graph must pass the checks of tests/test_properties.py, or with ``--judge proofs`` those of tests/proofs.py: with
-what is proved of signs and dead sides, every preset gives the same relevance as without, at every node, for a target
-and for injections and masks at random nodes. A graph that fails is made as small as it goes and printed with the seed
-of its pack; the exit status is then 1. With ``--out`` a run that was cut off goes on where it was.
+Each graph must pass the checks of tests/whole/test_properties.py, or with ``--judge proofs`` those of
+tests/support/proofs.py: with what is proved of signs and dead sides, every preset gives the same relevance as without,
+at every node, for a target and for injections and masks at random nodes. A graph that fails is made as small as it goes
+and printed with the seed of its pack; the exit status is then 1. With ``--out`` a run that was cut off goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import proofs  # noqa: E402
 import torch  # noqa: E402

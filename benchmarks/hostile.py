@@ -1,8 +1,9 @@
 """Files that a stranger could have made: ``python benchmarks/hostile.py --mutants 5000 --processes 2``.
 
-Valid artefacts are changed as tests/hostile.py says: their members, manifests, graphs, tree specs, sizes, weights and
-zip directories; most are sealed anew. Each mutant is loaded, and called if it loads, in a forked process with canaries:
-a file in the folder that it is read in, and a record of every file, process, library, socket and module that is opened.
+Valid artefacts are changed as tests/support/hostile.py says: their members, manifests, graphs, tree specs, sizes,
+weights and zip directories; most are sealed anew. Each mutant is loaded, and called if it loads, in a forked process
+with canaries: a file in the folder that it is read in, and a record of every file, process, library, socket and module
+that is opened.
 
 A mutant is *refused* (`ArtifactError` at loading, an error of fxlrp at the call), *loads*, or asks for more *resources*
 at the call than there are. *Bad* is everything else: another exception, a signal, more than ten seconds, a gibibyte at
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import torch  # noqa: E402
 import torch._subclasses.schema_check_mode  # noqa: E402  # torch imports it when a call fails

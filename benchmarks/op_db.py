@@ -2,8 +2,8 @@
 
 Each entry with a derivative is taken in double precision. Its samples become models, which must pass the gradient
 oracle (``rules="gradient"`` is input x gradient, to 1e-9 of the largest entry) and compile strictly with the default
-rules to finite relevance. See tests/test_op_db.py for the exceptions and why they are. With ``--out`` a run that was
-cut off goes on where it was.
+rules to finite relevance. See tests/rules/test_op_db.py for the exceptions and why they are. With ``--out`` a run that
+was cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import torch  # noqa: E402
 from op_db import ENTRIES, samples, verdicts  # noqa: E402

@@ -23,7 +23,7 @@ from rich.table import Table
 
 import fxlrp
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from browser import Browser
 from deep import DEEP
 

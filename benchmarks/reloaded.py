@@ -1,9 +1,9 @@
 """Good artefacts, loaded again: ``python benchmarks/reloaded.py --out benchmarks/results/reloaded.json``.
 
-Every model of tests/zoo.py is saved under every preset as ``.pt2``, and under the default one as ``.onnx``. What
-`fxlrp.load` makes of a ``.pt2`` file must give the same results as the module that torch.export.load makes of it, to
-the last bit; an ``.onnx`` file must load and run, as saving has compared it with the program. The exit status is 1 if
-one does not. With ``--out`` a run that was cut off goes on where it was.
+Every model of tests/support/zoo.py is saved under every preset as ``.pt2``, and under the default one as ``.onnx``.
+What `fxlrp.load` makes of a ``.pt2`` file must give the same results as the module that torch.export.load makes of it,
+to the last bit; an ``.onnx`` file must load and run, as saving has compared it with the program. The exit status is 1
+if one does not. With ``--out`` a run that was cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import torch  # noqa: E402
 from rich.console import Console  # noqa: E402

@@ -1,8 +1,8 @@
 """What the parts of a ``.pt2`` file may say: the graph, its sizes and its trees, and where the weights are.
 
-Nothing of this reaches an evaluator of Python: `fxlrp.artifacts.pt2.reading` makes the program of the ops, their arguments and the
-weights alone. What it does not need is looked through all the same, so that a file that is accepted is one that fxlrp
-could have written.
+Nothing of this reaches an evaluator of Python: `fxlrp.artifacts.pt2.reading` makes the program of the ops, their
+arguments and the weights alone. What it does not need is looked through all the same, so that a file that is accepted
+is one that fxlrp could have written.
 """
 
 from __future__ import annotations

@@ -177,7 +177,8 @@ def resolve(target: str) -> Callable[..., Any]:
     name = target.removeprefix(PREFIX)
     if name == target or name not in OPS:
         raise ArtifactError(
-            f"the graph calls {target[:100]!r}, which artefacts may not call: fxlrp.artifacts.safe_ops.vocabulary lists what they may"
+            f"the graph calls {target[:100]!r}, which artefacts may not call: "
+            "fxlrp.artifacts.safe_ops.vocabulary lists what they may"
         )
     packet, overload = name.split(".")
     op = getattr(getattr(torch.ops.aten, packet, None), overload, None)

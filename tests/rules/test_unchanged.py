@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import CASES, OpCase
-from test_rules import agree, numbers, seed, site
+from sites import agree, numbers, seed, site
 from torch import Tensor, nn
 from torchvision_ops import import_torchvision
 

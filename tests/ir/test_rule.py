@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_rules import HALF, OTHER, Nested, half
 from torch import Tensor, fx, nn
 
 import fxlrp
@@ -24,41 +25,6 @@ from fxlrp.rules.presets import PRESETS, epsilon_gamma_box
 from fxlrp.rules.weighted import epsilon, gamma, z_box
 
 aten = torch.ops.aten
-
-
-def half(site: Site, c: Tensor) -> tuple[Tensor, ...]:
-    """``c_x = c / 2``."""
-    return (c / 2,)
-
-
-def other(site: Site, c: Tensor) -> tuple[Tensor, ...]:
-    """``c_x = c / 3``."""
-    return (c / 3,)
-
-
-HALF, OTHER = Rule("half", "test", half), Rule("other", "test", other)
-
-
-class Block(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x).tanh()
-
-
-class Nested(nn.Module):
-    """Two blocks, the second of which runs twice, and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([Block(4), Block(4)])
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks[1](self.blocks[0](x))
-        return self.head(self.blocks[1](x))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +61,7 @@ def test_the_decorator_registers_for_every_op_it_names() -> None:
 
 def test_the_kind_is_the_module_unless_told_otherwise() -> None:
     table: Table = {}
-    assert fxlrp.rule(aten.tanh.default, table=table)(half).kind == "test_registry"
+    assert fxlrp.rule(aten.tanh.default, table=table)(half).kind == "made_rules"
 
 
 def test_traits_reach_the_rule() -> None:
@@ -282,7 +248,7 @@ def test_a_result_that_does_not_fit_is_refused(model: nn.Module, made: Any, text
     assert "rule wrong returned" in str(raised.value)
     assert "aten.tanh.default (node 'tanh" in str(raised.value)
     assert "module 'blocks.1" in str(raised.value)
-    assert "test_registry.py" in str(raised.value)
+    assert "test_rule.py" in str(raised.value)
     assert "one coefficient per operand" in str(raised.value)
 
 

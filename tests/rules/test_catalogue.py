@@ -14,7 +14,7 @@ from fxlrp.ir.rule import RULES, Rule, Site, Table
 from fxlrp.reports.rule_catalogue import KINDS, as_markdown, rule_table, source
 from fxlrp.rules.taylor import REASONS
 
-PAGE = Path(__file__).resolve().parents[1] / "rules" / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "rules" / "README.md"
 OWN: Table = {op: rule for op, rule in RULES.items() if rule.apply.__module__.startswith("fxlrp.rules.")}
 """The table without what other packages register."""
 

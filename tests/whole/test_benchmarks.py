@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import fxlrp
 from fxlrp.datasets.ray_workers import hushed
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(name="benchmark")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -247,7 +248,10 @@ def test_a_failed_capture_says_so_once() -> None:
                     print(error)
         """
     folder = Path(__file__).parent
-    run = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    paths = {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **paths}, capture_output=True, text=True, check=True
+    )
     lines = run.stdout.splitlines()
     assert len(lines) == 6 * 4
     assert {line for line in lines if lines.index(line) % 4 == 0} == {"Sequential could not be captured"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_registry import HALF, OTHER, Nested
+from made_rules import HALF, OTHER, Nested
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -169,9 +169,7 @@ def test_a_weighted_rule_needs_a_weight(model: nn.Module, name: str) -> None:
         with pytest.raises(RuleError, match=r"needs a weight, and this op has none") as raised:
             planned(model, rules)
         assert str(raised.value).startswith(f"rule {name} needs")
-        assert raised.match(
-            r"at aten\.tanh\.default \(node 'tanh.*module 'blocks\.[01]', .*test_registry\.py:\d+  return"
-        )
+        assert raised.match(r"at aten\.tanh\.default \(node 'tanh.*module 'blocks\.[01]', .*made_rules.py:\d+  return")
 
 
 class Own(nn.Module):

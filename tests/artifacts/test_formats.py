@@ -33,7 +33,7 @@ from fxlrp.artifacts.load import check_torch
 from fxlrp.artifacts.pt2.untrusted import parsed
 from fxlrp.cli.app import app
 
-CONSUMERS = Path(__file__).parent / "consumers"
+CONSUMERS = Path(__file__).parents[1] / "consumers"
 ENDING = {"pt2": "pt2", "onnx": "onnx", "aoti": "pt2"}
 
 
@@ -224,7 +224,7 @@ def test_manifest(saved: Path, attributor: fxlrp.Attributor) -> None:
 
 
 def test_nothing_of_the_machine_is_inside(saved: Path) -> None:
-    assert str(Path(__file__).parents[1]).encode() not in saved.read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in saved.read_bytes()
     assert str(Path(torch.__file__).parent).encode() not in saved.read_bytes()
 
 

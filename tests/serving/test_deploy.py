@@ -24,7 +24,7 @@ from fxlrp.serving.server import GRACE
 from fxlrp.serving.service import Service
 from fxlrp.serving.watching import digest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "deploy"
 
 

@@ -13,7 +13,7 @@ import pytest
 import reference
 import torch
 from cases import CLOSURES, SIGNS, WEIGHTED, OpCase
-from test_rules import agree, result, seed, site
+from sites import agree, result, seed, site
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
