@@ -55,7 +55,7 @@ def sample(name: str) -> tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
     """A model in float32 with inputs for a batch of 2."""
     if name == "digits":
         torch.manual_seed(0)
-        return digits.network().eval(), (torch.rand(2, 1, 8, 8),), {}
+        return digits.make_network().eval(), (torch.rand(2, 1, 8, 8),), {}
     model, args, kwargs = ZOO[name](2)
     args, kwargs = tree_map_only(Tensor, lambda t: t.float() if t.is_floating_point() else t, (args, kwargs))
     return model.float(), args, kwargs

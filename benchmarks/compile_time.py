@@ -26,7 +26,7 @@ from networks import Sizes, build
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.capture.decompositions import decompositions
+from fxlrp.capture.decompositions import make_decompositions
 
 METHODS = ("capture", "inductor")
 LARGEST = "flan_t5"
@@ -50,7 +50,7 @@ def ours(model: str) -> None:
 def capture(model: str, repeats: int) -> dict[str, Any]:
     """Seconds of both in turn."""
     calls = {
-        BASE: functools.partial(exported, model, decompositions()),
+        BASE: functools.partial(exported, model, make_decompositions()),
         "export, core ATen": functools.partial(exported, model, None),
         "fxlrp.compile": functools.partial(ours, model),
     }

@@ -32,12 +32,12 @@ from torch import fx
 
 import fxlrp
 from fxlrp.capture.functional_graph import capture
-from fxlrp.emit.lower import lower
+from fxlrp.emit.lower import emit_program
 from fxlrp.ir import targets
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses import liveness
-from fxlrp.plan.decide import Plan, plan
-from fxlrp.reports.coverage import coverage
+from fxlrp.plan.decide import Plan, make_plan
+from fxlrp.reports.coverage import report_coverage
 
 PAPER = {
     "VGG16": (90, 90),
@@ -123,9 +123,9 @@ def measure(architecture: Architecture, rules: RuleSet, emit: bool = False) -> M
     done = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*no rule.*")
-        made = plan(captured, rules, (), strict=False)
+        made = make_plan(captured, rules, (), strict=False)
     planned = time.perf_counter()
-    report = coverage(made, rules.name)
+    report = report_coverage(made, rules.name)
     held = fixed(made)
     kinds: Counter[str] = Counter()
     for row in report.rows:
@@ -156,15 +156,15 @@ def measure(architecture: Architecture, rules: RuleSet, emit: bool = False) -> M
 def fixed(made: Plan) -> list[fx.Node]:
     """Ops on a differentiable path from an input to the output that carry no relevance."""
     starts = {source.node for source in made.sources}
-    slots = liveness.live(made.captured.graph, starts, made.captured.explained, {}, lambda node, reached: ())
+    slots = liveness.find_live(made.captured.graph, starts, made.captured.explained, {}, lambda node, reached: ())
     return [node for node in slots if slots[node] and node not in made.twins]
 
 
 def with_program(found: Measurement, made: Plan) -> Measurement:
     """Emit the program for the largest output, too."""
     start = time.perf_counter()
-    form, _ = targets.lower(None, tuple(made.captured.explained.meta["val"].shape))
-    program = lower(made, form)
+    form, _ = targets.split_target(None, tuple(made.captured.explained.meta["val"].shape))
+    program = emit_program(made, form)
     nodes = sum(node.op == "call_function" for node in program.module.graph.nodes)
     return replace(found, program_nodes=nodes, emit_seconds=round(time.perf_counter() - start, 2))
 

@@ -39,7 +39,7 @@ from measure import (
 from networks import Network, Sizes, build
 
 import fxlrp
-from fxlrp.datasets.ray_workers import hushed
+from fxlrp.datasets.ray_workers import silence_stderr
 
 BASE = "gradient_x_input"
 METHODS = ("forward", BASE, "attnlrp:eager", "attnlrp:eager:low")
@@ -80,7 +80,7 @@ def sizes_in_bytes(network: Network, method: str, options: argparse.Namespace) -
     call()
     kept = held(options.device) - before
     growth = peak_resident(call)
-    with hushed():
+    with silence_stderr():
         most = peak_bytes(call, options.device)
     return {"allocated": most, "resident": growth, "kept": kept}
 

@@ -19,7 +19,7 @@ from networks import Network, Sizes, build
 from speed import TOGETHER, retained, tokens
 
 import fxlrp
-from fxlrp.datasets.ray_workers import hushed
+from fxlrp.datasets.ray_workers import silence_stderr
 
 GROWTH: dict[str, list[int]] = {
     "layers": [2, 4, 8, 16, 32],
@@ -61,7 +61,7 @@ def measure(quantity: str, sizes: Sequence[int], options: argparse.Namespace) ->
         timed = {method: functools.partial(seconds, call, options.device) for method, (call, _) in made.items()}
         taken = alternate(timed, options.repeats)
         for method, (call, attributor) in made.items():
-            with hushed():
+            with silence_stderr():
                 peak = peak_bytes(call, options.device)
             point = {"quantity": quantity, "size": size, "method": method, "seconds": Spread.of(taken[method])}
             found: Point = {"allocated": peak, "first": first[method]}

@@ -34,7 +34,7 @@ from torchvision_ops import import_torchvision  # noqa: E402
 
 import fxlrp  # noqa: E402
 from fxlrp.demos import digits  # noqa: E402
-from fxlrp.serving.messages import BINARY, JSON  # noqa: E402
+from fxlrp.serving.messages import JSON, SAFETENSORS  # noqa: E402
 
 COMMAND = [sys.executable, "-c", "from fxlrp.cli.app import main; main()", "serve"]
 
@@ -47,7 +47,7 @@ def resnet18() -> torch.nn.Module:
 
 
 MODELS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], int]] = {
-    "digits": (lambda: digits.network().eval(), (1, 8, 8), 400),
+    "digits": (lambda: digits.make_network().eval(), (1, 8, 8), 400),
     "resnet18": (resnet18, (3, 224, 224), 16),
 }
 """The model, the shape of one sample, and how many requests are timed."""
@@ -92,7 +92,9 @@ def check(port: int, body: bytes, kind: str, expected: dict[str, torch.Tensor]) 
     """Compare an answer with that of the artefact."""
     with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
         answer = ask(connection, body, kind)
-    found = load(answer) if kind == BINARY else {k: torch.tensor(v) for k, v in json.loads(answer)["results"].items()}
+    found = (
+        load(answer) if kind == SAFETENSORS else {k: torch.tensor(v) for k, v in json.loads(answer)["results"].items()}
+    )
     for name, value in expected.items():
         if (found[name] - value).norm() > 1e-5 * value.norm():
             raise SystemExit(f"{name} differs from that of the artefact")
@@ -122,7 +124,7 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> Iterator[d
         }
     bodies = {
         JSON: json.dumps({"inputs": {given: x.tolist()}, "target": 3}).encode(),
-        BINARY: save({given: x, "target": torch.tensor([3])}),
+        SAFETENSORS: save({given: x, "target": torch.tensor([3])}),
     }
     for batching, settings in (("off", ["--batch-size", "1"]), ("on", ["--batch-size", "32"])):
         with serving(path, options.threads, *settings) as port:

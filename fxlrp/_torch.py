@@ -65,7 +65,7 @@ def lazy_modules() -> Any:
     return torch.fx._lazy_graph_module._use_lazy_graph_module(True)
 
 
-def generate(module: torch.fx.GraphModule) -> None:
+def generate_code(module: torch.fx.GraphModule) -> None:
     """Generate the code of a graph module now: what is lazy would do it in whichever threads run it first."""
     module.recompile()
     if isinstance(module, torch.fx._lazy_graph_module._LazyGraphModule):
@@ -113,14 +113,14 @@ def package_pt2(*args: Any, **kwargs: Any) -> Any:
     return package_pt2(*args, **kwargs)
 
 
-def printers() -> tuple[Any, ...]:
+def list_printers() -> tuple[Any, ...]:
     """Modules of torch that print the graph of what fails to standard error; the first brings Inductor with it."""
     import torch.export._trace
 
     return torch.export._trace, torch.fx.graph_module
 
 
-def global_hooks() -> list[Any]:
+def list_global_hooks() -> list[Any]:
     """Hooks on every module there is."""
     module = torch.nn.modules.module
     return [*module._global_forward_pre_hooks.values(), *module._global_forward_hooks.values()]
@@ -138,21 +138,21 @@ def is_tagged(kind: Any) -> bool:
     return issubclass(kind, torch._export.serde.union._Union)
 
 
-def dtypes() -> dict[int, torch.dtype]:
+def list_dtypes() -> dict[int, torch.dtype]:
     """Types of tensors by their number in that description."""
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 
     return _SERIALIZE_TO_TORCH_DTYPE  # type: ignore[no-any-return]
 
 
-def memory_formats() -> dict[int, torch.memory_format]:
+def list_memory_formats() -> dict[int, torch.memory_format]:
     """Memory formats by their number in that description."""
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_MEMORY_FORMAT
 
     return _SERIALIZE_TO_TORCH_MEMORY_FORMAT  # type: ignore[no-any-return]
 
 
-def schema_of(target: str) -> Any:
+def find_schema(target: str) -> Any:
     """The schema of an op as an exported program names it; None of a function on sizes."""
     prefix = "torch.ops.aten."
     if not target.startswith(prefix):

@@ -15,9 +15,9 @@ from fxlrp.attributor import Attributor
 from fxlrp.capture.explained_output import Objective, Output
 from fxlrp.errors import RuleError
 from fxlrp.ir.rule import Rule
-from fxlrp.ir.rule_set import MISSING, RuleSet
+from fxlrp.ir.rule_set import MISSING_CHOICES, RuleSet
 from fxlrp.rules import PRESETS
-from fxlrp.session.options import Settings
+from fxlrp.session.options import Options
 
 
 def compile(
@@ -84,7 +84,7 @@ def compile(
     """
     load_extensions()
     names = (read,) if isinstance(read, str) else tuple(read)
-    settings = Settings(
+    settings = Options(
         rule_set(rules), names, output, objective, dynamic_shapes, backend, memory, precision, strict, verify
     )
     attributor = Attributor(model, settings)
@@ -103,8 +103,8 @@ def rule_set(rules: str | RuleSet | Mapping[OpOverload, Rule], missing: str = "e
     Raises:
         RuleError: If there is no preset of that name, or it is none of these.
     """
-    if missing not in MISSING:
-        raise RuleError(f"missing is {' or '.join(map(repr, MISSING))}, not {missing!r}")
+    if missing not in MISSING_CHOICES:
+        raise RuleError(f"missing is {' or '.join(map(repr, MISSING_CHOICES))}, not {missing!r}")
     if isinstance(rules, str):
         if rules not in PRESETS:
             raise RuleError(f"there is no preset {rules!r}; there are {', '.join(PRESETS)}")

@@ -12,23 +12,23 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_leaves
-from fxlrp.cache import MAKING
+from fxlrp.cache import COMPILE_LOCK
 from fxlrp.errors import TargetError
-from fxlrp.ir.program import Fixed, Program, device_of
+from fxlrp.ir.program import FixedSize, Program, find_device
 from fxlrp.ir.targets import Form, Target
-from fxlrp.ir.targets import lower as lower_target
-from fxlrp.reports.coverage import Coverage, coverage
+from fxlrp.ir.targets import split_target as lower_target
+from fxlrp.reports.coverage import Coverage, report_coverage
 from fxlrp.reports.ledger import Ledger
-from fxlrp.reports.ledger_program import Book
-from fxlrp.reports.rounding_error import errors
+from fxlrp.reports.ledger_program import LedgerProgram
+from fxlrp.reports.rounding_error import measure_errors
 from fxlrp.reports.verification import Verification
-from fxlrp.session.conditions import conditioned, several
+from fxlrp.session.conditions import lower_conditions, lower_targets
 from fxlrp.session.doubts import Question
-from fxlrp.session.many_targets import Many
-from fxlrp.session.options import Settings
+from fxlrp.session.many_targets import ManyTargets
+from fxlrp.session.options import Options
 from fxlrp.session.programs import Programs
-from fxlrp.session.result import Result, pack
-from fxlrp.session.signature import Entry, check_finite, plain_mode
+from fxlrp.session.result import Result, make_result
+from fxlrp.session.signature import CapturedSignature, check_finite, plain_mode
 
 
 class Attributor:
@@ -37,7 +37,7 @@ class Attributor:
     Programs are made at the first call of each input signature and kept; see `fxlrp.compile`.
     """
 
-    def __init__(self, model: nn.Module | ExportedProgram, settings: Settings) -> None:
+    def __init__(self, model: nn.Module | ExportedProgram, settings: Options) -> None:
         self.model = model
         self.rules = settings.rules
         self.settings = settings
@@ -96,21 +96,21 @@ class Attributor:
             entry, form, tensors, numbers = self._prepared(args, kwargs, target, inject, keep)
             program, runner = self._programs.program(entry, form)
             question = Question(self._programs.choose, form, tuple(numbers))
-            result = pack(entry, program, list(runner(*tensors, *numbers)), question)
+            result = make_result(entry, program, list(runner(*tensors, *numbers)), question)
             self._programs.verify(entry, form, (args, kwargs), result.output, tensors)
         return result
 
     def _many(self, args: Any, kwargs: Any, targets: Any, chunk: int, keep: Mapping[str, Tensor] | None) -> Result:
         entry, leaves, sizes = self._programs.entry(args, kwargs)
         check_finite(entry, leaves)
-        form, numbers, masks = several(entry, sizes, targets, chunk, keep)
+        form, numbers, masks = lower_targets(entry, sizes, targets, chunk, keep)
         program, _ = self._programs.program(entry, form)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        many = entry.many(form, lambda: Many(program, len(tensors), len(numbers), self._programs.backend))
+        many = entry.many(form, lambda: ManyTargets(program, len(tensors), len(numbers), self._programs.backend))
         if not entry.admits(sizes):
             return self._many(args, kwargs, targets, chunk, keep)
         question = Question(self._programs.choose, form, tuple(numbers), several=True)
-        result = pack(entry, program, many(tensors, numbers, masks, chunk), question)
+        result = make_result(entry, program, many(tensors, numbers, masks, chunk), question)
         self._programs.verify(entry, ("many", form), (args, kwargs), result.output, tensors)
         return result
 
@@ -134,12 +134,12 @@ class Attributor:
         with plain_mode():
             shapes = tuple(tuple(t.shape) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
 
-            def book(entry: Entry, form: Form) -> Book:
-                def make() -> Book:
-                    return Book(self._programs.without_biases(args, kwargs) if zero_bias else entry.plan, form)
+            def book(entry: CapturedSignature, form: Form) -> LedgerProgram:
+                def make() -> LedgerProgram:
+                    return LedgerProgram(self._programs.without_biases(args, kwargs) if zero_bias else entry.plan, form)
 
                 kind = form, shapes if zero_bias else ()  # without biases it is another capture, for other sizes
-                made: Book = entry.reports(kind, make)
+                made: LedgerProgram = entry.reports(kind, make)
                 return made
 
             entry, form, tensors, numbers = self._prepared(args, kwargs, target, emit=book)
@@ -151,8 +151,8 @@ class Attributor:
         with plain_mode():
             entry, form, tensors, numbers = self._prepared(args, kwargs, target)
             program, runner = self._programs.program(entry, form)
-            with MAKING:
-                return errors(entry.plan, form, program, runner, [*tensors, *numbers])
+            with COMPILE_LOCK:
+                return measure_errors(entry.plan, form, program, runner, [*tensors, *numbers])
 
     def verify(self, *args: Any, target: Target = None, **kwargs: Any) -> Verification:
         """Check the programs on your own model and inputs against what must hold of any.
@@ -166,14 +166,14 @@ class Attributor:
             target: As in a call.
             kwargs: Keyword arguments of the model.
         """
-        from fxlrp.reports.oracle import verify
+        from fxlrp.reports.oracle import verify_case
         from fxlrp.reports.references import Case
 
-        with plain_mode(), MAKING:
+        with plain_mode(), COMPILE_LOCK:
             silent = type(self)(
                 self.model, replace(self.settings, verify="never")
             )  # a wrong output is a row of the table
-            return verify(Case(silent, args, kwargs, target))
+            return verify_case(Case(silent, args, kwargs, target))
 
     def graph(
         self,
@@ -198,19 +198,21 @@ class Attributor:
             program: Draw the relevance program; the page shows it first.
             kwargs: Keyword arguments of the model, if wanted.
         """
-        from fxlrp.reports.drawing.graph import accounts, draw
-        from fxlrp.reports.drawing.picture_of_plan import picture
-        from fxlrp.reports.edge_relevance import flow
+        from fxlrp.reports.drawing.graph import list_accounts, write_picture
+        from fxlrp.reports.drawing.picture_of_plan import make_picture
+        from fxlrp.reports.edge_relevance import measure_flow
 
         measured = None
         if args or kwargs:
             with plain_mode():
                 entry, form, tensors, numbers = self._prepared(args, kwargs, target)
                 self._programs.program(entry, form)
-                measured = flow(entry.plan, tensors, form, numbers)
+                measured = measure_flow(entry.plan, tensors, form, numbers)
         entry, used = self._programs.last
-        name, rows = type(self.model).__name__, accounts(ledger)
-        return draw(picture(entry.plan, self.rules, used, title=name, flow=measured, numbers=rows), path, program)
+        name, rows = type(self.model).__name__, list_accounts(ledger)
+        return write_picture(
+            make_picture(entry.plan, self.rules, used, title=name, flow=measured, numbers=rows), path, program
+        )
 
     def save(
         self,
@@ -246,10 +248,12 @@ class Attributor:
             ArtifactError: If the program cannot be written in this format, its results differ, or ``sign`` is no key.
             SignatureError: If ``format`` or ``target`` name nothing, or the inputs do not fit the model.
         """
-        from fxlrp.artifacts.save import save
+        from fxlrp.artifacts.save import save_artifact
 
-        with plain_mode(), MAKING:
-            return save(self._programs, self.rules, type(self.model).__name__, path, args, kwargs, format, target, sign)
+        with plain_mode(), COMPILE_LOCK:
+            return save_artifact(
+                self._programs, self.rules, type(self.model).__name__, path, args, kwargs, format, target, sign
+            )
 
     def refresh(self) -> None:
         """Forget what was captured and computed of the model; the next call captures it as it is then.
@@ -266,9 +270,9 @@ class Attributor:
 
     def coverage(self) -> Coverage:
         """Which op got which rule, for the signature of the last call."""
-        return coverage(self._programs.last[0].plan, self.rules.name)
+        return report_coverage(self._programs.last[0].plan, self.rules.name)
 
-    def fixed_sizes(self) -> tuple[Fixed, ...]:
+    def fixed_sizes(self) -> tuple[FixedSize, ...]:
         """Sizes that ``dynamic_shapes="auto"`` could not leave open, each with the source line that asks for it."""
         return self._programs.last[0].plan.captured.fixed
 
@@ -279,15 +283,15 @@ class Attributor:
         target: Target,
         inject: Mapping[str, Tensor] | None = None,
         keep: Mapping[str, Tensor] | None = None,
-        emit: Callable[[Entry, Form], object] | None = None,
-    ) -> tuple[Entry, Form, list[Tensor], list[Tensor]]:
+        emit: Callable[[CapturedSignature, Form], object] | None = None,
+    ) -> tuple[CapturedSignature, Form, list[Tensor], list[Tensor]]:
         """The signature, the form of the target, and the tensors of inputs and target; emits what will run."""
         entry, leaves, sizes = self._programs.entry(args, kwargs)
         check_finite(entry, leaves)
-        form, numbers = conditioned(entry, sizes, target, inject, keep)
+        form, numbers = lower_conditions(entry, sizes, target, inject, keep)
         (emit or self._programs.program)(entry, form)
         if not entry.admits(sizes):  # the relevance pass asks more of the sizes than the model: capture for these
             return self._prepared(args, kwargs, target, inject, keep, emit)
-        device = device_of(entry.plan.captured.explained)
+        device = find_device(entry.plan.captured.explained)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         return entry, form, tensors, [t.to(device) for t in numbers]

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-MAKING = threading.RLock()
+COMPILE_LOCK = threading.RLock()
 """Held while anything is captured, traced or compiled: torch does these one at a time in a process."""
 
 
@@ -34,7 +34,7 @@ class Cache(Generic[Key, Value]):
         """The value of a key, made if there is none."""
         found = self.find(key)
         if found is None:
-            with MAKING:  # another thread may have made it while this one waited
+            with COMPILE_LOCK:  # another thread may have made it while this one waited
                 found = self.find(key)
                 if found is None:
                     found = make()

@@ -15,25 +15,25 @@ from typing import IO, Any, BinaryIO, cast
 
 from fxlrp.errors import ArtifactError
 
-FULL = "free some space there, or choose another place"
-FORBIDDEN = "choose a place that you may write to"
+FREE_SPACE = "free some space there, or choose another place"
+USE_WRITABLE = "choose a place that you may write to"
 ADVICE = {
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: FULL,
-    errno.EFBIG: FULL,
-    errno.EACCES: FORBIDDEN,
-    errno.EPERM: FORBIDDEN,
-    errno.EROFS: FORBIDDEN,
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
+    errno.EFBIG: FREE_SPACE,
+    errno.EACCES: USE_WRITABLE,
+    errno.EPERM: USE_WRITABLE,
+    errno.EROFS: USE_WRITABLE,
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "its symbolic links lead nowhere",
 }
 """What to do about the errors that users can mend."""
-PREFIX = 50
+PREFIX_LENGTH = 50
 """Characters of a file's name in that of the folder where it is written: names have an end."""
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """A new file that takes the place of ``path`` when everything has gone well: others see the old one or the new.
 
     It has the same name, in a folder of its own beside the old one, whose permissions it gets.
@@ -41,20 +41,20 @@ def replaced(path: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: If there can be no such file, or it could not be written. The old one is as it was.
     """
-    final = destination(path)
+    final = find_destination(path)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{final.name[:PREFIX]}.", dir=final.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{final.name[:PREFIX_LENGTH]}.", dir=final.parent))
         try:
             new = folder / path.name
             yield new
-            settle(new, final)
+            move_into_place(new, final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise failed(path, error) from error
+        raise explain_write_error(path, error) from error
 
 
-def destination(path: Path) -> Path:
+def find_destination(path: Path) -> Path:
     """Where a file of this name will be: symbolic links are followed, whether or not there is a file behind them.
 
     Raises:
@@ -68,7 +68,7 @@ def destination(path: Path) -> Path:
     except FileNotFoundError:
         return final
     except (OSError, ValueError) as error:
-        raise failed(path, error) from error
+        raise explain_write_error(path, error) from error
     if stat.S_ISDIR(mode):
         raise ArtifactError(f"{path} is a folder: give the name of a file in it")
     if not stat.S_ISREG(mode):
@@ -80,19 +80,19 @@ def destination(path: Path) -> Path:
     return final
 
 
-def settle(new: Path, final: Path) -> None:
+def move_into_place(new: Path, final: Path) -> None:
     """Put a complete file in place, and make that last."""
     with suppress(FileNotFoundError):
         shutil.copymode(final, new)
     with new.open("rb") as file:
         os.fsync(file.fileno())
     new.replace(final)
-    with suppress(OSError), opened_folder(final.parent) as folder:  # not every file system can
+    with suppress(OSError), open_folder(final.parent) as folder:  # not every file system can
         os.fsync(folder)
 
 
 @contextmanager
-def opened_folder(path: Path) -> Iterator[int]:
+def open_folder(path: Path) -> Iterator[int]:
     """The descriptor of a folder."""
     folder = os.open(path, os.O_RDONLY)
     try:
@@ -101,14 +101,14 @@ def opened_folder(path: Path) -> Iterator[int]:
         os.close(folder)
 
 
-def failed(path: Path, error: OSError | ValueError) -> ArtifactError:
+def explain_write_error(path: Path, error: OSError | ValueError) -> ArtifactError:
     """What kept a file from being written, and what to do."""
     number = error.errno if isinstance(error, OSError) else None
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return ArtifactError(f"{path} was not written: {reason}; {ADVICE.get(number or 0, 'choose another place')}")
 
 
-class Held(io.RawIOBase):
+class DeferringFile(io.RawIOBase):
     """A file for writers that must not be interrupted, such as torch's, which ends the process if its file is full.
 
     Errors are kept, and raised when the writer is done. What is written after one is lost.
@@ -142,13 +142,13 @@ class Held(io.RawIOBase):
 
 
 @contextmanager
-def uninterrupted(file: BinaryIO) -> Iterator[IO[bytes]]:
+def defer_errors(file: BinaryIO) -> Iterator[IO[bytes]]:
     """A file whose errors are raised at the end.
 
     Raises:
         OSError: The first one.
     """
-    held = Held(file)
+    held = DeferringFile(file)
     yield cast(IO[bytes], held)
     if held.error is not None:
         raise held.error

@@ -26,22 +26,22 @@ def require(module: str, extra: str) -> Any:
 
 
 @contextmanager
-def transformers(extra: str) -> Iterator[Any]:
+def import_transformers(extra: str) -> Iterator[Any]:
     """The library transformers, silenced, for as long as models are loaded with it.
 
     A torchvision that was built for another torch is installed but fails when imported, and most classes of
     transformers fail with it; inside this context it counts as not installed.
     """
-    with absent_if_broken("torchvision"):
+    with hide_if_broken("torchvision"):
         library = require("transformers", extra)
         library.utils.logging.disable_progress_bar()
         yield library
 
 
 @contextmanager
-def absent_if_broken(package: str) -> Iterator[None]:
+def hide_if_broken(package: str) -> Iterator[None]:
     """Hide an installed package that cannot be imported."""
-    if not broken(package):
+    if not is_broken(package):
         yield
         return
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
@@ -53,7 +53,7 @@ def absent_if_broken(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
-def broken(package: str) -> bool:
+def is_broken(package: str) -> bool:
     """Whether a package is installed but fails when imported."""
     try:
         import_module(package)

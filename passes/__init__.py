@@ -1,37 +1,37 @@
 """The passes in order: canonical form before rules, clean-up after emission.
 
-A pass takes a graph, changes it in place, and returns the number of rewrites; `run` applies a list of them. The graph
+A pass takes a graph, changes it in place, and returns the number of rewrites; `run_passes` applies a list of them. The graph
 is legal before and after each, and computes the same: `canonical` before rules are assigned, `cleanup` after emission,
 `lowering` where the caller asks for less time, memory or digits. `analyses` return values and change nothing.
 """
 
 from fxlrp.passes.canonical import affine, bags, batch_norm, identities, single_output, softmax, strides, verify
 from fxlrp.passes.cleanup import arithmetic, masks, selections, subexpressions, zeros
-from fxlrp.passes.manager import Pass, run
+from fxlrp.passes.manager import Pass, run_passes
 
 CANONICAL: tuple[tuple[str, Pass], ...] = (
-    ("erase metadata checks", identities.assertion),
-    ("fill empty memory", identities.fill),
-    ("give as_strided its memory", strides.own),
-    ("drop identities", identities.drop),
+    ("erase metadata checks", identities.erase_assertions),
+    ("fill empty memory", identities.fill_empty),
+    ("give as_strided its memory", strides.own_memory),
+    ("drop identities", identities.drop_identities),
     ("open multi-output ops", single_output.open_outputs),
     ("open bags of rows", bags.open_bags),
-    ("write products as linear", affine.merge),
-    ("recognise softmax", softmax.recognise),
-    ("fold batch norm", batch_norm.fold),
-    ("verify", verify.verify),
+    ("write products as linear", affine.merge_products),
+    ("recognise softmax", softmax.recognise_softmax),
+    ("fold batch norm", batch_norm.fold_batch_norm),
+    ("verify", verify.verify_graph),
 )
 
 CLEANUP: tuple[tuple[str, Pass], ...] = (
-    ("drop detachments", identities.undetach),
+    ("drop detachments", identities.drop_detachments),
     ("let views copy", identities.free_views),
-    ("drop neutral arithmetic", arithmetic.drop_neutral),
-    ("share subexpressions", subexpressions.share),
-    ("drop repeated masks", masks.drop),
-    ("fuse masks", masks.fuse),
-    ("join padded pieces", arithmetic.join),
-    ("sink zeros", zeros.sink),
-    ("lift selections", selections.lift),
+    ("drop neutral arithmetic", arithmetic.drop_neutral_arithmetic),
+    ("share subexpressions", subexpressions.share_subexpressions),
+    ("drop repeated masks", masks.drop_repeated_masks),
+    ("fuse masks", masks.fuse_masks),
+    ("join padded pieces", arithmetic.join_pieces),
+    ("sink zeros", zeros.sink_zeros),
+    ("lift selections", selections.lift_selections),
 )
 
-__all__ = ["CANONICAL", "CLEANUP", "run"]
+__all__ = ["CANONICAL", "CLEANUP", "run_passes"]

@@ -15,11 +15,11 @@ log = logging.getLogger("fxlrp")
 Pass = Callable[[fx.Graph], int]
 Rewrite = Callable[[fx.Node], "fx.Node | None"]
 
-OWN = ("val", "tensor_meta", "reads", "merged", "fronted", "apart")
+META_OF_VALUE = ("val", "tensor_meta", "reads", "merged", "fronted", "apart")
 """What the meta of a node says of its value, which is not that of the nodes that are inserted for it."""
 
 
-def run(
+def run_passes(
     module: fx.GraphModule,
     passes: Iterable[tuple[str, Pass]],
     after: Callable[[str, fx.GraphModule], None] | None = None,
@@ -53,7 +53,7 @@ def is_impure(node: fx.Node) -> bool:
     return node.op in ("placeholder", "output") or "_assert_scalar" in str(node.target)
 
 
-def sweep(rewrites: Mapping[Any, Rewrite]) -> Pass:
+def make_sweep(rewrites: Mapping[Any, Rewrite]) -> Pass:
     """A pass of local rewrites by op. A rewrite returns the node to use instead, or None to leave it."""
 
     def one_sweep(graph: fx.Graph) -> int:
@@ -81,7 +81,7 @@ def insert(before: fx.Node, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
     values, named = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
     with before.graph.inserting_before(before):
         new = before.graph.call_function(op, args, kwargs)
-    new.meta = {k: v for k, v in before.meta.items() if k not in OWN}
+    new.meta = {k: v for k, v in before.meta.items() if k not in META_OF_VALUE}
     fake = next(v for v in tree_flatten((values, named))[0] if isinstance(v, FakeTensor))
     with fake.fake_mode:
         new.meta["val"] = op(*values, **named)
@@ -95,7 +95,7 @@ def named(node: fx.Node) -> dict[str, Any]:
     return {a.name: given.get(a.name, a.default_value) for a in schema}
 
 
-def reaches(graph: fx.Graph) -> set[fx.Node]:
+def find_input_dependent(graph: fx.Graph) -> set[fx.Node]:
     """Nodes that depend on the values of the user's inputs: what is not among them is constant."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
@@ -105,12 +105,12 @@ def reaches(graph: fx.Graph) -> set[fx.Node]:
     return found
 
 
-def shape(node: fx.Node) -> tuple[Any, ...]:
+def shape_of(node: fx.Node) -> tuple[Any, ...]:
     """Shape of a node's value; empty if it is no tensor."""
     val = node.meta.get("val")
     return tuple(val.shape) if isinstance(val, Tensor) else ()
 
 
-def same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+def is_same_shape(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     """Whether two shapes are known to be equal, without a guard on sizes that depend on data."""
     return len(a) == len(b) and all(statically_known_true(n == m) for n, m in zip(a, b, strict=True))

@@ -26,7 +26,7 @@ def uniform(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return tuple(part if slot in (query, key) else part * in_scores for slot, part in parts)
 
 
-def all_but_value(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+def hold_all_but_value(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     """Query, key and mask are held fixed."""
     return [slot for slot in reached if slot != 2]
 
@@ -36,4 +36,4 @@ def of_value(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return site.adjoint(c)
 
 
-value_only = Rule("value_only", "attention", of_value, holds=all_but_value)
+value_only = Rule("value_only", "attention", of_value, holds=hold_all_but_value)

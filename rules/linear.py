@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx
 
-from fxlrp.ir.numerics import opmath
+from fxlrp.ir.numerics import widen_dtype
 from fxlrp.ir.rule import Site, rule
 from fxlrp.ir.stop_gradient import STRAIGHT
-from fxlrp.rules.unchanged import moved
+from fxlrp.rules.unchanged import pass_moved
 
 aten = torch.ops.aten
 
@@ -141,7 +141,7 @@ def linear(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     aten.narrow_copy.default,
     takes_relevance=True,
 )
-@moved
+@pass_moved
 def move(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = J^T c``: every entry of the output is one of the operands' entries, or a constant.
 
@@ -203,19 +203,19 @@ def sampled(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 @rule(aten._to_copy.default, takes_relevance=True)
-@moved
+@pass_moved
 def cast(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c``: a cast moves a value between dtypes and keeps its relevance."""
     (x,) = site.operands
-    return (c.to(device=x.device, dtype=opmath(x.dtype)),)
+    return (c.to(device=x.device, dtype=widen_dtype(x.dtype)),)
 
 
-def written(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+def hold_written(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     """The slot of the value that was written."""
     return (slot for slot in reached if slot == 1)
 
 
-@rule(STRAIGHT, holds=written)
+@rule(STRAIGHT, holds=hold_written)
 def straight(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c``: the author wrote another value in the place of ``x``, and lets the gradient pass it by."""
     return (c,)

@@ -18,7 +18,7 @@ def layer_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """
     a = site.arguments
     dims = tuple(range(-len(a["normalized_shape"]), 0))
-    return parts(site, c, centred(c, a["input"], a["weight"], a["eps"], dims))
+    return split_parts(site, c, pull_back_centred(c, a["input"], a["weight"], a["eps"], dims))
 
 
 @rule(aten.group_norm.default)
@@ -26,10 +26,12 @@ def group_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = g - mean(g)`` with ``g = c * w / std``, mean and deviation over each group of channels."""
     a = site.arguments
     x: Tensor = a["input"]
-    weight = along_channels(a["weight"], x)
+    weight = view_along_channels(a["weight"], x)
     grouped = x.reshape(x.shape[0], a["num_groups"], x.shape[1] // a["num_groups"], *x.shape[2:])
     g = (c if weight is None else c * weight).reshape(grouped.shape)
-    return parts(site, c, centred(g, grouped, None, a["eps"], tuple(range(2, grouped.ndim))).reshape(x.shape))
+    return split_parts(
+        site, c, pull_back_centred(g, grouped, None, a["eps"], tuple(range(2, grouped.ndim))).reshape(x.shape)
+    )
 
 
 @rule(aten.instance_norm.default)
@@ -39,7 +41,9 @@ def instance_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     if not a["use_input_stats"]:
         return site.adjoint(c)
     x: Tensor = a["input"]
-    return parts(site, c, centred(c, x, along_channels(a["weight"], x), a["eps"], tuple(range(2, x.ndim))))
+    return split_parts(
+        site, c, pull_back_centred(c, x, view_along_channels(a["weight"], x), a["eps"], tuple(range(2, x.ndim)))
+    )
 
 
 @rule(aten.rms_norm.default)
@@ -52,7 +56,7 @@ def rms_norm(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     x: Tensor = a["input"]
     eps = torch.finfo(x.dtype).eps if a["eps"] is None else a["eps"]
     scale = torch.rsqrt(x.square().mean(tuple(range(-len(a["normalized_shape"]), 0)), keepdim=True) + eps)
-    return parts(site, c, c * scale if a["weight"] is None else c * a["weight"] * scale)
+    return split_parts(site, c, c * scale if a["weight"] is None else c * a["weight"] * scale)
 
 
 @rule(
@@ -70,10 +74,12 @@ def batch_statistics(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     if getattr(site.op, "index", 0) != 0 or not a.get("training", True):
         return site.adjoint(c)
     x: Tensor = a["input"]
-    return parts(site, c, centred(c, x, along_channels(a["weight"], x), a["eps"], (0, *range(2, x.ndim))))
+    return split_parts(
+        site, c, pull_back_centred(c, x, view_along_channels(a["weight"], x), a["eps"], (0, *range(2, x.ndim)))
+    )
 
 
-def parts(site: Site, c: Tensor, of_input: Tensor) -> tuple[Tensor, ...]:
+def split_parts(site: Site, c: Tensor, of_input: Tensor) -> tuple[Tensor, ...]:
     """Coefficients of all operands: a weight that depends on the input halves with it, a bias takes its own share."""
     if site.slots == (0,):
         return (of_input,)
@@ -83,12 +89,12 @@ def parts(site: Site, c: Tensor, of_input: Tensor) -> tuple[Tensor, ...]:
     return tuple((of_input if slot == 0 else part) / (sum(factor) if f else 1) for slot, part, f in plain)
 
 
-def centred(c: Tensor, x: Tensor, weight: Tensor | None, eps: float, dims: tuple[int, ...]) -> Tensor:
+def pull_back_centred(c: Tensor, x: Tensor, weight: Tensor | None, eps: float, dims: tuple[int, ...]) -> Tensor:
     """Adjoint of ``w * (x - mean) / std`` with ``std`` fixed."""
     g = (c if weight is None else c * weight) * torch.rsqrt(x.var(dims, correction=0, keepdim=True) + eps)
     return g - g.mean(dims, keepdim=True)
 
 
-def along_channels(weight: Tensor | None, x: Tensor) -> Tensor | None:
+def view_along_channels(weight: Tensor | None, x: Tensor) -> Tensor | None:
     """A vector over channels, shaped to multiply ``x``."""
     return None if weight is None else weight.reshape(-1, *[1] * (x.ndim - 2))

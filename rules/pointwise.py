@@ -11,13 +11,13 @@ from torch import Tensor, fx
 
 from fxlrp.ir.numerics import gain, stabilise
 from fxlrp.ir.rule import Site, rule
-from fxlrp.rules.unchanged import carrying, move, unchanged
+from fxlrp.rules.unchanged import carry_relevance, move_relevance, pass_unchanged
 
 aten = torch.ops.aten
 
 
 @rule(aten.relu.default, kills_negative=True, takes_relevance=True)
-@unchanged
+@pass_unchanged
 def relu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * 1[x > 0]``."""
     (x,) = site.operands
@@ -25,7 +25,7 @@ def relu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 @rule(aten.gelu.default, takes_relevance=True)
-@unchanged
+@pass_unchanged
 def gelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * Phi(x)``, with Phi by erf or by the tanh approximation.
 
@@ -38,7 +38,7 @@ def gelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 @rule(aten.silu.default, takes_relevance=True)
-@unchanged
+@pass_unchanged
 def silu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * sigmoid(x)``."""
     (x,) = site.operands
@@ -46,7 +46,7 @@ def silu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 @rule(aten.mish.default, takes_relevance=True)
-@unchanged
+@pass_unchanged
 def mish(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * tanh(softplus(x))``."""
     (x,) = site.operands
@@ -54,7 +54,7 @@ def mish(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 @rule(aten.hardswish.default, takes_relevance=True)
-@unchanged
+@pass_unchanged
 def hardswish(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * hardsigmoid(x)``."""
     (x,) = site.operands
@@ -62,7 +62,7 @@ def hardswish(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 @rule(aten.leaky_relu.default, takes_relevance=True)
-@unchanged
+@pass_unchanged
 def leaky_relu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * (1 if x > 0 else slope)``."""
     (x,) = site.operands
@@ -75,12 +75,12 @@ def prelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return site.adjoint(c)
 
 
-def direction(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+def hold_direction(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     """The operand that gives no more than a sign or a direction."""
     return (1,)
 
 
-@rule(aten.copysign.Tensor, aten.copysign.Scalar, aten.nextafter.default, holds=direction)
+@rule(aten.copysign.Tensor, aten.copysign.Scalar, aten.nextafter.default, holds=hold_direction)
 def directed(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = J^T c``: the size is that of x; what gives the sign or the direction passes nothing on."""
     return site.adjoint(c)
@@ -99,13 +99,13 @@ def absolute(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return (c * torch.sgn(x).conj(),)
 
 
-def clipped(site: Site, r: Tensor) -> tuple[Tensor, ...]:
+def pass_clipped(site: Site, r: Tensor) -> tuple[Tensor, ...]:
     """Relevance passes unchanged if 0 stays 0; what is cut off otherwise leaks, as by the adjoint."""
-    return (r,) if site.arguments["min_val"] <= 0 <= site.arguments["max_val"] else move(site, r)
+    return (r,) if site.arguments["min_val"] <= 0 <= site.arguments["max_val"] else move_relevance(site, r)
 
 
 @rule(aten.hardtanh.default, takes_relevance=True)
-@partial(carrying, way=clipped)
+@partial(carry_relevance, way=pass_clipped)
 def hardtanh(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * clamp(x, lo, hi) / x``, which is 1 inside; with 0 outside the range, the adjoint.
 
@@ -126,7 +126,7 @@ def root(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 @rule(aten.elu.default, takes_relevance=True)
-@unchanged
+@pass_unchanged
 def elu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * f(x) / x``, continued at 0 by the slope of the negative side."""
     (x,), a = site.operands, site.arguments
@@ -157,7 +157,7 @@ SLOPES: dict[Callable[..., object], float] = {
 
 
 @rule(*SLOPES, takes_relevance=True)  # type: ignore[arg-type]
-@unchanged
+@pass_unchanged
 def accurate(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * f(x) / x``, continued at 0 by the slope."""
     (x,) = site.operands

@@ -49,12 +49,12 @@ ACTIVATIONS = (aten.silu.default, aten.gelu.default, aten.relu.default)
 GATED = (aten.sigmoid.default, aten.add.Tensor, aten.add.Scalar)
 
 
-def table(convolution: Rule) -> dict[OpOverload, Rule]:
+def map_layers(convolution: Rule) -> dict[OpOverload, Rule]:
     """Zennit's mapping: one rule for convolutions, epsilon for dense layers, sums and average pools."""
     return dict.fromkeys(CONVOLUTIONS, convolution) | dict.fromkeys((*LINEAR, *SUMS), epsilon())
 
 
-def activated(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+def hold_activated(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     """Slots of a product that come out of an activation function, unless all do."""
     leaves = tree_flatten((node.args, node.kwargs))[0]
     held = [slot for slot in reached if leaves[slot].target in ACTIVATIONS]
@@ -65,12 +65,12 @@ signal_takes_all = Rule(
     "signal_takes_all",
     "product",
     product.apply,
-    holds=activated,
+    holds=hold_activated,
     recipe=(resolve_name, ("fxlrp.rules.presets:signal_takes_all",)),
 )
 
-_PLUS = table(z_plus())
-_ALPHA_BETA = table(alpha_beta(2.0, 1.0))
+_PLUS = map_layers(z_plus())
+_ALPHA_BETA = map_layers(alpha_beta(2.0, 1.0))
 _ZENNIT = "zennit's composite of that name, batch norm merged"
 
 PRESETS: dict[str, RuleSet] = {
@@ -99,7 +99,7 @@ PRESETS: dict[str, RuleSet] = {
                 aten.mul.Tensor: signal_takes_all,
             },
         ),
-        RuleSet("epsilon", "LRP-epsilon for all linear ops (Bach et al. 2015)", table(epsilon())),
+        RuleSet("epsilon", "LRP-epsilon for all linear ops (Bach et al. 2015)", map_layers(epsilon())),
         RuleSet("epsilon_plus", f"z+ on convolutions, epsilon on dense layers: {_ZENNIT}", _PLUS),
         RuleSet("epsilon_plus_flat", f"epsilon_plus with the flat rule on the first layer: {_ZENNIT}", _PLUS)
         .where(flat(), ops=(*CONVOLUTIONS, *LINEAR), position="first")
@@ -119,7 +119,7 @@ PRESETS: dict[str, RuleSet] = {
         RuleSet(
             "epsilon_gamma_box",
             f"z-box for inputs in [-3, 3] first, gamma 0.25 on convolutions, epsilon on dense layers: {_ZENNIT}",
-            table(gamma(0.25)),
+            map_layers(gamma(0.25)),
         )
         .where(z_box(-3.0, 3.0), ops=CONVOLUTIONS, position="first")
         .named("epsilon_gamma_box"),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.ir.numerics import stabilise
-from fxlrp.ir.program import overload
+from fxlrp.ir.program import find_op
 from fxlrp.ir.rule import Site, rule
 
 aten = torch.ops.aten
@@ -54,12 +54,12 @@ def power(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return (c / stabilise(x ** (1 - k)),) if k > 0 else site.adjoint(c)
 
 
-def divisor(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+def hold_divisor(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     """The divisor is held fixed when the numerator is live."""
     return (1,) if 0 in reached else ()
 
 
-@rule(aten.div.Tensor, holds=divisor)
+@rule(aten.div.Tensor, holds=hold_divisor)
 def quotient(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_a = c / b``: the numerator takes all; ``const / b`` passes its adjoint on."""
     return site.adjoint(c)
@@ -91,18 +91,18 @@ def determinant(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return tuple(part / max(a.shape[-1], 1) for part in site.adjoint(c))
 
 
-def gate(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+def hold_gate(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     """The second operand is held fixed when the first is live."""
     return (1,) if 0 in reached else ()
 
 
-@rule(aten.polar.default, holds=gate)
+@rule(aten.polar.default, holds=hold_gate)
 def gated(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = J^T c``: ``x * exp(i a)`` belongs to x, the angle is a gate; with x fixed it passes its adjoint on."""
     return site.adjoint(c)
 
 
-@rule(aten.ldexp.Tensor, holds=gate)
+@rule(aten.ldexp.Tensor, holds=hold_gate)
 def shifted(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c * 2^k``: the power is a gate; with x fixed it passes its adjoint on.
 
@@ -123,13 +123,13 @@ RIGHT_SIDES: dict[object, int] = {
 """Position of the right-hand side among the arguments of a solver."""
 
 
-def matrix(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+def hold_matrix(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     """The matrix is held fixed when the right-hand side is live."""
-    right = RIGHT_SIDES[overload(node)]
+    right = RIGHT_SIDES[find_op(node)]
     return [slot for slot in reached if slot != right] if right in reached else ()
 
 
-@rule(*RIGHT_SIDES, holds=matrix)  # type: ignore[arg-type]
+@rule(*RIGHT_SIDES, holds=hold_matrix)  # type: ignore[arg-type]
 def solution(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_b = A^-T c``: the right-hand side takes all, as a numerator does; ``A^-1 const`` passes its adjoint on.
 

@@ -15,10 +15,10 @@ def reduction(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = J^T c`` for sum, mean, and the largest or smallest entry; a product of n live entries divides by n."""
     if site.arguments["reduce"] != "prod":
         return site.adjoint(c)
-    return site.adjoint(c / factors_of(site).clamp(min=1))
+    return site.adjoint(c / count_factors(site).clamp(min=1))
 
 
-def factors_of(site: Site) -> Tensor:
+def count_factors(site: Site) -> Tensor:
     """How many live entries each entry of a scattered product multiplies."""
     a = site.arguments
     if site.op is aten.segment_reduce.default:

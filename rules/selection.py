@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.ir.rule import Site, rule
-from fxlrp.rules.unchanged import moved
+from fxlrp.rules.unchanged import pass_moved
 
 aten = torch.ops.aten
 
@@ -35,7 +35,7 @@ aten = torch.ops.aten
     aten.clamp.Tensor,
     takes_relevance=True,
 )
-@moved
+@pass_moved
 def winner(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = c`` at the winning entries and 0 elsewhere; ties share it.
 

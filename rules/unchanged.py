@@ -20,7 +20,7 @@ Way = Callable[[Site, Tensor], tuple[Tensor, ...]]
 Function = Callable[[Site, Tensor], tuple[Tensor, ...]]
 
 
-def carrying(function: Function, way: Way) -> Callable[[Site, Tensor | Relevance], Parts]:
+def carry_relevance(function: Function, way: Way) -> Callable[[Site, Tensor | Relevance], Parts]:
     """The function of a rule, which also takes relevance and lets it go its way."""
 
     @wraps(function)
@@ -35,21 +35,21 @@ def carrying(function: Function, way: Way) -> Callable[[Site, Tensor | Relevance
     return apply
 
 
-def move(site: Site, r: Tensor) -> tuple[Tensor, ...]:
+def move_relevance(site: Site, r: Tensor) -> tuple[Tensor, ...]:
     """The adjoint, of relevance; that of complex values is real."""
     return tuple(torch.real(part) for part in site.adjoint(r.to(site.out.dtype)))
 
 
-def unchanged(function: Function) -> Callable[[Site, Tensor | Relevance], Parts]:
+def pass_unchanged(function: Function) -> Callable[[Site, Tensor | Relevance], Parts]:
     """Relevance of the only operand is that of the output, entry by entry."""
-    return carrying(function, lambda site, r: (r,))
+    return carry_relevance(function, lambda site, r: (r,))
 
 
-def moved(function: Function) -> Callable[[Site, Tensor | Relevance], Parts]:
+def pass_moved(function: Function) -> Callable[[Site, Tensor | Relevance], Parts]:
     """Relevance goes where the entry came from, as a coefficient does."""
-    return carrying(function, move)
+    return carry_relevance(function, move_relevance)
 
 
-def arrived(c: Tensor | Relevance, out: Tensor) -> Tensor:
+def relevance_at_output(c: Tensor | Relevance, out: Tensor) -> Tensor:
     """Relevance at the output, whose value counts as ``out`` where a coefficient stands for relevance."""
     return c.coefficient * out + c.rest if isinstance(c, Relevance) else c * out

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from fxlrp.errors import RuleError
 from fxlrp.ir.closures import by_value
-from fxlrp.ir.numerics import EPSILON, Relevance, least, stabilise
+from fxlrp.ir.numerics import EPSILON, Relevance, bound_epsilon, stabilise
 from fxlrp.ir.rule import Parts, Rule, Site
-from fxlrp.rules.unchanged import arrived
-from fxlrp.rules.weights import unweighted
+from fxlrp.rules.unchanged import relevance_at_output
+from fxlrp.rules.weights import refuse_unweighted
 
 Weights = tuple[Tensor, Tensor | None]
 
 
-def weights(site: Site) -> Weights:
+def fixed_weights(site: Site) -> Weights:
     """Weight and bias of a linear op.
 
     Raises:
@@ -36,30 +36,30 @@ def weights(site: Site) -> Weights:
     return site.leaves[1], bias
 
 
-def with_weights(site: Site, weight: Tensor, bias: Tensor | None = None) -> Site:
+def replace_weights(site: Site, weight: Tensor, bias: Tensor | None = None) -> Site:
     """The site with other weights; without a bias it adds none."""
-    own = weights(site)[1]
+    own = fixed_weights(site)[1]
     if own is None:
         return site.fix({1: weight})
     return site.fix({1: weight, 2: torch.zeros_like(own) if bias is None else bias})
 
 
-def size(site: Site, weight: Tensor, bias: Tensor | None, x: Tensor, e: float) -> Tensor:
+def sum_sizes(site: Site, weight: Tensor, bias: Tensor | None, x: Tensor, e: float) -> Tensor:
     """``x weight + bias + e`` for ``x``, ``weight`` and ``bias`` without negative entries: at least ``e``."""
     if bias is None:
-        return with_weights(site, weight)(x) + e  # type: ignore[no-any-return]
-    return with_weights(site, weight, bias + e)(x)  # type: ignore[no-any-return]
+        return replace_weights(site, weight)(x) + e  # type: ignore[no-any-return]
+    return replace_weights(site, weight, bias + e)(x)  # type: ignore[no-any-return]
 
 
-def amount(site: Site, above: Tensor, below: Tensor, bias: Tensor | None, e: float) -> Tensor:
+def sum_parts(site: Site, above: Tensor, below: Tensor, bias: Tensor | None, e: float) -> Tensor:
     """``x+ above + x- below + bias + e``, of which no term is negative."""
     (x,) = site.operands
     if site.facts.nonnegative:
-        return size(site, above, bias, x, e)
-    return size(site, above, bias, x.clamp(min=0), e) + with_weights(site, below)(x.clamp(max=0))  # type: ignore[no-any-return]
+        return sum_sizes(site, above, bias, x, e)
+    return sum_sizes(site, above, bias, x.clamp(min=0), e) + replace_weights(site, below)(x.clamp(max=0))  # type: ignore[no-any-return]
 
 
-def sides(
+def sum_sides(
     site: Site, up: Tensor, down: Tensor, bias: Tensor | None, both: bool, e: float
 ) -> tuple[Tensor, Tensor | None]:
     """What pushes outputs up and, if asked for, what pulls them down, each with ``e`` added.
@@ -77,23 +77,23 @@ def sides(
     """
     above, below = (None, None) if bias is None else (bias.clamp(min=0), (-bias).clamp(min=0))
     if not both:
-        return amount(site, up, down, above, e), None
-    downs = amount(site, -down, -up, below, e)
+        return sum_parts(site, up, down, above, e), None
+    downs = sum_parts(site, -down, -up, below, e)
     if site.facts.dead_below:  # the output is computed anyway, though in half precision not finely enough
         return torch.relu(site(*site.operands)) + downs, downs
-    return amount(site, up, down, above, e), downs
+    return sum_parts(site, up, down, above, e), downs
 
 
-def heard(site: Site) -> Tensor:
+def drop_dead(site: Site) -> Tensor:
     """The output wherever its coefficient is not known to be 0."""
     return torch.relu(site.out) if site.facts.dead_below else site.out
 
 
-def pull(site: Site, above: Tensor, below: Tensor, s: Tensor) -> Tensor:
+def pull_back(site: Site, above: Tensor, below: Tensor, s: Tensor) -> Tensor:
     """``1[x > 0] * above^T s + 1[x < 0] * below^T s`` for two weights."""
     (x,) = site.operands
-    c = torch.where(x > 0, with_weights(site, above).adjoint(s)[0], 0.0)
-    return c if site.facts.nonnegative else c + torch.where(-x > 0, with_weights(site, below).adjoint(s)[0], 0.0)
+    c = torch.where(x > 0, replace_weights(site, above).adjoint(s)[0], 0.0)
+    return c if site.facts.nonnegative else c + torch.where(-x > 0, replace_weights(site, below).adjoint(s)[0], 0.0)
 
 
 @by_value
@@ -105,7 +105,7 @@ def epsilon(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = J^T (c * z / (z + e sgn z))``."""
-        z, floor = heard(site), least(e, site.out.dtype)
+        z, floor = drop_dead(site), bound_epsilon(e, site.out.dtype)
         if site.facts.dead_below:
             return site.adjoint(c * z / (z + floor))
         return site.adjoint(c / (1 + floor / z.abs()))  # the same for infinite z too, as masked logits are
@@ -129,25 +129,25 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``r = z / (|z| + k |w| |x| + k |b|)``, ``c_x = W^T (c |r|) + sgn(x) k |W|^T (c r)``, and 0 at x = 0."""
-        w, b = weights(site)
+        w, b = fixed_weights(site)
         (x,) = site.operands
-        known, z, v = site.facts, heard(site), k * w.abs()
+        known, z, v = site.facts, drop_dead(site), k * w.abs()
         bias = None if b is None else k * b.abs()
-        rest = size(site, v, bias, x if known.nonnegative else x.abs(), least(e * 2 / (2 + g), z.dtype))
+        rest = sum_sizes(site, v, bias, x if known.nonnegative else x.abs(), bound_epsilon(e * 2 / (2 + g), z.dtype))
         if known.dead_below:
             even = odd = c * z / (z + rest)
         else:
             ratio = z / (z.abs() + rest)
             even, odd = c * ratio.abs(), c * ratio
         if known.dead_below and known.nonnegative:
-            return (torch.where(x > 0, with_weights(site, w + v).adjoint(even)[0], 0.0),)
-        own, other = site.adjoint(even)[0], with_weights(site, v).adjoint(odd)[0]
+            return (torch.where(x > 0, replace_weights(site, w + v).adjoint(even)[0], 0.0),)
+        own, other = site.adjoint(even)[0], replace_weights(site, v).adjoint(odd)[0]
         if known.nonnegative:
             return (torch.where(x > 0, own + other, 0.0),)
         sign = torch.sign(x)
         return (sign * torch.addcmul(other, sign, own),)
 
-    return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None, refuses=unweighted)
+    return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None, refuses=refuse_unweighted)
 
 
 @by_value
@@ -166,18 +166,18 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = alpha * share(x+ w+ + x- w-) - beta * share(x+ w- + x- w+)``."""
-        w, b = weights(site)
+        w, b = fixed_weights(site)
         up, down = w.clamp(min=0), w.clamp(max=0)
-        ups, downs = sides(site, up, down, b, beta > 0, least(e, site.out.dtype))
-        r = c * heard(site)
-        found = pull(site, up, down, r / ups)
+        ups, downs = sum_sides(site, up, down, b, beta > 0, bound_epsilon(e, site.out.dtype))
+        r = c * drop_dead(site)
+        found = pull_back(site, up, down, r / ups)
         if downs is not None:
-            lost = pull(site, down, up, r / downs)
+            lost = pull_back(site, down, up, r / downs)
             found = torch.add(lost if beta == 1 else beta * lost, found, alpha=alpha)
         return (found,)
 
     limit = alpha_beta(alpha, beta, 0.0) if e else None
-    return Rule(f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply, limit=limit, refuses=unweighted)
+    return Rule(f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply, limit=limit, refuses=refuse_unweighted)
 
 
 @by_value
@@ -187,7 +187,7 @@ def z_plus(e: float = EPSILON) -> Rule:
     Source: Montavon et al. 2017, deep Taylor decomposition.
     """
     made, limit = alpha_beta(1.0, 0.0, e), z_plus(0.0) if e else None
-    return Rule("z_plus", "weighted", made.apply, limit=limit, refuses=unweighted)
+    return Rule("z_plus", "weighted", made.apply, limit=limit, refuses=refuse_unweighted)
 
 
 @by_value
@@ -201,9 +201,11 @@ def flat(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_x = 1^T (R / (1 * 1))``: even shares of the receptive field."""
-        return (spread(site, torch.ones_like(weights(site)[0]), None, c, e),)
+        return (spread_evenly(site, torch.ones_like(fixed_weights(site)[0]), None, c, e),)
 
-    return Rule("flat", "weighted", apply, limit=flat(0.0) if e else None, refuses=unweighted, takes_relevance=True)
+    return Rule(
+        "flat", "weighted", apply, limit=flat(0.0) if e else None, refuses=refuse_unweighted, takes_relevance=True
+    )
 
 
 @by_value
@@ -215,22 +217,27 @@ def w_square(e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_x = (w^2)^T (R / (w^2 * 1 + b^2))``."""
-        w, b = weights(site)
-        return (spread(site, w.square(), None if b is None else b.square(), c, e),)
+        w, b = fixed_weights(site)
+        return (spread_evenly(site, w.square(), None if b is None else b.square(), c, e),)
 
     return Rule(
-        "w_square", "weighted", apply, limit=w_square(0.0) if e else None, refuses=unweighted, takes_relevance=True
+        "w_square",
+        "weighted",
+        apply,
+        limit=w_square(0.0) if e else None,
+        refuses=refuse_unweighted,
+        takes_relevance=True,
     )
 
 
-def spread(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor | Relevance, e: float) -> Relevance:
+def spread_evenly(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor | Relevance, e: float) -> Relevance:
     """Relevance of an input of ones under another weight and bias, of which no entry is negative."""
     (x,) = site.operands
-    whole = size(site, weight, bias, constant(x, 1.0), least(e, x.dtype))
-    return Relevance(0.0, with_weights(site, weight).adjoint(arrived(c, heard(site)) / whole)[0])
+    whole = sum_sizes(site, weight, bias, fill_like(x, 1.0), bound_epsilon(e, x.dtype))
+    return Relevance(0.0, replace_weights(site, weight).adjoint(relevance_at_output(c, drop_dead(site)) / whole)[0])
 
 
-def constant(x: Tensor, value: float) -> Tensor:
+def fill_like(x: Tensor, value: float) -> Tensor:
     """A number in the shape of the input, whatever the input is."""
     return torch.full(x.shape, value, dtype=x.dtype, device=x.device)
 
@@ -252,14 +259,14 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
 
     def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_x = (x - low) * W+^T s - (high - x) * W-^T s`` with ``z' = x w - low w+ - high w-``."""
-        w, b = weights(site)
+        w, b = fixed_weights(site)
         (x,) = site.operands
-        up = with_weights(site, w.clamp(min=0), None if b is None else b.clamp(min=0))
-        down = with_weights(site, w.clamp(max=0), None if b is None else b.clamp(max=0))
-        corner = up(constant(x, low)) + down(constant(x, high))
-        s = arrived(c, heard(site)) / stabilise(site.out - corner, e)
+        up = replace_weights(site, w.clamp(min=0), None if b is None else b.clamp(min=0))
+        down = replace_weights(site, w.clamp(max=0), None if b is None else b.clamp(max=0))
+        corner = up(fill_like(x, low)) + down(fill_like(x, high))
+        s = relevance_at_output(c, drop_dead(site)) / stabilise(site.out - corner, e)
         return (Relevance(0.0, (x - low) * up.adjoint(s)[0] - (high - x) * down.adjoint(s)[0]),)
 
     limit = z_box(low, high, 0.0) if e else None
     name = f"z_box({low:g}, {high:g})"
-    return Rule(name, "weighted", apply, limit=limit, refuses=unweighted, takes_relevance=True)
+    return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted, takes_relevance=True)

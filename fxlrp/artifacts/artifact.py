@@ -13,12 +13,12 @@ from fxlrp._torch import without_function_modes
 from fxlrp.artifacts.description.fitting import check_inputs, named_results
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
-from fxlrp.ir.targets import INDEX, SEED, Contrast, Target, numbers, reached
+from fxlrp.ir.targets import INDEX_FORM, SEED_FORM, Contrast, Target, is_in_range, to_numbers
 from fxlrp.session.doubts import Question
 from fxlrp.session.result import Result
 from fxlrp.session.signature import plain_mode
 
-Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+TensorFunction = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class Artifact:
@@ -28,7 +28,7 @@ class Artifact:
         manifest: What it says about itself.
     """
 
-    def __init__(self, manifest: Manifest, run: Run) -> None:
+    def __init__(self, manifest: Manifest, run: TensorFunction) -> None:
         self.manifest = manifest
         self._run = run
 
@@ -61,9 +61,9 @@ class Artifact:
         }
         question = None
         if (explained := self.manifest.explained.name) in values:
-            form = SEED if self.manifest.target == "seed" else INDEX
+            form = SEED_FORM if self.manifest.target == "seed" else INDEX_FORM
             question = Question(lambda _: values[explained], form, tuple(chosen.values()))
-        return Result(single(parts["relevance"]), single(parts["output"]), parts["read"], question)
+        return Result(unwrap_single(parts["relevance"]), unwrap_single(parts["output"]), parts["read"], question)
 
     def results(self, *args: Tensor, target: Target = None, **kwargs: Tensor) -> dict[str, Tensor]:
         """As a call, but every result by the name that it has in ``manifest.outputs``."""
@@ -73,13 +73,13 @@ class Artifact:
         self, args: Sequence[Any], kwargs: Mapping[str, Any], target: Target
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The inputs, and the tensor of the target if there is one to choose, by name."""
-        with own_mode():
+        with without_caller_modes():
             given = self.bound(args, kwargs)
             return given, self.chosen(given, target)
 
     def answered(self, given: Mapping[str, Any], chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The results by name."""
-        with own_mode():
+        with without_caller_modes():
             results = self.run({**given, **chosen})
             self.check_reached(chosen, results)
             return results
@@ -105,7 +105,7 @@ class Artifact:
             if target is not None:
                 raise TargetError("the artefact has one output per sample: there is no target to choose")
             return {}
-        tensor = None if isinstance(target, Contrast) else numbers(target, about.explained_shape(sizes))
+        tensor = None if isinstance(target, Contrast) else to_numbers(target, about.explained_shape(sizes))
         if tensor is None or tensor.is_floating_point() != (about.target == "seed"):
             kinds = {"index": "a class or an index", "seed": "a floating point seed"}
             other = next(kind for kind in kinds if kind != about.target)
@@ -123,7 +123,7 @@ class Artifact:
         explained = self.manifest.explained.name
         if self.manifest.target == "index" and explained in results:
             shape = results[explained].shape
-            if not bool(reached(shape, chosen[TARGET].to(results[explained].device)).all()):
+            if not bool(is_in_range(shape, chosen[TARGET].to(results[explained].device)).all()):
                 raise TargetError(f"the target is out of range: here each sample's output has shape {tuple(shape[1:])}")
 
     def run(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ class Artifact:
         """
         here = next(iter(tensors.values())).device
         try:
-            with own_mode():
+            with without_caller_modes():
                 found = self._run([tensor.to(self.manifest.device).contiguous() for tensor in tensors.values()])
                 found = [result.to(here) for result in found]
         except (torch.OutOfMemoryError, ArtifactError):
@@ -150,12 +150,12 @@ class Artifact:
 
 
 @contextmanager
-def own_mode() -> Iterator[None]:
+def without_caller_modes() -> Iterator[None]:
     """The same numbers whatever the caller is in."""
     with plain_mode(), without_function_modes():
         yield
 
 
-def single(found: dict[str, Tensor]) -> Any:
+def unwrap_single(found: dict[str, Tensor]) -> Any:
     """The only entry, or all of them by name."""
     return next(iter(found.values())) if len(found) == 1 else found

@@ -17,23 +17,23 @@ from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
 from fxlrp._torch import compile_ahead, package_pt2, tree_flatten_with_path, tree_unflatten
-from fxlrp.artifacts.description.clauses import write as write_clause
-from fxlrp.artifacts.description.manifest import MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
-from fxlrp.artifacts.description.named_sizes import conditions, named_sizes, range_of_sizes, sizes
+from fxlrp.artifacts.description.clauses import write_clause as write_clause
+from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER, OBJECTIVE, TARGET, VERSION, Manifest
+from fxlrp.artifacts.description.named_sizes import find_conditions, find_ranges, name_sizes, read_shape
 from fxlrp.artifacts.description.specs import Range, Spec
-from fxlrp.artifacts.keys import signed
+from fxlrp.artifacts.keys import sign_manifest
 from fxlrp.artifacts.onnx_format.files import write_onnx
 from fxlrp.artifacts.pt2 import archive
 from fxlrp.artifacts.spelled_types import spell_types
-from fxlrp.backends.dense import densify
+from fxlrp.backends.dense import order_operands
 from fxlrp.errors import ArtifactError, SignatureError
-from fxlrp.files import replaced, uninterrupted
+from fxlrp.files import defer_errors, replace_file
 from fxlrp.ir.guards import is_symbolic
 from fxlrp.ir.program import Program
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import LARGEST
 from fxlrp.plan.decide import Plan
-from fxlrp.reports.coverage import coverage
+from fxlrp.reports.coverage import report_coverage
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Exported:
     key: Any = None
 
 
-def export(plan: Plan, program: Program, rules: RuleSet, model: str, ones: Collection[str]) -> Exported:
+def export_program(plan: Plan, program: Program, rules: RuleSet, model: str, ones: Collection[str]) -> Exported:
     """Export a program whose target is an index or a seed, with a name for every input and result.
 
     Args:
@@ -58,13 +58,17 @@ def export(plan: Plan, program: Program, rules: RuleSet, model: str, ones: Colle
     Raises:
         ArtifactError: If torch cannot export it.
     """
-    module = named(plan, program)
-    names = named_sizes(plan)
-    limits = range_of_sizes(plan, names, ones)
+    module = name_results(plan, program)
+    names = name_sizes(plan)
+    limits = find_ranges(plan, names, ones)
     dims = {name: Dim(name, min=limits[name].min, max=limits[name].max) for name in limits}
     values = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
-    shapes = tuple({i: dim_of(n, names, dims) for i, n in enumerate(v.shape) if not isinstance(n, int)} for v in values)
-    examples = tuple(torch.zeros([hint(n) for n in v.shape], dtype=v.dtype, device=v.device) for v in values)
+    shapes = tuple(
+        {i: choose_dim(n, names, dims) for i, n in enumerate(v.shape) if not isinstance(n, int)} for v in values
+    )
+    examples = tuple(
+        torch.zeros([find_example_size(n) for n in v.shape], dtype=v.dtype, device=v.device) for v in values
+    )
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -75,12 +79,12 @@ def export(plan: Plan, program: Program, rules: RuleSet, model: str, ones: Colle
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     exported._guards_code = []  # Python code, of sizes that are checked by their ranges
     exported.example_inputs = None
-    description = describe(plan, module, names, limits, rules, model)
-    description = replace(description, conditions=conditions(plan, exported, names))
+    description = describe_program(plan, module, names, limits, rules, model)
+    description = replace(description, conditions=find_conditions(plan, exported, names))
     return Exported(exported, description)
 
 
-def named(plan: Plan, program: Program) -> fx.GraphModule:
+def name_results(plan: Plan, program: Program) -> fx.GraphModule:
     """The program with a name for the target and for every result; without a target if there is nothing to choose."""
     graph = fx.Graph()
     result = graph.graph_copy(program.module.graph, {})
@@ -92,13 +96,13 @@ def named(plan: Plan, program: Program) -> fx.GraphModule:
         graph.erase_node(target)
     relevances = [f"relevance.{name}" for name in program.relevances]
     reads = [f"read.{name}" for name in program.reads]
-    graph.output(dict(zip([*output_names(plan), *relevances, *reads], result, strict=True)))
+    graph.output(dict(zip([*name_outputs(plan), *relevances, *reads], result, strict=True)))
     spell_types(graph)
-    densify(graph)  # the program may have been traced with inputs in another order
+    order_operands(graph)  # the program may have been traced with inputs in another order
     return fx.GraphModule(program.module, graph)
 
 
-def output_names(plan: Plan) -> list[str]:
+def name_outputs(plan: Plan) -> list[str]:
     """A name for each tensor that the model returns, by its place in what it returns."""
     outputs = list(plan.captured.outputs)
     paths, _ = tree_flatten_with_path(tree_unflatten(outputs, plan.captured.out_spec))
@@ -106,24 +110,24 @@ def output_names(plan: Plan) -> list[str]:
     return [".".join(["output", *path]) for path, node in zip(keys, outputs, strict=True) if isinstance(node, fx.Node)]
 
 
-def explained_name(plan: Plan) -> str:
+def find_explained_name(plan: Plan) -> str:
     """The name of the output that is explained; another one if it is computed of the outputs."""
     outputs = [node for node in plan.captured.outputs if isinstance(node, fx.Node)]
-    named = zip(outputs, output_names(plan), strict=True)
+    named = zip(outputs, name_outputs(plan), strict=True)
     return next((name for node, name in named if node is plan.captured.explained), OBJECTIVE)
 
 
-def dim_of(size: Any, names: dict[str, str], dims: dict[str, Any]) -> Any:
+def choose_dim(size: Any, names: dict[str, str], dims: dict[str, Any]) -> Any:
     """How torch.export is told of a size that may change."""
     return dims[names[str(size)]] if str(size) in names else Dim.AUTO
 
 
-def hint(size: Any) -> int:
+def find_example_size(size: Any) -> int:
     """The size in the example that was captured."""
     return size if isinstance(size, int) else int(size.node.hint)
 
 
-def describe(
+def describe_program(
     plan: Plan,
     module: fx.GraphModule,
     names: Mapping[str, str],
@@ -135,14 +139,14 @@ def describe(
     captured = plan.captured
 
     def spec(name: str, value: Tensor) -> Spec:
-        shape = tuple(write_clause(n.node.expr, names) if is_symbolic(n) else int(n) for n in sizes(value))
+        shape = tuple(write_clause(n.node.expr, names) if is_symbolic(n) else int(n) for n in read_shape(value))
         return Spec(name, str(value.dtype).removeprefix("torch."), shape)
 
     inputs = [spec(node.name, node.meta["val"]) for node in module.graph.find_nodes(op="placeholder")]
     results = module.graph.output_node().args[0]
     assert isinstance(results, dict)
     tensors = [t for t in captured.constants.values() if isinstance(t, Tensor)]
-    report = coverage(plan, rules.name)
+    report = report_coverage(plan, rules.name)
     targets = [s for s in inputs if s.name == TARGET]
     return Manifest(
         version=VERSION,
@@ -161,7 +165,7 @@ def describe(
         inputs=tuple(inputs),
         fixed={n.name: repr(n.meta["val"]) for n in captured.inputs if not isinstance(n.meta["val"], Tensor)},
         outputs=tuple(spec(name, node.meta["val"]) for name, node in results.items()),
-        explained=spec(explained_name(plan), captured.explained.meta["val"]),
+        explained=spec(find_explained_name(plan), captured.explained.meta["val"]),
         sizes=limits,
     )
 
@@ -178,7 +182,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> str:
 
 def write_pt2(exported: Exported, path: Path) -> None:
     """An archive of torch.export."""
-    package(exported, path, exported_programs={"model": exported.program})
+    write_package(exported, path, exported_programs={"model": exported.program})
 
 
 def write_aoti(exported: Exported, path: Path) -> None:
@@ -195,18 +199,19 @@ def write_aoti(exported: Exported, path: Path) -> None:
             f"AOTInductor cannot compile the relevance program\n  {type(error).__name__}: {error}\n"
             "It needs a C++ compiler. The format 'pt2' needs none."
         ) from error
-    package(exported, path, aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]})
+    write_package(exported, path, aoti_files={"model": [file for file in files if not str(file).endswith(".cpp")]})
 
 
-def package(exported: Exported, path: Path, **content: Any) -> None:
+def write_package(exported: Exported, path: Path, **content: Any) -> None:
     """Write an archive of torch, and into it the manifest with the digests of everything else, signed if asked for."""
     with path.open("w+b") as file:
-        with uninterrupted(file) as held:
+        with defer_errors(file) as held:
             package_pt2(held, **content)
         with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as members:
-            parts = archive.digests(members, without=MEMBER)
+            parts = archive.hash_members(members, without=MANIFEST_MEMBER)
             members.writestr(
-                archive.full(members, MEMBER), signed(replace(exported.manifest, parts=parts), exported.key).to_json()
+                archive.find_full_name(members, MANIFEST_MEMBER),
+                sign_manifest(replace(exported.manifest, parts=parts), exported.key).to_json(),
             )
 
 
@@ -226,7 +231,7 @@ ENDINGS = {".pt2": "pt2", ".onnx": "onnx"}
 """Format by the ending of a file."""
 
 
-def format_of(path: Path, format: str | None) -> str:
+def choose_format(path: Path, format: str | None) -> str:
     """The format of a file: the one that was asked for, or what the ending says.
 
     Raises:
@@ -246,12 +251,12 @@ def format_of(path: Path, format: str | None) -> str:
 
 
 @contextmanager
-def write(exported: Exported, path: Path, format: str) -> Iterator[Path]:
+def write_artifact(exported: Exported, path: Path, format: str) -> Iterator[Path]:
     """Write an artefact to a file that takes the place of ``path`` when everything has gone well.
 
     Raises:
         ArtifactError: If the program cannot be written in this format, or the file cannot.
     """
-    with replaced(path) as new:
+    with replace_file(path) as new:
         WRITERS[format](replace(exported, manifest=replace(exported.manifest, format=format)), new)
         yield new

@@ -18,7 +18,7 @@ Key = Any
 """A path of a PEM file, its content, or a key of the package cryptography."""
 
 
-def private_key(key: Key) -> Any:
+def read_private_key(key: Key) -> Any:
     """The key that signs.
 
     Raises:
@@ -27,13 +27,13 @@ def private_key(key: Key) -> Any:
     """
     ed25519 = require("cryptography.hazmat.primitives.asymmetric.ed25519", "sign")
     serialization = require("cryptography.hazmat.primitives.serialization", "sign")
-    found = read(key, lambda content: serialization.load_pem_private_key(content, None))
+    found = read_key(key, lambda content: serialization.load_pem_private_key(content, None))
     if not isinstance(found, ed25519.Ed25519PrivateKey):
         raise ArtifactError(f"artefacts are signed by a private key of Ed25519, not {type(found).__name__}")
     return found
 
 
-def public_keys(keys: Key | Sequence[Key]) -> tuple[bytes, ...]:
+def read_public_keys(keys: Key | Sequence[Key]) -> tuple[bytes, ...]:
     """The keys that a signature may be of, in PEM; given these it returns them.
 
     Raises:
@@ -45,7 +45,7 @@ def public_keys(keys: Key | Sequence[Key]) -> tuple[bytes, ...]:
     given = keys if isinstance(keys, (list, tuple)) else [keys]
     if not given:
         raise ArtifactError("there is no key in key=: nothing could be loaded")
-    found = [read(key, serialization.load_pem_public_key) for key in given]
+    found = [read_key(key, serialization.load_pem_public_key) for key in given]
     for key in found:
         if not isinstance(key, ed25519.Ed25519PublicKey):
             raise ArtifactError(f"signatures are checked by a public key of Ed25519, not {type(key).__name__}")
@@ -53,7 +53,7 @@ def public_keys(keys: Key | Sequence[Key]) -> tuple[bytes, ...]:
     return tuple(key.public_bytes(*form) for key in found)
 
 
-def read(key: Key, load: Any) -> Any:
+def read_key(key: Key, load: Any) -> Any:
     """A key from a path or from the content of a PEM file; anything else as it is."""
     if not isinstance(key, (str, Path, bytes)):
         return key
@@ -68,7 +68,7 @@ def read(key: Key, load: Any) -> Any:
         ) from error
 
 
-def signed(manifest: Manifest, key: Any | None) -> Manifest:
+def sign_manifest(manifest: Manifest, key: Any | None) -> Manifest:
     """The manifest with the signature of a private key; as it is without one."""
     return manifest if key is None else replace(manifest, signed=key.sign(DOMAIN + manifest.to_sign()).hex())
 
@@ -80,7 +80,7 @@ def check_signature(manifest: Manifest, keys: Sequence[bytes] | None) -> None:
 
     Args:
         manifest: What the artefact says of itself.
-        keys: What `public_keys` returned, or None.
+        keys: What `read_public_keys` returned, or None.
 
     Raises:
         ArtifactError: If there is no signature, or it is of another key or of other content.

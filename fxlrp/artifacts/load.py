@@ -14,32 +14,32 @@ import torch
 from torch import Tensor
 
 from fxlrp._torch import load_package
-from fxlrp.artifacts.artifact import Artifact, Run
-from fxlrp.artifacts.description.manifest import MEMBER, Manifest
-from fxlrp.artifacts.keys import check_signature, public_keys
+from fxlrp.artifacts.artifact import Artifact, TensorFunction
+from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER, Manifest
+from fxlrp.artifacts.keys import check_signature, read_public_keys
 from fxlrp.artifacts.onnx_format.files import read_onnx
 from fxlrp.artifacts.pt2 import archive
-from fxlrp.artifacts.pt2.reading import build
-from fxlrp.artifacts.pt2.untrusted import check_model
+from fxlrp.artifacts.pt2.reading import build_module
+from fxlrp.artifacts.pt2.untrusted import check_program
 from fxlrp.artifacts.pt2.weight_files import read_weights
 from fxlrp.errors import ArtifactError
-from fxlrp.session.agreement import agree
+from fxlrp.session.agreement import is_close
 
-COMMON = [
-    re.escape(MEMBER),
+COMMON_MEMBERS = [
+    re.escape(MANIFEST_MEMBER),
     "archive_format",
     "archive_version",
     "byteorder",
     r"\.data/version",
     r"\.data/serialization_id",
 ]
-PT2 = [
-    *COMMON,
+PT2_MEMBERS = [
+    *COMMON_MEMBERS,
     r"models/model\.json",
     r"data/sample_inputs/model\.pt",
     r"data/(weights|constants)/(model_(weights|constants)_config\.json|(weight|tensor)_\d+)",
 ]
-AOTI = [*COMMON, r"data/aotinductor/model/[\w.\-]+", r"data/(weights|constants)/[\w.\-]+"]
+AOTI_MEMBERS = [*COMMON_MEMBERS, r"data/aotinductor/model/[\w.\-]+", r"data/(weights|constants)/[\w.\-]+"]
 
 
 def load(path: str | Path, *, allow_native_code: bool = False, key: Any = None) -> Artifact:
@@ -58,28 +58,28 @@ def load(path: str | Path, *, allow_native_code: bool = False, key: Any = None) 
         ArtifactError: If the file is missing, damaged, changed, not signed by a key, or not what fxlrp writes.
     """
     path = Path(path)
-    keys = None if key is None else public_keys(key)
+    keys = None if key is None else read_public_keys(key)
     content = archive.read_file(path)
     if path.suffix == ".onnx":
         return Artifact(*read_onnx(path, content, keys))
     with archive.open_archive(content, path) as members:
-        manifest = Manifest.from_json(archive.read(members, MEMBER))
+        manifest = Manifest.from_json(archive.read_member(members, MANIFEST_MEMBER))
         check_signature(manifest, keys)
         if manifest.format not in FORMATS:
             raise ArtifactError(f"{path} is of format {manifest.format!r}, which is none of {', '.join(FORMATS)}")
         allowed, reader = FORMATS[manifest.format]
         archive.check_members(members, allowed, path)
-        manifest.check_parts(archive.digests(members, without=MEMBER))
+        manifest.check_parts(archive.hash_members(members, without=MANIFEST_MEMBER))
         if manifest.format == "aoti" and not allow_native_code:
             raise ArtifactError(
                 f"{path} holds machine code, which would run with your rights. "
                 "If you trust its origin: fxlrp.load(path, allow_native_code=True)"
             )
-        check_torch(manifest)
+        check_runnable(manifest)
         return Artifact(manifest, reader(members, manifest))
 
 
-def check_torch(manifest: Manifest) -> None:
+def check_runnable(manifest: Manifest) -> None:
     """Refuse what cannot run here.
 
     Raises:
@@ -102,24 +102,24 @@ def check_torch(manifest: Manifest) -> None:
         )
 
 
-def read_pt2(members: zipfile.ZipFile, manifest: Manifest) -> Run:
+def read_pt2(members: zipfile.ZipFile, manifest: Manifest) -> TensorFunction:
     """What runs an archive of torch.export: its graph and its weights, looked through."""
-    read = functools.partial(archive.read, members)
+    read = functools.partial(archive.read_member, members)
     if read("data/sample_inputs/model.pt"):
         raise ArtifactError("the artefact has sample inputs, which are pickled and not read")
-    model = check_model(read("models/model.json"), manifest)["graph_module"]
+    model = check_program(read("models/model.json"), manifest)["graph_module"]
     weights = {k: w for kind in ("weights", "constants") for k, w in read_weights(kind, read, manifest.device).items()}
-    module = build(model["graph"], model["signature"], weights)
+    module = build_module(model["graph"], model["signature"], weights)
     if len(module.graph.find_nodes(op="placeholder")) != len(manifest.inputs):
         raise ArtifactError("the graph takes other inputs than the manifest says")
     return lambda tensors: module(*tensors)
 
 
-def read_aoti(members: zipfile.ZipFile, manifest: Manifest) -> Run:
+def read_aoti(members: zipfile.ZipFile, manifest: Manifest) -> TensorFunction:
     """What runs a package of AOTInductor, from a copy that has the members that were checked and nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "model.pt2"
-        copy.write_bytes(archive.rewritten(members))
+        copy.write_bytes(archive.copy_members(members))
         try:
             module = load_package(str(copy))
         except Exception as error:
@@ -127,14 +127,14 @@ def read_aoti(members: zipfile.ZipFile, manifest: Manifest) -> Run:
     return lambda tensors: list(module(*tensors).values())
 
 
-FORMATS: dict[str, tuple[Sequence[str], Callable[[zipfile.ZipFile, Manifest], Run]]] = {
-    "pt2": (PT2, read_pt2),
-    "aoti": (AOTI, read_aoti),
+FORMATS: dict[str, tuple[Sequence[str], Callable[[zipfile.ZipFile, Manifest], TensorFunction]]] = {
+    "pt2": (PT2_MEMBERS, read_pt2),
+    "aoti": (AOTI_MEMBERS, read_aoti),
 }
 """What each format has for members, and what reads them."""
 
 
-def check_same(path: Path, tensors: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+def check_results(path: Path, tensors: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     """Compare the results of an artefact with those of the program that it was made of.
 
     Raises:
@@ -144,7 +144,7 @@ def check_same(path: Path, tensors: Sequence[Tensor], expected: Sequence[Tensor]
     names = [spec.name for spec in artifact.manifest.inputs]
     found = artifact.run(dict(zip(names, tensors, strict=False)))
     for (name, one), other in zip(found.items(), expected, strict=True):
-        if not agree(one, other):
+        if not is_close(one, other):
             raise ArtifactError(
                 f"as {artifact.manifest.format!r} the result '{name}' would differ from that of the program: "
                 "choose another format"

@@ -9,19 +9,19 @@ from typing import Any
 from torch import Tensor
 
 from fxlrp._torch import tree_unflatten
-from fxlrp.artifacts.export import export, format_of, write
-from fxlrp.artifacts.keys import private_key
-from fxlrp.artifacts.load import check_same
-from fxlrp.artifacts.single_samples import ones
+from fxlrp.artifacts.export import choose_format, export_program, write_artifact
+from fxlrp.artifacts.keys import read_private_key
+from fxlrp.artifacts.load import check_results
+from fxlrp.artifacts.single_samples import find_single_sizes
 from fxlrp.errors import SignatureError
-from fxlrp.files import destination
+from fxlrp.files import find_destination
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.ir.targets import FORMS, example_targets
+from fxlrp.ir.targets import FORMS, make_example_targets
 from fxlrp.session.programs import Programs
 from fxlrp.session.signature import check_finite
 
 
-def save(
+def save_artifact(
     programs: Programs,
     rules: RuleSet,
     model: str,
@@ -53,21 +53,21 @@ def save(
     if target not in FORMS:
         raise SignatureError(f"target={target!r} is none of {', '.join(map(repr, FORMS))}: which kind it shall take")
     path, form = Path(path), FORMS[target]
-    format = format_of(path, format)
-    destination(path)  # what is wrong with it is said before anything is computed
-    key = None if sign is None else private_key(sign)
+    format = choose_format(path, format)
+    find_destination(path)  # what is wrong with it is said before anything is computed
+    key = None if sign is None else read_private_key(sign)
     entry, leaves, sizes = programs.open_entry(args, kwargs)
     check_finite(entry, leaves)
-    symbols, small = ones(programs, entry, leaves, sizes, form)
+    symbols, small = find_single_sizes(programs, entry, leaves, sizes, form)
     program, _ = programs.program(entry, form)
-    exported = replace(export(entry.plan, program, rules, model, symbols), key=key)
+    exported = replace(export_program(entry.plan, program, rules, model, symbols), key=key)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    tensors += example_targets(form, entry.shape(sizes), tensors[0].device)
+    tensors += make_example_targets(form, entry.shape(sizes), tensors[0].device)
     expected = program.module(*tensors)
     output = entry.plan.captured.output(expected[: program.outputs])
     given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     programs.verify(entry, ("saved", form), tree_unflatten(leaves, entry.spec), output, given)
-    with write(exported, path, format) as new:
+    with write_artifact(exported, path, format) as new:
         for given in (tensors, *small):
-            check_same(new, given, program.module(*given))
+            check_results(new, given, program.module(*given))
     return path

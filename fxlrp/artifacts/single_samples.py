@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_unflatten
-from fxlrp.ir.guards import SMALLEST, is_symbolic, known
-from fxlrp.ir.targets import Form, example_targets
-from fxlrp.session.agreement import agree
+from fxlrp.ir.guards import SMALLEST_OPEN, is_symbolic, to_integers
+from fxlrp.ir.targets import Form, make_example_targets
+from fxlrp.session.agreement import is_close
 from fxlrp.session.programs import Programs
-from fxlrp.session.signature import Entry
+from fxlrp.session.signature import CapturedSignature
 
 NOISE = 0.1
 """Standard deviation of what is added to inputs to compare programs on other numbers than the given ones."""
 
 
-def ones(
-    programs: Programs, entry: Entry, leaves: Sequence[Any], sizes: Mapping[Any, int], form: Form
+def find_single_sizes(
+    programs: Programs, entry: CapturedSignature, leaves: Sequence[Any], sizes: Mapping[Any, int], form: Form
 ) -> tuple[set[str], list[list[Tensor]]]:
     """The open sizes for which 1 will do, by symbol, and the tensors on which that was found out.
 
@@ -32,17 +32,17 @@ def ones(
     admitted: list[Any] = []
     found: list[list[Tensor]] = []
     for symbol in ordered[:2]:
-        if entry.plan.captured.guards.limits(symbol)[0] == SMALLEST:
+        if entry.plan.captured.guards.limits(symbol)[0] == SMALLEST_OPEN:
             fixed = [{symbol: 1}, *({symbol: 1, other: 1} for other in admitted)]
-            tried = [same(programs, entry, leaves, {**sizes, **values}, form) for values in fixed]
+            tried = [compare_at_sizes(programs, entry, leaves, {**sizes, **values}, form) for values in fixed]
             if None not in tried:
                 admitted.append(symbol)
                 found += [tensors for tensors in tried if tensors is not None]
     return set(map(str, admitted)), found
 
 
-def same(
-    programs: Programs, entry: Entry, leaves: Sequence[Any], sizes: Mapping[Any, int], form: Form
+def compare_at_sizes(
+    programs: Programs, entry: CapturedSignature, leaves: Sequence[Any], sizes: Mapping[Any, int], form: Form
 ) -> list[Tensor] | None:
     """The beginning of the inputs, of these sizes, if the program does there what a program for them does.
 
@@ -51,32 +51,32 @@ def same(
     """
     pairs = zip(entry.plan.captured.inputs, leaves, strict=True)
     try:
-        first = [cut(node, leaf, sizes) for node, leaf in pairs]
+        first = [cut_input(node, leaf, sizes) for node, leaf in pairs]
         own, given, found = programs.entry(*tree_unflatten(first, entry.spec))
         tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
-        tensors += example_targets(form, own.shape(found), tensors[0].device)
+        tensors += make_example_targets(form, own.shape(found), tensors[0].device)
         one, other = (programs.program(e, form)[0].module for e in (entry, own))
-        alike = all(agrees(one(*numbers), other(*numbers)) for numbers in (tensors, noisy(tensors)))
+        alike = all(all_agree(one(*numbers), other(*numbers)) for numbers in (tensors, add_noise(tensors)))
     except Exception:  # whatever goes wrong with a size of 1: the artefact will not take it
         return None
     return tensors if alike else None
 
 
-def cut(node: fx.Node, leaf: Any, sizes: Mapping[Any, int]) -> Any:
+def cut_input(node: fx.Node, leaf: Any, sizes: Mapping[Any, int]) -> Any:
     """The beginning of an input, of the sizes that it has for these values of the symbols."""
     if not isinstance(leaf, Tensor):
         return leaf
     shape = node.meta["val"].shape
-    ends = [int(n.node.expr.xreplace(known(sizes))) if is_symbolic(n) else n for n in shape]
+    ends = [int(n.node.expr.xreplace(to_integers(sizes))) if is_symbolic(n) else n for n in shape]
     return leaf[tuple(slice(0, end) for end in ends)]
 
 
-def noisy(tensors: Sequence[Tensor]) -> list[Tensor]:
+def add_noise(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Tensors with noise on those of floating point."""
     chance = torch.Generator().manual_seed(0)
     return [t + (NOISE * torch.randn(t.shape, generator=chance)).to(t) if t.is_floating_point() else t for t in tensors]
 
 
-def agrees(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+def all_agree(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Whether all results agree."""
-    return all(agree(one, other) for one, other in zip(ones, others, strict=True))
+    return all(is_close(one, other) for one, other in zip(ones, others, strict=True))

@@ -18,10 +18,10 @@ def spell_types(graph: fx.Graph) -> int:
     found = [node for node in graph.nodes if has_default_type(node)]
     for node in found:
         dtype = node.meta["val"].dtype
-        if "dtype" in names(node.target):
+        if "dtype" in list_arguments(node.target):
             node.update_kwarg("dtype", dtype)
-        elif node.target in CHOICES:
-            converted(graph, node, dtype)
+        elif node.target in CONDITIONAL_OPS:
+            convert_result(graph, node, dtype)
         else:
             with graph.inserting_before(node):
                 for x in node.all_input_nodes:
@@ -30,11 +30,11 @@ def spell_types(graph: fx.Graph) -> int:
     return len(found)
 
 
-CHOICES = {aten.where.Scalar}
+CONDITIONAL_OPS = {aten.where.Scalar}
 """Ops whose tensor is a condition, and stays one."""
 
 
-def converted(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> None:
+def convert_result(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> None:
     """Convert the result of an op."""
     with graph.inserting_after(node):
         result = graph.call_function(aten._to_copy.default, (node,), {"dtype": dtype})
@@ -44,18 +44,18 @@ def converted(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> None:
 def has_default_type(node: fx.Node) -> bool:
     """Whether an op's type is said neither by its operands nor by its arguments."""
     op, value = node.target, node.meta.get("val")
-    if not isinstance(op, OpOverload) or op.namespace != "aten" or not is_broken(value):
+    if not isinstance(op, OpOverload) or op.namespace != "aten" or not has_fractions(value):
         return False
-    place = names(op).index("dtype") if "dtype" in names(op) else len(node.args)
+    place = list_arguments(op).index("dtype") if "dtype" in list_arguments(op) else len(node.args)
     given = node.kwargs.get("dtype") is not None or (place < len(node.args) and node.args[place] is not None)
-    return not given and not any(is_broken(x.meta.get("val")) for x in node.all_input_nodes)
+    return not given and not any(has_fractions(x.meta.get("val")) for x in node.all_input_nodes)
 
 
-def is_broken(value: object) -> bool:
+def has_fractions(value: object) -> bool:
     """Whether it is a tensor of numbers with fractions, real or complex."""
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-def names(op: OpOverload) -> list[str]:
+def list_arguments(op: OpOverload) -> list[str]:
     """Names of an op's arguments."""
     return [argument.name for argument in op._schema.arguments]

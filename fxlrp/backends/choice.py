@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from fxlrp._torch import generate
-from fxlrp.backends.constants import Store, copied, split
-from fxlrp.backends.cudagraphs import cudagraphs
-from fxlrp.backends.dense import densify
-from fxlrp.backends.in_place import reuse
-from fxlrp.backends.inductor import inductor
+from fxlrp._torch import generate_code
+from fxlrp.backends.constants import ConstantStore, copy_program, split_constants
+from fxlrp.backends.cudagraphs import record_as_cuda_graphs
+from fxlrp.backends.dense import order_operands
+from fxlrp.backends.in_place import write_in_place
+from fxlrp.backends.inductor import compile_by_inductor
 from fxlrp.backends.packed_filters import pack_convolutions
 from fxlrp.errors import SignatureError
 from fxlrp.ir.program import Program
@@ -20,14 +20,14 @@ from fxlrp.ir.program import Program
 Runner = Callable[..., Any]
 
 
-def eager(program: Program, store: Store | None = None) -> Runner:
+def run_op_by_op(program: Program, store: ConstantStore | None = None) -> Runner:
     """The generated Python code, op by op."""
-    own = copied(program.module)
+    own = copy_program(program.module)
     pack_convolutions(own.graph)
-    module, constants = split(own, store)
-    reuse(module.graph)
-    densify(module.graph)
-    generate(module)
+    module, constants = split_constants(own, store)
+    write_in_place(module.graph)
+    order_operands(module.graph)
+    generate_code(module)
 
     def run(*tensors: Any) -> Any:
         try:
@@ -43,12 +43,16 @@ def eager(program: Program, store: Store | None = None) -> Runner:
     return run
 
 
-Backend = Callable[[Program, Store | None], Runner]
+Backend = Callable[[Program, ConstantStore | None], Runner]
 """Makes a program run; programs of one model that are given one store share what depends on its tensors alone."""
-BACKENDS: dict[str, Backend] = {"eager": eager, "inductor": inductor, "cudagraphs": cudagraphs}
+BACKENDS: dict[str, Backend] = {
+    "eager": run_op_by_op,
+    "inductor": compile_by_inductor,
+    "cudagraphs": record_as_cuda_graphs,
+}
 
 
-def backend(name: str) -> Backend:
+def find_backend(name: str) -> Backend:
     """The backend of that name.
 
     Raises:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, tree_flatten
-from fxlrp.backends.value_watch import Watch
+from fxlrp.backends.value_watch import ValueWatch
 
 aten = torch.ops.aten
 
 
-class Value:
+class SharedValue:
     """What an expression of the model's tensors is worth, and in which state of the tensors."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Value:
         self.content: Any = None
 
 
-class Store:
+class ConstantStore:
     """What the programs of one model compute of its tensors alone: each expression once, for as long as one needs it.
 
     Attributes:
@@ -33,10 +33,10 @@ class Store:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._watch = Watch(())
+        self._watch = ValueWatch(())
         self._state = 1
         self._names: dict[Hashable, int] = {}
-        self._values: WeakValueDictionary[int, Value] = WeakValueDictionary()
+        self._values: WeakValueDictionary[int, SharedValue] = WeakValueDictionary()
         self._users: WeakSet[Constants] = WeakSet()
 
     def state(self) -> int:
@@ -46,7 +46,7 @@ class Store:
                 self._state += 1
             return self._state
 
-    def values(self, user: Constants) -> list[Value]:
+    def values(self, user: Constants) -> list[SharedValue]:
         """The values that a program takes, still to be computed unless another program has them."""
         with self.lock:
             names: dict[fx.Node, int] = {}
@@ -55,25 +55,25 @@ class Store:
                     held = getattr(user.module, str(node.target))
                     key: Hashable = id(held) if isinstance(held, Tensor) else repr(held)
                 else:
-                    key = expression(node, names)
+                    key = make_expression_key(node, names)
                 names[node] = self._names.setdefault(key, len(self._names))
             self.state()  # a change that nobody has asked for yet
             self._users.add(user)
-            self._watch = Watch(tensor for living in self._users for tensor in living.tensors)
-            return [self._values.setdefault(names[node], Value()) for node in user.kept]
+            self._watch = ValueWatch(tensor for living in self._users for tensor in living.tensors)
+            return [self._values.setdefault(names[node], SharedValue()) for node in user.kept]
 
 
-HINTS: dict[Any, int] = {}
+HINT_ARGUMENTS: dict[Any, int] = {}
 """Argument of an op that makes its result faster to use for some, and not another one for any."""
 
 
-def expression(node: fx.Node, names: Mapping[fx.Node, int]) -> Hashable:
+def make_expression_key(node: fx.Node, names: Mapping[fx.Node, int]) -> Hashable:
     """Equal for calls that compute the same of the same operands, which are given by number."""
 
     def numbered(leaf: Any) -> Hashable:
         return ("node", names[leaf]) if isinstance(leaf, fx.Node) else (type(leaf), repr(leaf))
 
-    args = tuple(arg for i, arg in enumerate(node.args) if HINTS.get(node.target) != i)
+    args = tuple(arg for i, arg in enumerate(node.args) if HINT_ARGUMENTS.get(node.target) != i)
     leaves, spec = tree_flatten((args, node.kwargs))
     return node.target, spec, tuple(map(numbered, leaves))
 
@@ -88,32 +88,34 @@ class Constants:
         store: Where programs of the same model share their values.
     """
 
-    def __init__(self, module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node], store: Store) -> None:
+    def __init__(
+        self, module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node], store: ConstantStore
+    ) -> None:
         self.module, self.fixed, self.kept, self.store = module, fixed, kept, store
         held = (getattr(module, str(node.target)) for node in fixed if node.op == "get_attr")
         self.tensors = [x for x in held if isinstance(x, Tensor)]
         self.values = store.values(self)
 
     def __call__(self) -> tuple[Any, ...]:
-        """The values, one for each placeholder that `split` put in their place."""
+        """The values, one for each placeholder that `split_constants` put in their place."""
         with self.store.lock:
             state = self.store.state()
             stale = [i for i, value in enumerate(self.values) if value.state != state]
             if stale:
-                module = independent(self.module, self.fixed, [self.kept[i] for i in stale])
+                module = extract_constant_part(self.module, self.fixed, [self.kept[i] for i in stale])
                 for i, content in zip(stale, module(), strict=True):
                     self.values[i].state, self.values[i].content = state, content
             return tuple(value.content for value in self.values)
 
 
-def copied(module: fx.GraphModule) -> fx.GraphModule:
+def copy_program(module: fx.GraphModule) -> fx.GraphModule:
     """The program with a graph of its own, to be changed; its tensors are shared."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     return fx.GraphModule(module, graph)
 
 
-def split(module: fx.GraphModule, store: Store | None = None) -> tuple[fx.GraphModule, Constants]:
+def split_constants(module: fx.GraphModule, store: ConstantStore | None = None) -> tuple[fx.GraphModule, Constants]:
     """Divide a program into what depends on its inputs and what does not.
 
     Args:
@@ -123,12 +125,12 @@ def split(module: fx.GraphModule, store: Store | None = None) -> tuple[fx.GraphM
     Returns:
         A module that takes the inputs of the program and then the constants, and these constants.
     """
-    fixed = constant(module.graph)
+    fixed = find_constant_nodes(module.graph)
     kept = [n for n in fixed if n.op == "call_function" and any(user not in fixed for user in n.users)]
-    return dependent(module, fixed, kept), Constants(module, fixed, kept, store or Store())
+    return extract_varying_part(module, fixed, kept), Constants(module, fixed, kept, store or ConstantStore())
 
 
-def constant(graph: fx.Graph) -> dict[fx.Node, None]:
+def find_constant_nodes(graph: fx.Graph) -> dict[fx.Node, None]:
     """Nodes that are the same at every call, in order."""
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
@@ -146,7 +148,7 @@ def is_repeatable(target: object) -> bool:
     return getattr(target, "__module__", "") in ("_operator", "operator")
 
 
-def independent(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
+def extract_constant_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
     """The part without inputs, which returns ``kept``."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -157,7 +159,7 @@ def independent(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[f
     return fx.GraphModule(module, graph)
 
 
-def dependent(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
+def extract_varying_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
     """The part with inputs, behind which it takes ``kept``. What it returns of them is a copy, the caller's own."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}

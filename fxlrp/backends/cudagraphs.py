@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp._torch import generate
-from fxlrp.backends.constants import Store, split
-from fxlrp.backends.dense import densify
+from fxlrp._torch import generate_code
+from fxlrp.backends.constants import ConstantStore, split_constants
+from fxlrp.backends.dense import order_operands
 from fxlrp.ir.program import Program
 
 DEVICE = "cuda"
-RECORDINGS = 8
+MAX_RECORDINGS = 8
 """Recordings kept per program, one per size of the inputs, least recently used out first."""
 
 
@@ -50,7 +50,7 @@ class Recording:
 Recorder = Callable[[Callable[..., Sequence[Any]], tuple[Tensor, ...]], Recording]
 
 
-def record(function: Callable[..., Sequence[Any]], inputs: tuple[Tensor, ...]) -> Recording:
+def record_call(function: Callable[..., Sequence[Any]], inputs: tuple[Tensor, ...]) -> Recording:
     """Record a call on the current device, after a few on a stream aside that let libraries choose their kernels."""
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
@@ -76,7 +76,7 @@ class Recordings:
     """
 
     def __init__(
-        self, function: Callable[..., Sequence[Any]], recorder: Recorder = record, read: Iterable[Tensor] = ()
+        self, function: Callable[..., Sequence[Any]], recorder: Recorder = record_call, read: Iterable[Tensor] = ()
     ) -> None:
         self.function, self.recorder = function, recorder
         self.read = tuple(read)
@@ -100,7 +100,7 @@ class Recordings:
             if made is None:
                 return None
             self.kept[key] = made
-            if len(self.kept) > RECORDINGS:
+            if len(self.kept) > MAX_RECORDINGS:
                 self.kept.popitem(last=False)
         self.kept.move_to_end(key)
         return self.kept[key]
@@ -129,11 +129,11 @@ class Recordings:
         )
 
 
-def cudagraphs(program: Program, store: Store | None = None) -> Callable[..., Any]:
+def record_as_cuda_graphs(program: Program, store: ConstantStore | None = None) -> Callable[..., Any]:
     """Recorded at the first call of each size; what depends on weights alone is not computed at each call."""
-    module, constants = split(program.module, store)
-    densify(module.graph)
-    generate(module)
+    module, constants = split_constants(program.module, store)
+    order_operands(module.graph)
+    generate_code(module)
     own = (*module.parameters(), *module.buffers())
     memory = {t.untyped_storage().data_ptr() for t in (*program.module.parameters(), *program.module.buffers())}
     fixed = list(constants())

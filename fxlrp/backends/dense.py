@@ -20,12 +20,12 @@ aten = torch.ops.aten
 Order = Callable[[Tensor], Tensor]
 
 
-def rows(x: Tensor) -> Tensor:
+def make_rows(x: Tensor) -> Tensor:
     """Entry behind entry, as shapes are read."""
     return x.contiguous()
 
 
-def rows_or_pixels(x: Tensor) -> Tensor:
+def make_rows_or_pixels(x: Tensor) -> Tensor:
     """Such rows, or images pixel by pixel."""
     if x.ndim == 4 and not x.is_contiguous():
         _, channels, height, width = x.shape
@@ -34,63 +34,63 @@ def rows_or_pixels(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def close_vectors(x: Tensor) -> Tensor:
+def make_vectors_dense(x: Tensor) -> Tensor:
     """The entries of each vector side by side, vectors wherever they are."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-ALL = slice(None)
+EVERY_OPERAND = slice(None)
 ORDERS: dict[OpOverload, tuple[Order, slice]] = {
-    aten._embedding_bag.default: (rows, ALL),
-    aten._embedding_bag_backward.default: (rows, ALL),
-    aten._embedding_bag_dense_backward.default: (rows, ALL),
-    aten._embedding_bag_forward_only.default: (rows, ALL),
-    aten._embedding_bag_per_sample_weights_backward.default: (rows, ALL),
-    aten._pdist_forward.default: (rows, ALL),
-    aten._pdist_backward.default: (rows, ALL),
-    aten.adaptive_max_pool3d_backward.default: (rows, ALL),
-    aten.fractional_max_pool2d_backward.default: (rows, ALL),
-    aten.fractional_max_pool3d_backward.default: (rows, ALL),
-    aten.median.dim: (rows, ALL),
-    aten.nanmedian.dim: (rows, ALL),
-    aten.native_group_norm.default: (rows_or_pixels, ALL),
-    aten.native_group_norm_backward.default: (rows, ALL),
-    aten.nll_loss2d_backward.default: (rows, ALL),
-    aten.view_as_complex.default: (rows, ALL),
-    aten.view.dtype: (rows, ALL),
-    aten._scaled_dot_product_flash_attention_for_cpu.default: (close_vectors, slice(3)),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: (close_vectors, slice(5)),
-    aten._scaled_dot_product_flash_attention.default: (close_vectors, slice(3)),
-    aten._scaled_dot_product_flash_attention_backward.default: (close_vectors, slice(5)),
-    aten._scaled_dot_product_efficient_attention.default: (close_vectors, slice(3)),
-    aten._scaled_dot_product_efficient_attention_backward.default: (close_vectors, slice(4)),
-    aten._scaled_dot_product_cudnn_attention.default: (close_vectors, slice(3)),
-    aten._scaled_dot_product_cudnn_attention_backward.default: (close_vectors, slice(5)),
+    aten._embedding_bag.default: (make_rows, EVERY_OPERAND),
+    aten._embedding_bag_backward.default: (make_rows, EVERY_OPERAND),
+    aten._embedding_bag_dense_backward.default: (make_rows, EVERY_OPERAND),
+    aten._embedding_bag_forward_only.default: (make_rows, EVERY_OPERAND),
+    aten._embedding_bag_per_sample_weights_backward.default: (make_rows, EVERY_OPERAND),
+    aten._pdist_forward.default: (make_rows, EVERY_OPERAND),
+    aten._pdist_backward.default: (make_rows, EVERY_OPERAND),
+    aten.adaptive_max_pool3d_backward.default: (make_rows, EVERY_OPERAND),
+    aten.fractional_max_pool2d_backward.default: (make_rows, EVERY_OPERAND),
+    aten.fractional_max_pool3d_backward.default: (make_rows, EVERY_OPERAND),
+    aten.median.dim: (make_rows, EVERY_OPERAND),
+    aten.nanmedian.dim: (make_rows, EVERY_OPERAND),
+    aten.native_group_norm.default: (make_rows_or_pixels, EVERY_OPERAND),
+    aten.native_group_norm_backward.default: (make_rows, EVERY_OPERAND),
+    aten.nll_loss2d_backward.default: (make_rows, EVERY_OPERAND),
+    aten.view_as_complex.default: (make_rows, EVERY_OPERAND),
+    aten.view.dtype: (make_rows, EVERY_OPERAND),
+    aten._scaled_dot_product_flash_attention_for_cpu.default: (make_vectors_dense, slice(3)),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: (make_vectors_dense, slice(5)),
+    aten._scaled_dot_product_flash_attention.default: (make_vectors_dense, slice(3)),
+    aten._scaled_dot_product_flash_attention_backward.default: (make_vectors_dense, slice(5)),
+    aten._scaled_dot_product_efficient_attention.default: (make_vectors_dense, slice(3)),
+    aten._scaled_dot_product_efficient_attention_backward.default: (make_vectors_dense, slice(4)),
+    aten._scaled_dot_product_cudnn_attention.default: (make_vectors_dense, slice(3)),
+    aten._scaled_dot_product_cudnn_attention_backward.default: (make_vectors_dense, slice(5)),
 }
 """Ops of torch that do not read every order: the one they read, and of which operands."""
 
 
-def on_dense(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
+def call_on_ordered(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
     """Call an op on operands in the order that it reads; they are copied only if they are not."""
-    order, which = ORDERS.get(op, (rows, ALL))
+    order, which = ORDERS.get(op, (make_rows, EVERY_OPERAND))
     given = list(args)
-    given[which] = [ordered(x, order) for x in given[which]]
+    given[which] = [order_operand(x, order) for x in given[which]]
     return op(*given, **kwargs)
 
 
-def ordered(x: Any, order: Order) -> Any:
+def order_operand(x: Any, order: Order) -> Any:
     """An operand in an order of memory, or each of a list."""
     if isinstance(x, (list, tuple)):
-        return [ordered(one, order) for one in x]
+        return [order_operand(one, order) for one in x]
     return order(x) if isinstance(x, Tensor) and x.layout is torch.strided else x
 
 
-def densify(graph: fx.Graph) -> int:
+def order_operands(graph: fx.Graph) -> int:
     """Let ops have the order that they read, and those that are not torch's own rows; return how many there are."""
     choosy = [node for node in graph.nodes if node.op == "call_function" and is_choosy(node.target)]
     for node in choosy:
         node.args = node.target, *node.args
-        node.target = on_dense
+        node.target = call_on_ordered
     return len(choosy)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 Sizes = Sequence[int]
 
 
-def ordinary(x: Tensor, y: Tensor, filters: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes) -> bool:
+def is_ordinary(x: Tensor, y: Tensor, filters: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes) -> bool:
     """Whether a convolution of images ``x`` to images ``y`` is one that packed kernels are trusted with.
 
     There are several channels, rows and columns before and behind it. Filters lie within the image and reach beyond
@@ -29,15 +29,15 @@ def ordinary(x: Tensor, y: Tensor, filters: Tensor, stride: Sizes, padding: Size
     if not all(t.shape[0] > 0 and min(t.shape[1:]) > 1 for t in (x, y)):
         return False
     sides = zip(x.shape[2:], filters.shape[2:], stride, padding, dilation, strict=True)
-    return all(fits(*side) for side in sides)
+    return all(is_ordinary_side(*side) for side in sides)
 
 
-def fits(image: int, size: int, stride: int, padding: int, dilation: int) -> bool:
+def is_ordinary_side(image: int, size: int, stride: int, padding: int, dilation: int) -> bool:
     """The same of one side of image and filter."""
     reach = dilation * (size - 1)
     return padding <= reach < image and stride <= size + 1 and (dilation == 1 or size > 1)
 
 
-def several(rows: int | object, weight: Tensor) -> bool:
+def has_several_rows(rows: int | object, weight: Tensor) -> bool:
     """Whether a product has several rows, and its weight several rows and columns; others are no matrix products."""
     return all(isinstance(n, int) and n > 1 for n in (rows, *weight.shape))

@@ -14,14 +14,20 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.ir.memory_roots import root
+from fxlrp.ir.memory_roots import find_memory_root
 
 aten = torch.ops.aten
 
 COMMUTATIVE = (aten.add.Tensor, aten.mul.Tensor)
-FILLS = (aten.linear.default, aten.matmul.default, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+OWN_MEMORY_OPS = (
+    aten.linear.default,
+    aten.matmul.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+)
 """Composite ops that return memory of their own all the same."""
-VIEWS = {
+WRITABLE_VIEWS = {
     operator.getitem,
     aten._unsafe_view.default,
     aten.detach.default,
@@ -39,13 +45,13 @@ VIEWS = {
 """Views that are written through: in others, such as ``expand``, entries may share a place."""
 
 
-def reuse(graph: fx.Graph) -> int:
+def write_in_place(graph: fx.Graph) -> int:
     """Replace ops by their forms in place, where the first operand is fresh memory that dies there.
 
     Values stay the same to the last bit. The graph is no longer functional: nothing that rewrites graphs may follow.
     """
     index = {node: i for i, node in enumerate(graph.nodes)}
-    owner = {node: root(node) for node in graph.nodes}
+    owner = {node: find_memory_root(node) for node in graph.nodes}
     shown: dict[fx.Node, list[fx.Node]] = defaultdict(list)
     last: dict[fx.Node, int] = defaultdict(int)  # where each memory is read last
     for node, source in owner.items():
@@ -59,13 +65,13 @@ def reuse(graph: fx.Graph) -> int:
 
     hits = 0
     for node in graph.nodes:
-        op = in_place(node.target)
+        op = find_in_place_form(node.target)
         if op is None:
             continue
         args = list(node.args)
-        if not writable(args[0], node, owner) or not dies(args[0], node):
+        if not is_writable(args[0], node, owner) or not dies(args[0], node):
             other = args[1] if node.target in COMMUTATIVE and not node.kwargs else None
-            if not writable(other, node, owner) or not dies(other, node):  # type: ignore[arg-type]
+            if not is_writable(other, node, owner) or not dies(other, node):  # type: ignore[arg-type]
                 continue
             args[:2] = reversed(args[:2])
         source = owner[args[0]]
@@ -78,7 +84,7 @@ def reuse(graph: fx.Graph) -> int:
     return hits
 
 
-def in_place(op: object) -> OpOverload | None:
+def find_in_place_form(op: object) -> OpOverload | None:
     """The form in place of an elementwise op."""
     if not isinstance(op, OpOverload) or torch.Tag.pointwise not in op.tags or op.namespace != "aten":
         return None
@@ -86,29 +92,29 @@ def in_place(op: object) -> OpOverload | None:
     return getattr(packet, op._overloadname, None) if packet is not None else None
 
 
-def writable(operand: object, node: fx.Node, owner: dict[fx.Node, fx.Node]) -> bool:
+def is_writable(operand: object, node: fx.Node, owner: dict[fx.Node, fx.Node]) -> bool:
     """Whether an operand is like the result, and its memory was filled by an op of the program."""
-    if not isinstance(operand, fx.Node) or not fills(owner[operand]):
+    if not isinstance(operand, fx.Node) or not returns_own_memory(owner[operand]):
         return False
     x, y = operand.meta.get("val"), node.meta.get("val")
-    while operand is not owner[operand] and operand.target in VIEWS:
+    while operand is not owner[operand] and operand.target in WRITABLE_VIEWS:
         operand = operand.all_input_nodes[0]
     # what was written in place is like its operand, and goes on as it
-    own = operand is owner[operand] or in_place_form(operand.target)
-    return own and isinstance(x, Tensor) and isinstance(y, Tensor) and alike(x, y)
+    own = operand is owner[operand] or is_in_place(operand.target)
+    return own and isinstance(x, Tensor) and isinstance(y, Tensor) and is_same_size(x, y)
 
 
-def in_place_form(op: object) -> bool:
+def is_in_place(op: object) -> bool:
     """Whether an op is one in place already."""
     return isinstance(op, OpOverload) and op._schema.is_mutable
 
 
-def fills(node: fx.Node) -> bool:
+def returns_own_memory(node: fx.Node) -> bool:
     """Whether an op returns memory of its own; composite ones may return their operand."""
     op: Any = node.target
-    return isinstance(op, OpOverload) and (op in FILLS or not op._can_decompose())
+    return isinstance(op, OpOverload) and (op in OWN_MEMORY_OPS or not op._can_decompose())
 
 
-def alike(x: Tensor, y: Tensor) -> bool:
+def is_same_size(x: Tensor, y: Tensor) -> bool:
     """Whether the one can be written over the other."""
     return x.dtype is y.dtype and x.device == y.device and x.shape == y.shape

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.backends.constants import HINTS, constant
-from fxlrp.backends.geometry import several
+from fxlrp.backends.constants import HINT_ARGUMENTS, find_constant_nodes
+from fxlrp.backends.geometry import has_several_rows
 
 aten = torch.ops.aten
 
@@ -23,18 +23,18 @@ torch.library.define("fxlrp::pack", "(Tensor weight, int rows) -> Tensor")
 torch.library.define("fxlrp::packed_product", "(Tensor x, Tensor packed, Tensor? bias=None) -> Tensor")
 PACK = torch.ops.fxlrp.pack.default
 PRODUCT = torch.ops.fxlrp.packed_product.default
-HINTS[PACK] = 1  # rows: oneDNN reads any packing right, and reorders one that suits it less
+HINT_ARGUMENTS[PACK] = 1  # rows: oneDNN reads any packing right, and reorders one that suits it less
 
 
 @torch.library.impl("fxlrp::pack", "cpu")
-def pack(weight: Tensor, rows: int) -> Tensor:
-    """The weight as products with so many rows need it: a tensor that only `packed_product` can read."""
+def pack_weight(weight: Tensor, rows: int) -> Tensor:
+    """The weight as products with so many rows need it: a tensor that only `multiply_packed` can read."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.t(), rows)
     return packed
 
 
 @torch.library.impl("fxlrp::packed_product", ("cpu", "MkldnnCPU"))
-def packed_product(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
+def multiply_packed(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight + bias``."""
     if bias is not None:
         bias = bias.contiguous()  # oneDNN reads it as if it were
@@ -47,7 +47,7 @@ def _(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
     return x.new_empty(x.shape[0], packed.shape[0])
 
 
-class Packed:
+class PackedWeights:
     """The packed weights of a graph, each made once.
 
     Attributes:
@@ -55,7 +55,7 @@ class Packed:
     """
 
     def __init__(self, graph: fx.Graph) -> None:
-        self.fixed = constant(graph)
+        self.fixed = find_constant_nodes(graph)
         self._made: dict[Hashable, fx.Node] = {}
 
     def __call__(self, pack: OpOverload, weight: fx.Node, *layout: Any) -> fx.Node:
@@ -68,7 +68,7 @@ class Packed:
         return self._made[key]
 
 
-def substitute(node: fx.Node, op: OpOverload, args: tuple[Any, ...]) -> None:
+def replace_call(node: fx.Node, op: OpOverload, args: tuple[Any, ...]) -> None:
     """Call another op in the place of a node."""
     with node.graph.inserting_before(node):
         new = node.graph.call_function(op, args)
@@ -79,28 +79,30 @@ def substitute(node: fx.Node, op: OpOverload, args: tuple[Any, ...]) -> None:
 
 def pack_weights(graph: fx.Graph) -> int:
     """Multiply by packed weights where a product on the CPU has one; return how many there are."""
-    packed = Packed(graph)
+    packed = PackedWeights(graph)
     products = [
         n for op in (aten.mm.default, aten.addmm.default) for n in graph.find_nodes(op="call_function", target=op)
     ]
-    suitable = [node for node in products if suits(node, packed.fixed)]
+    suitable = [node for node in products if is_suitable(node, packed.fixed)]
     for node in suitable:
         *bias, x, weight = node.all_input_nodes
-        substitute(node, PRODUCT, (x, packed(PACK, weight, x.meta["val"].shape[0]), *bias))
+        replace_call(node, PRODUCT, (x, packed(PACK, weight, x.meta["val"].shape[0]), *bias))
     return len(suitable)
 
 
-def suits(node: fx.Node, fixed: Container[fx.Node]) -> bool:
+def is_suitable(node: fx.Node, fixed: Container[fx.Node]) -> bool:
     """Whether it is a product of several rows with a weight, on the CPU."""
     operands = node.all_input_nodes
     if len(operands) != len(node.args) or node.kwargs or operands[-1] not in fixed or operands[-2] in fixed:
         return False
     values = [operand.meta["val"] for operand in operands]
     *bias, x, weight = values
-    return packable(values) and several(x.shape[0], weight) and all(v.shape == weight.shape[1:] for v in bias)
+    return (
+        is_packable(values) and has_several_rows(x.shape[0], weight) and all(v.shape == weight.shape[1:] for v in bias)
+    )
 
 
-def packable(values: Sequence[Tensor]) -> bool:
+def is_packable(values: Sequence[Tensor]) -> bool:
     """Whether oneDNN packs such operands: all of float32, or of bfloat16 where the processor has it, on an x86 CPU."""
     x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")  # others were not measured
     if not x86 or any(v.device.type != "cpu" for v in values) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]

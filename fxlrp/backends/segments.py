@@ -17,15 +17,15 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.ir.provenance import modules, role
+from fxlrp.ir.provenance import find_modules, find_role
 
-REPEATS = 3
+MIN_REPEATS = 3
 """A block is one that occurs so often; two copies are hardly worth a border."""
 
 CONTAINERS = "torch.nn.modules.container."
 """Classes that say nothing of what is in them."""
 
-Run = list[fx.Node]
+Calls = list[fx.Node]
 
 
 @dataclass(frozen=True)
@@ -45,58 +45,58 @@ class Segment:
     key: Hashable
 
 
-def segments(graph: fx.Graph) -> list[Segment]:
+def cut_segments(graph: fx.Graph) -> list[Segment]:
     """Cut the calls of a graph at the borders of its repeated blocks; neighbours that do not repeat stay together."""
-    calls = ordered(graph)
-    blocks = repeated(node for node in calls if role(node) == "forward")
+    calls = order_calls(graph)
+    blocks = find_repeated_blocks(node for node in calls if find_role(node) == "forward")
 
     def label(node: fx.Node) -> tuple[str, bool]:
-        node = producer(node)
-        return next((path for path in modules(node) if path in blocks), ""), role(node) == "forward"
+        node = find_producer(node)
+        return next((path for path in find_modules(node) if path in blocks), ""), find_role(node) == "forward"
 
-    cut = [segment(list(run)) for _, run in groupby(calls, label)]
+    cut = [make_segment(list(run)) for _, run in groupby(calls, label)]
     counts = Counter(part.key for part in cut)
     merged: list[Segment] = []
-    for alone, group in groupby(cut, lambda part: counts[part.key] < REPEATS):
+    for alone, group in groupby(cut, lambda part: counts[part.key] < MIN_REPEATS):
         parts = list(group)
-        merged += [segment([node for part in parts for node in part.nodes])] if alone else parts
+        merged += [make_segment([node for part in parts for node in part.nodes])] if alone else parts
     return merged
 
 
-def ordered(graph: fx.Graph) -> Run:
+def order_calls(graph: fx.Graph) -> Calls:
     """Calls in order, the parts of a result of several tensors right behind it: only tensors cross a border."""
-    calls: dict[fx.Node, Run] = {}
+    calls: dict[fx.Node, Calls] = {}
     for node in graph.nodes:
         if node.op == "call_function":
-            calls.setdefault(producer(node), []).append(node)
+            calls.setdefault(find_producer(node), []).append(node)
     return list(chain.from_iterable(calls.values()))
 
 
-def producer(node: fx.Node) -> fx.Node:
+def find_producer(node: fx.Node) -> fx.Node:
     """The call whose result the node is a part of; otherwise the node itself."""
     while node.target is operator.getitem:
         node = node.args[0]  # type: ignore[assignment]
     return node
 
 
-def repeated(nodes: Iterable[fx.Node]) -> set[str]:
-    """Calls of modules that contain modules, of the classes that occur at least `REPEATS` times with the same ops."""
+def find_repeated_blocks(nodes: Iterable[fx.Node]) -> set[str]:
+    """Calls of modules that contain modules, of the classes that occur at least `MIN_REPEATS` times with the same ops."""
     ops: dict[str, list[Any]] = defaultdict(list)
     classes: dict[str, str] = {}
     outer: set[str] = set()
     for node in nodes:
-        stack = modules(node)
+        stack = find_modules(node)
         inner = list(stack)[1:-1]  # less the model itself and the innermost
         outer.update(path for path in inner if not stack[path].startswith(CONTAINERS))
         for path, kind in stack.items():
             ops[path].append(node.target)
             classes[path] = kind
     counts = Counter((classes[path], tuple(ops[path])) for path in outer)
-    often = {kind for (kind, _), count in counts.items() if count >= REPEATS}
+    often = {kind for (kind, _), count in counts.items() if count >= MIN_REPEATS}
     return {path for path in outer if classes[path] in often}
 
 
-def segment(nodes: Run) -> Segment:
+def make_segment(nodes: Calls) -> Segment:
     """Inputs, outputs and key of consecutive nodes."""
     place = {node: i for i, node in enumerate(nodes)}
     inputs: dict[fx.Node, int] = {}
@@ -113,11 +113,11 @@ def segment(nodes: Run) -> Segment:
         leaves, spec = tree_flatten((node.args, node.kwargs))
         parts.append((node.target, spec, tuple(map(name, leaves))))
     outputs = tuple(node for node in nodes if any(user not in place for user in node.users))
-    key = (*parts, tuple(map(layout, inputs)), tuple(place[node] for node in outputs))
+    key = (*parts, tuple(map(describe_value, inputs)), tuple(place[node] for node in outputs))
     return Segment(tuple(nodes), tuple(inputs), outputs, key)
 
 
-def layout(node: fx.Node) -> tuple[Any, ...]:
+def describe_value(node: fx.Node) -> tuple[Any, ...]:
     """What a compiler may specialise on: type, sizes, strides and device of a value."""
     value = node.meta.get("val")
     if isinstance(value, Tensor):
@@ -125,7 +125,7 @@ def layout(node: fx.Node) -> tuple[Any, ...]:
     return (type(value),)
 
 
-def outline(part: Segment) -> fx.GraphModule:
+def extract_segment(part: Segment) -> fx.GraphModule:
     """A segment as a module of its own: a function of its inputs that returns a tuple of its outputs."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}

@@ -12,17 +12,17 @@ from torch import Tensor
 
 SAMPLES = 64
 """Entries of a large tensor that a probe reads."""
-WHOLE = 512
+MAX_WHOLE = 512
 """A tensor of at most so many entries is read whole."""
-WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers by their bytes."""
 
 
-class Watch:
+class ValueWatch:
     """Whether tensors have changed since it was last asked.
 
     Every in-place op of torch counts a version of its tensor; fused optimisers, batch norm in training mode, views of
-    numpy and ``tensor.data`` do not. These are found by a probe: all entries of a tensor of at most `WHOLE`, and
+    numpy and ``tensor.data`` do not. These are found by a probe: all entries of a tensor of at most `MAX_WHOLE`, and
     `SAMPLES` entries at even distances of any other, bit by bit. A write between the samples is not seen.
     """
 
@@ -39,16 +39,16 @@ class Watch:
         versions = [(t.data_ptr(), t._version) if self.counted else (t.data_ptr(),) for t in self.tensors]
         if versions != self.versions:
             self.versions = versions
-            self.views = samples(self.tensors)
-            self.seen = list(map(joined, self.views))
+            self.views = sample_tensors(self.tensors)
+            self.seen = list(map(join_views, self.views))
             return True
-        seen = list(map(joined, self.views))
+        seen = list(map(join_views, self.views))
         equal = all(bool((one == other).all()) for one, other in zip(seen, self.seen, strict=True))
         self.seen = seen
         return not (equal and self.counted)
 
 
-def samples(tensors: Sequence[Tensor]) -> list[list[Any]]:
+def sample_tensors(tensors: Sequence[Tensor]) -> list[list[Any]]:
     """Some entries of each tensor bit by bit, as rows of its memory, those of one size and device together.
 
     On a CPU they are arrays of numpy, which joins hundreds of small ones in a quarter of the time that torch takes.
@@ -56,15 +56,15 @@ def samples(tensors: Sequence[Tensor]) -> list[list[Any]]:
     found: dict[Any, list[Any]] = defaultdict(list)
     for tensor in tensors:
         if tensor.numel() and tensor.layout is torch.strided:
-            view = bits(sample(tensor.detach()))
-            found[view.dtype, view.device].extend(rows(view.numpy() if view.device.type == "cpu" else view))
+            view = view_bits(sample_entries(tensor.detach()))
+            found[view.dtype, view.device].extend(split_rows(view.numpy() if view.device.type == "cpu" else view))
     return list(found.values())
 
 
-def sample(tensor: Tensor) -> Tensor:
+def sample_entries(tensor: Tensor) -> Tensor:
     """Some entries of a tensor, at even distances."""
     flat = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
-    if tensor.numel() <= WHOLE:
+    if tensor.numel() <= MAX_WHOLE:
         return flat.view(-1) if flat.is_contiguous() else tensor
     if flat.is_contiguous():  # in an odd distance, so that rows of a power of two are met in different columns
         return flat.view(-1)[:: len(flat.view(-1)) // SAMPLES | 1]
@@ -72,21 +72,21 @@ def sample(tensor: Tensor) -> Tensor:
     return tensor[tuple(slice(None, None, -(-n // each)) for n in tensor.shape)]
 
 
-def bits(view: Tensor) -> Tensor:
+def view_bits(view: Tensor) -> Tensor:
     """What a view holds as whole numbers, so that NaN equals itself."""
     view = torch.view_as_real(view) if view.is_complex() else view
-    return view.view(WORDS[view.itemsize])
+    return view.view(INTEGERS[view.itemsize])
 
 
-def rows(view: Any) -> Iterator[Any]:
+def split_rows(view: Any) -> Iterator[Any]:
     """A view, of which no copy may be made, as views of one dimension."""
     if view.ndim > 1:
         for part in view:
-            yield from rows(part)
+            yield from split_rows(part)
     else:
         yield view
 
 
-def joined(views: Sequence[Any]) -> Any:
+def join_views(views: Sequence[Any]) -> Any:
     """What some rows hold now."""
     return torch.cat(tuple(views)) if isinstance(views[0], Tensor) else np.concatenate(views)

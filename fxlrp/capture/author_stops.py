@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, tree_leaves
-from fxlrp.ir.program import floating
+from fxlrp.ir.program import is_floating
 from fxlrp.ir.stop_gradient import HOLD, STRAIGHT
 
 aten = torch.ops.aten
@@ -35,12 +35,12 @@ def keep_stops(module: fx.GraphModule, stopped: bool = False) -> None:
         module: An exported graph, in which ops may write in place; changed.
         stopped: Whether gradients are off where nothing else is said.
     """
-    inline(module)
+    inline_regions(module)
     graph = module.graph
     for node in graph.nodes:
         if is_region(node):
             keep_stops(getattr(module, node.args[4].target), is_stopped(node, stopped))
-    found = follow(graph, stopped)
+    found = follow_memory(graph, stopped)
     for write, place in found.writes:
         pass_straight(write, place)
     hold_fresh(found)
@@ -55,21 +55,21 @@ def is_stopped(node: fx.Node, otherwise: bool) -> bool:
     return node.op != "output" and bool((node.meta.get("custom") or {}).get(STOPPED, otherwise))
 
 
-def inline(module: fx.GraphModule) -> None:
+def inline_regions(module: fx.GraphModule) -> None:
     """Move the regions in which gradients are off, or on again, into the graph; their nodes say so from then on."""
     for node in list(module.graph.nodes):
         if node.target is not GRADIENTS:
             continue
         region = getattr(module, node.args[1].target)
-        inline(region)
-        results = copied(module, node, region)
+        inline_regions(region)
+        results = copy_region(module, node, region)
         for user in list(node.users):
             user.replace_all_uses_with(results[user.args[1]])
             module.graph.erase_node(user)
         module.graph.erase_node(node)
 
 
-def copied(module: fx.GraphModule, call: fx.Node, region: fx.GraphModule) -> Any:
+def copy_region(module: fx.GraphModule, call: fx.Node, region: fx.GraphModule) -> Any:
     """Copy a region in front of its call and return its outputs."""
     env: dict[fx.Node, Any] = dict(zip(region.graph.find_nodes(op="placeholder"), call.args[2:], strict=True))
     with module.graph.inserting_before(call):
@@ -111,7 +111,7 @@ class Memory:
         return node
 
 
-def follow(graph: fx.Graph, stopped: bool) -> Memory:
+def follow_memory(graph: fx.Graph, stopped: bool) -> Memory:
     """Follow memory through a graph; a ``detach`` becomes the view that it is."""
     found = Memory(stopped)
     for node in graph.nodes:
@@ -120,9 +120,9 @@ def follow(graph: fx.Graph, stopped: bool) -> Memory:
         off = is_stopped(node, stopped)
         if node.target in DETACH:
             node.target, off = aten.alias.default, True
-        written, shown = places(node, write=True), places(node, write=False)
+        written, shown = find_aliased(node, write=True), find_aliased(node, write=False)
         found.writes += [(node, place) for place in written if off or place in found.apart]
-        same = written or (itself(node) if off else [])
+        same = written or (find_returned(node) if off else [])
         if source := same or shown:
             found.source[node] = source[0]
             if (off and not same) or source[0] in found.apart:
@@ -137,7 +137,7 @@ def is_region(node: Any) -> bool:
     return node.target is AUTOCAST
 
 
-def places(node: fx.Node, *, write: bool) -> list[fx.Node]:
+def find_aliased(node: fx.Node, *, write: bool) -> list[fx.Node]:
     """The arguments that a node writes to, or those that its result shows without writing to them."""
     if node.target is operator.getitem:
         return [] if write else [node.args[0]]  # type: ignore[list-item]
@@ -149,7 +149,7 @@ def places(node: fx.Node, *, write: bool) -> list[fx.Node]:
     return [leaf for leaf in found if isinstance(leaf, fx.Node)]
 
 
-def itself(node: fx.Node) -> list[fx.Node]:
+def find_returned(node: fx.Node) -> list[fx.Node]:
     """The argument that an op returned as it is, such as a cast to the same dtype: it keeps its gradient."""
     made, given = node.meta.get("val"), next(iter(node.all_input_nodes), None)
     val = given.meta.get("val") if given is not None else None
@@ -185,8 +185,8 @@ def hold_fresh(found: Memory) -> None:
             used.add(found.root(node))
     for node in (n for n in found.fresh if n in used):
         parts = [node] if isinstance(node.meta["val"], Tensor) else [*node.users]
-        for part in filter(floating, parts):
-            held = hold(part, part.next)
+        for part in filter(is_floating, parts):
+            held = insert_hold(part, part.next)
             part.replace_all_uses_with(held)
             held.args = (part,)
 
@@ -194,15 +194,15 @@ def hold_fresh(found: Memory) -> None:
 def hold_views(found: Memory) -> None:
     """Hold views that carry no gradient wherever something with gradients reads them."""
     for node in found.apart:
-        if found.root(node) in found.fresh or not floating(node):
+        if found.root(node) in found.fresh or not is_floating(node):
             continue
         shown = node.args[0] if node.target is aten.alias.default else node
         for user in list(node.users):
             if found.source.get(user) is not node and not is_stopped(user, found.stopped):
-                user.replace_input_with(node, hold(shown, user))
+                user.replace_input_with(node, insert_hold(shown, user))
 
 
-def hold(node: Any, before: fx.Node) -> fx.Node:
+def insert_hold(node: Any, before: fx.Node) -> fx.Node:
     """The value of a node, held, in front of another."""
     with before.graph.inserting_before(before):
         held = before.graph.call_function(HOLD, (node,))

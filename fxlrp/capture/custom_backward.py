@@ -30,17 +30,19 @@ def is_of_torch(cls: type[Function]) -> bool:
     return cls.__module__.partition(".")[0] == "torch"
 
 
-def judge(cls: type[Function], run: Callable[..., Any], args: Any, kwargs: Any) -> Backward | int:
+def judge_backward(cls: type[Function], run: Callable[..., Any], args: Any, kwargs: Any) -> Backward | int:
     """What the backward pass does; a number is that of the argument to which the gradient passes straight."""
     with without_modes(), torch.enable_grad():
         try:
-            found = {tried(cls, run, drawn(args, scale), drawn(kwargs, scale), scale) for scale in SCALES}
+            found = {
+                try_backward(cls, run, draw_like(args, scale), draw_like(kwargs, scale), scale) for scale in SCALES
+            }
         except Exception:  # whatever the user's code raises on numbers that it was not written for
             return Backward.OTHER
     return found.pop() if len(found) == 1 else Backward.OTHER
 
 
-def drawn(value: Any, scale: float) -> Any:
+def draw_like(value: Any, scale: float) -> Any:
     """Random numbers in the place of floating tensors, zeros in that of others."""
     generator = torch.Generator().manual_seed(0)
 
@@ -55,11 +57,11 @@ def drawn(value: Any, scale: float) -> Any:
     return tree_map_only(Tensor, draw, value)
 
 
-def tried(cls: type[Function], run: Callable[..., Any], args: Any, kwargs: Any, scale: float) -> Backward | int:
+def try_backward(cls: type[Function], run: Callable[..., Any], args: Any, kwargs: Any, scale: float) -> Backward | int:
     """What it does on these numbers."""
     inputs = {i: x for i, x in enumerate(args) if isinstance(x, Tensor) and x.requires_grad}
     out = run(*args, **kwargs)
-    given = drawn(out.detach(), scale).detach()
+    given = draw_like(out.detach(), scale).detach()
     parts = torch.autograd.grad(out, [*inputs.values()], given, allow_unused=True)
     found: dict[int, Tensor | None] = dict(zip(inputs, parts, strict=True))
     reached = [i for i, part in found.items() if part is not None]
@@ -67,18 +69,18 @@ def tried(cls: type[Function], run: Callable[..., Any], args: Any, kwargs: Any, 
         return Backward.STOPS
     if len(reached) == 1 and torch.equal(parts[list(inputs).index(reached[0])], given):
         return reached[0]
-    traced = forward(cls, args, kwargs)
+    traced = run_forward(cls, args, kwargs)
     own = torch.autograd.grad(traced, [*inputs.values()], given, materialize_grads=True)
-    return Backward.DERIVES if all(map(alike, found.values(), own)) else Backward.OTHER
+    return Backward.DERIVES if all(map(is_alike, found.values(), own)) else Backward.OTHER
 
 
-def forward(cls: type[Function], args: Any, kwargs: Any) -> Any:
+def run_forward(cls: type[Function], args: Any, kwargs: Any) -> Any:
     """The forward pass as plain ops."""
     separate = cls.setup_context is not Function.setup_context
     return cls.forward(*args, **kwargs) if separate else cls.forward(FunctionCtx(), *args, **kwargs)
 
 
-def alike(a: Tensor | None, b: Tensor) -> bool:
+def is_alike(a: Tensor | None, b: Tensor) -> bool:
     """Whether two gradients are the same to rounding."""
     close = torch.finfo(b.dtype).eps ** 0.5 * float(b.abs().max()) if b.numel() else 0.0
     return torch.allclose(torch.zeros_like(b) if a is None else a, b, rtol=0, atol=close)

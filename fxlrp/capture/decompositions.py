@@ -25,18 +25,18 @@ KEEP_WHOLE = frozenset(
 """Ops that have a rule of their own; everything else is decomposed to core ATen."""
 
 
-FEW = 16
+FEW_EXPERTS = 16
 """Up to so many experts, every row is multiplied by all of them; beyond, each row gets a copy of its expert."""
 
 
-def decompositions() -> Mapping[Any, Any]:
+def make_decompositions() -> Mapping[Any, Any]:
     """The core ATen table without the ops that stay whole, and with decompositions of our own."""
     fallback = getattr(torch.ops.transformers, "grouped_mm_fallback", None)  # registered by its package's import
-    return core() | ({fallback.default: grouped_mm} if fallback is not None else {})
+    return make_core_table() | ({fallback.default: grouped_mm} if fallback is not None else {})
 
 
 @functools.cache
-def core() -> dict[Any, Any]:
+def make_core_table() -> dict[Any, Any]:
     """Those of them that torch's own ops have."""
     table = dict(torch.export.default_decompositions())
     table = {op: f for op, f in table.items() if op.name().partition("::")[2].partition(".")[0] not in KEEP_WHOLE}
@@ -65,7 +65,7 @@ def grouped_mm(
     rows = torch.arange(x.shape[0], device=x.device)
     expert = (rows[:, None] >= offs).sum(1)
     known = expert.clamp(max=experts - 1)
-    if experts <= FEW:
+    if experts <= FEW_EXPERTS:
         every = torch.matmul(x, weight)
         y = every.gather(0, known[None, :, None].expand(1, -1, every.shape[2])).squeeze(0)
     else:

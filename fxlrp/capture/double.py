@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 
-def stand_in(model: nn.Module) -> nn.Module:
+def double_model(model: nn.Module) -> nn.Module:
     """A model of the same modules, tensors and hooks, none of whose modules is one of the model's.
 
     While torch exports a module it puts fake tensors into it, which another thread that runs the model would meet,
     and which stay there if it fails.
     """
-    return doubled(model, {})  # type: ignore[no-any-return]
+    return double_value(model, {})  # type: ignore[no-any-return]
 
 
-def doubled(value: Any, made: dict[int, Any]) -> Any:
+def double_value(value: Any, made: dict[int, Any]) -> Any:
     """The value with doubles in place of all modules in it.
 
     Args:
@@ -30,19 +30,19 @@ def doubled(value: Any, made: dict[int, Any]) -> Any:
         return made[id(value)]
     if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
         double = made[id(value)] = object.__new__(type(value))
-        double.__dict__.update({name: doubled(part, made) for name, part in value.__dict__.items()})
+        double.__dict__.update({name: double_value(part, made) for name, part in value.__dict__.items()})
         return double
     if isinstance(value, MethodType):
-        return MethodType(value.__func__, doubled(value.__self__, made))
+        return MethodType(value.__func__, double_value(value.__self__, made))
     if type(value) in (dict, OrderedDict):
         double = made[id(value)] = type(value)()
-        double.update((key, doubled(part, made)) for key, part in value.items())
+        double.update((key, double_value(part, made)) for key, part in value.items())
         return double
     if type(value) in (list, set):
         double = made[id(value)] = type(value)()
-        parts = [doubled(part, made) for part in value]
+        parts = [double_value(part, made) for part in value]
         double.extend(parts) if isinstance(double, list) else double.update(parts)
         return double
     if type(value) is tuple:
-        return tuple(doubled(part, made) for part in value)
+        return tuple(double_value(part, made) for part in value)
     return value

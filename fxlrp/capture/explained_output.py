@@ -15,7 +15,7 @@ Output = str | int | Callable[[Any], Any] | None
 Objective = Callable[[Tensor], Tensor] | None
 
 
-def explain(
+def append_explained(
     graph: fx.Graph, outputs: tuple[Any, ...], out_spec: Any, output: Output, objective: Objective
 ) -> tuple[fx.Node, dict[fx.Node, Tensor]]:
     """Append the choice of the output and the objective; return their node and the constants they bring."""
@@ -26,11 +26,11 @@ def explain(
     def chosen(*tensors: Tensor) -> Tensor:
         values = dict(zip(nodes, tensors, strict=True))
         flat = [values.get(n) if isinstance(n, fx.Node) else n for n in outputs]
-        y = pick(tree_unflatten(flat, out_spec), output)
+        y = pick_output(tree_unflatten(flat, out_spec), output)
         if objective is not None:
             y = objective(y)
         if not isinstance(y, Tensor) or not y.is_floating_point():
-            raise SignatureError(f"the explained output must be a real floating point tensor, not {shown(y)}")
+            raise SignatureError(f"the explained output must be a real floating point tensor, not {describe_output(y)}")
         return y if y.ndim else y.reshape(1)
 
     examples = [n.meta["val"] for n in nodes]
@@ -55,7 +55,7 @@ def explain(
         given.meta["val"] = examples[len(nodes)]
         nodes.append(given)
         added[given] = constant
-    return inline(graph, traced, nodes), added
+    return append_traced(graph, traced, nodes), added
 
 
 def lift_constants(traced: fx.GraphModule) -> list[Tensor]:
@@ -72,7 +72,7 @@ def lift_constants(traced: fx.GraphModule) -> list[Tensor]:
     return constants
 
 
-def inline(graph: fx.Graph, traced: fx.GraphModule, nodes: list[fx.Node]) -> fx.Node:
+def append_traced(graph: fx.Graph, traced: fx.GraphModule, nodes: list[fx.Node]) -> fx.Node:
     """Copy a traced function of ``nodes`` to the end of the graph and return the node of its result."""
     mapping: dict[fx.Node, Any] = {}
     sources = iter(nodes)
@@ -85,26 +85,26 @@ def inline(graph: fx.Graph, traced: fx.GraphModule, nodes: list[fx.Node]) -> fx.
     return mapping[traced.graph.output_node().args[0]]  # type: ignore[index, no-any-return]
 
 
-def pick(out: Any, output: Output) -> Any:
+def pick_output(out: Any, output: Output) -> Any:
     """The part of a model's output that is explained."""
     if callable(output):
         return output(out)
     if output is None:
         if isinstance(out, Tensor):
             return out
-        if (logits := entry(out, "logits")) is not None:
+        if (logits := find_entry(out, "logits")) is not None:
             return logits
         leaves = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor) and t.is_floating_point()]
         if not leaves:
             raise SignatureError("the model returns no floating point tensor, so that there is nothing to explain")
         return leaves[0]
-    found = entry(out, output)
+    found = find_entry(out, output)
     if found is None:
-        raise SignatureError(f"output={output!r} is not part of the model's output, which is {shown(out)}")
+        raise SignatureError(f"output={output!r} is not part of the model's output, which is {describe_output(out)}")
     return found
 
 
-def entry(out: Any, key: str | int) -> Any:
+def find_entry(out: Any, key: str | int) -> Any:
     """Entry of a mapping or sequence, or attribute, or None."""
     if isinstance(out, Mapping) and key in out:
         return out[key]
@@ -117,7 +117,7 @@ def entry(out: Any, key: str | int) -> Any:
     )
 
 
-def shown(out: Any) -> str:
+def describe_output(out: Any) -> str:
     """A short description of a model's output."""
     if isinstance(out, Tensor):
         return f"one {out.dtype} tensor"

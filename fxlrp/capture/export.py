@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_leaves, tree_map, tree_map_only
-from fxlrp.capture.double import stand_in
-from fxlrp.capture.open_sizes import AUTO, automatic, closed, specialised
-from fxlrp.capture.small_sizes import left_open, without_small
+from fxlrp.capture.double import double_model
+from fxlrp.capture.open_sizes import AUTO, choose_open_sizes, find_fixed_sizes, watch_specialisations
+from fxlrp.capture.small_sizes import fix_small_declared, fix_small_exported
 from fxlrp.capture.unsupported import check_inputs, check_model
-from fxlrp.capture.witness import watched
+from fxlrp.capture.witness import watch_gradients
 from fxlrp.errors import CaptureError
-from fxlrp.ir.guards import restore
-from fxlrp.ir.program import Fixed
-from fxlrp.ir.user_lines import raised_at
+from fxlrp.ir.guards import restore_guards
+from fxlrp.ir.program import FixedSize
+from fxlrp.ir.user_lines import find_raising_line
 
 REMEDIES = {
     "data-dependent": "The model branches on the values of a tensor. Use torch.where instead of `if`, "
@@ -32,30 +32,30 @@ REMEDIES = {
 }
 
 
-def open_export(
+def export_open(
     model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
-) -> tuple[ExportedProgram, list[Fixed]]:
+) -> tuple[ExportedProgram, list[FixedSize]]:
     """Export a module, or take an exported program as it is; say which sizes could not be left open automatically."""
     if isinstance(model, ExportedProgram):
-        model = copied(model)
-        restore(model)
-        shapes = left_open(model, args, kwargs)
-        return (model if shapes is None else export(model.module(), args, kwargs, shapes)), []
+        model = copy_exported(model)
+        restore_guards(model)
+        shapes = fix_small_exported(model, args, kwargs)
+        return (model if shapes is None else export_module(model.module(), args, kwargs, shapes)), []
     check_module(model)
     check_inputs(args, dict(kwargs))
     # one tensor given twice would be one input of the graph, and a view would be guarded by the tensor behind it
     args, kwargs = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
-    model = stand_in(model)
+    model = double_model(model)
     if dynamic_shapes != AUTO:
-        return export(model, args, kwargs, without_small(model, args, kwargs, dynamic_shapes)), []
-    shared, own = (automatic(model, args, kwargs, shared) for shared in (True, False))
+        return export_module(model, args, kwargs, fix_small_declared(model, args, kwargs, dynamic_shapes)), []
+    shared, own = (choose_open_sizes(model, args, kwargs, shared) for shared in (True, False))
     if shared != own:
         with contextlib.suppress(CaptureError):  # the model fixes a size that was to be shared
-            return watched_export(model, args, kwargs, shared)
-    return watched_export(model, args, kwargs, own)
+            return export_watched(model, args, kwargs, shared)
+    return export_watched(model, args, kwargs, own)
 
 
-def copied(exported: ExportedProgram) -> ExportedProgram:
+def copy_exported(exported: ExportedProgram) -> ExportedProgram:
     """The same program with a graph and a signature of its own; tensors are shared."""
     new = copy.copy(exported)
     memo: dict[int, Any] = {id(t): t for t in tree_leaves((exported.state_dict, exported.constants))}
@@ -84,22 +84,24 @@ def check_module(model: object) -> None:
     check_model(model)
 
 
-def watched_export(
+def export_watched(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
-) -> tuple[ExportedProgram, list[Fixed]]:
+) -> tuple[ExportedProgram, list[FixedSize]]:
     """Export, and say which sizes were fixed."""
     try:
-        with specialised() as fixed:
-            return export(model, args, kwargs, dynamic_shapes), fixed
+        with watch_specialisations() as fixed:
+            return export_module(model, args, kwargs, dynamic_shapes), fixed
     except CaptureError as error:
         if not isinstance(error.__cause__, KeyError):
             raise
     # torch 2.13 fails to report a size that depends on data once its value is known; without reports it goes on
-    exported = export(model, args, kwargs, dynamic_shapes)
-    return exported, closed(exported)
+    exported = export_module(model, args, kwargs, dynamic_shapes)
+    return exported, find_fixed_sizes(exported)
 
 
-def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any) -> ExportedProgram:
+def export_module(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> ExportedProgram:
     """What torch.export makes of a module; parts of its output that a graph cannot return become None.
 
     Raises:
@@ -110,7 +112,7 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
     )
     try:
         # gradients on, so that the model's own no-grad regions show
-        with torch.enable_grad(), warnings.catch_warnings(), watched():
+        with torch.enable_grad(), warnings.catch_warnings(), watch_gradients():
             # what a model writes into itself is written into its double
             warnings.filterwarnings("ignore", ".*assigned during export", UserWarning)
             try:
@@ -118,12 +120,12 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
             except RuntimeError as error:
                 if "in output, which is not a known type" not in str(error):
                     raise
-            return made(known_outputs(model))
+            return made(drop_unknown_outputs(model))
     except Exception as error:
-        raise CaptureError(explanation(model, error)) from error
+        raise CaptureError(explain_capture_failure(model, error)) from error
 
 
-def known_outputs(model: nn.Module) -> nn.Module:
+def drop_unknown_outputs(model: nn.Module) -> nn.Module:
     """The model with None for each part of its output that a graph cannot return, such as a key-value cache.
 
     A dataclass that torch has not been told of becomes a dictionary. The result shares everything with the model,
@@ -133,27 +135,27 @@ def known_outputs(model: nn.Module) -> nn.Module:
 
     @functools.wraps(forward)
     def known(*args: Any, **kwargs: Any) -> Any:
-        return known_parts(forward(*args, **kwargs))
+        return drop_unknown_parts(forward(*args, **kwargs))
 
     shared = copy.copy(model)
     shared.forward = known
     return shared
 
 
-def known_parts(output: Any) -> Any:
+def drop_unknown_parts(output: Any) -> Any:
     """An output with None for what a graph cannot return, and dictionaries for dataclasses unknown to torch."""
 
     def part(x: Any) -> Any:
         if dataclasses.is_dataclass(x) and not isinstance(x, type):
-            return {f.name: known_parts(getattr(x, f.name)) for f in dataclasses.fields(x)}
+            return {f.name: drop_unknown_parts(getattr(x, f.name)) for f in dataclasses.fields(x)}
         return x if isinstance(x, (Tensor, int, float, str)) else None
 
     return tree_map(part, output)
 
 
-def explanation(model: nn.Module | ExportedProgram, error: Exception) -> str:
+def explain_capture_failure(model: nn.Module | ExportedProgram, error: Exception) -> str:
     """What failed, the user's source line, and what to do."""
-    line = raised_at(error)
+    line = find_raising_line(error)
     place = f"  at {line}\n" if line else ""
     what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     known = (remedy for key, remedy in REMEDIES.items() if key in type(error).__name__ or key in str(error))

@@ -13,15 +13,15 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
 from fxlrp.capture.author_stops import keep_stops
-from fxlrp.capture.decompositions import decompositions
-from fxlrp.capture.explained_output import Objective, Output, explain
-from fxlrp.capture.export import explanation, open_export
-from fxlrp.capture.quiet import quiet
+from fxlrp.capture.decompositions import make_decompositions
+from fxlrp.capture.explained_output import Objective, Output, append_explained
+from fxlrp.capture.export import explain_capture_failure, export_open
+from fxlrp.capture.quiet import silence_torch
 from fxlrp.capture.unsupported import check_graph
 from fxlrp.errors import CaptureError
 from fxlrp.ir.guards import Guards
-from fxlrp.ir.program import Captured, floating
-from fxlrp.ir.provenance import describe, modules
+from fxlrp.ir.program import Captured, is_floating
+from fxlrp.ir.provenance import describe, find_modules
 
 aten = torch.ops.aten
 
@@ -50,9 +50,9 @@ def capture(
         CaptureError: If the model cannot be exported, or is in training mode.
         SignatureError: If ``output`` names nothing.
     """
-    with quiet():
-        exported, fixed = open_export(model, args, kwargs, dynamic_shapes)
-        exported = decomposed(model, exported)
+    with silence_torch():
+        exported, fixed = export_open(model, args, kwargs, dynamic_shapes)
+        exported = decompose_exported(model, exported)
     spec = exported.graph_signature
     unsupported = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {s.kind for s in spec.output_specs}
     if unsupported:
@@ -62,7 +62,7 @@ def capture(
         )
     module = fx.GraphModule(exported.graph_module, exported.graph)
     by_name = {node.name: node for node in module.graph.nodes}
-    own = {place(t): (name, t) for name, t in named_tensors(model)}
+    own = {describe_memory(t): (name, t) for name, t in list_tensors(model)}
     constants, names, parameters, inputs = {}, {}, set(), []
     for s in spec.input_specs:
         node = by_name[s.arg.name]
@@ -75,14 +75,14 @@ def capture(
         assert s.target is not None
         stored = exported.state_dict if s.target in exported.state_dict else exported.constants
         constants[node], names[node] = stored[s.target], s.target
-        if s.kind is InputKind.CONSTANT_TENSOR and (found := own.get(place(stored[s.target]))) is not None:
+        if s.kind is InputKind.CONSTANT_TENSOR and (found := own.get(describe_memory(stored[s.target]))) is not None:
             names[node], constants[node] = found  # a function in the model reaches past its double
         if s.kind is InputKind.PARAMETER or isinstance(constants[node], nn.Parameter):
             parameters.add(node)
     mark_module_outputs(module.graph)
     outputs = drop_effects(module.graph, spec.output_specs)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
-    explained, added = explain(module.graph, outputs, out_spec, output, objective)
+    explained, added = append_explained(module.graph, outputs, out_spec, output, objective)
     module.graph.output_node().args = ((*outputs, explained),)
     return Captured(
         module=module,
@@ -97,24 +97,24 @@ def capture(
     )
 
 
-def decomposed(model: nn.Module | ExportedProgram, exported: ExportedProgram) -> ExportedProgram:
+def decompose_exported(model: nn.Module | ExportedProgram, exported: ExportedProgram) -> ExportedProgram:
     """The program in core ATen, with an op that lasts wherever its author stopped a gradient."""
-    for graph in graphs(exported.graph_module):
+    for graph in list_graphs(exported.graph_module):
         check_graph(graph)
-        check_masks(graph)
+        check_random_masks(graph)
     keep_stops(exported.graph_module)
     name_outputs(exported)
     with warnings.catch_warnings():
         # torch 2.13 copies tree specs of a class that it deprecated itself
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         try:
-            whole: ExportedProgram = exported.run_decompositions(dict(decompositions()))
+            whole: ExportedProgram = exported.run_decompositions(dict(make_decompositions()))
             return whole
         except Exception as error:
-            raise CaptureError(explanation(model, error)) from error
+            raise CaptureError(explain_capture_failure(model, error)) from error
 
 
-def graphs(module: fx.GraphModule) -> list[fx.Graph]:
+def list_graphs(module: fx.GraphModule) -> list[fx.Graph]:
     """The graph of a module and those of its regions."""
     return [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
 
@@ -127,21 +127,21 @@ def name_outputs(exported: ExportedProgram) -> None:
             spec.arg.name = node.name
 
 
-def named_tensors(model: nn.Module | ExportedProgram) -> Iterator[tuple[str, Tensor]]:
+def list_tensors(model: nn.Module | ExportedProgram) -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers of a module."""
     if isinstance(model, nn.Module):
         yield from model.named_buffers()
         yield from model.named_parameters()
 
 
-def place(tensor: Any) -> tuple[Any, ...]:
+def describe_memory(tensor: Any) -> tuple[Any, ...]:
     """The memory that a tensor shows, and how."""
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
         return (id(tensor),)
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
-def check_masks(graph: fx.Graph) -> None:
+def check_random_masks(graph: fx.Graph) -> None:
     """Refuse dropout and other random masks, which decomposition would hide in comparisons with random numbers.
 
     Raises:
@@ -173,9 +173,9 @@ def mark_module_outputs(graph: fx.Graph) -> None:
     """Write into each node's ``meta["reads"]`` the module calls whose output it is."""
     last: dict[str, fx.Node] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and floating(node) and isinstance(node.meta["val"], Tensor):
-            for path in modules(node):
-                if any(path not in modules(user) for user in node.users):
+        if node.op == "call_function" and is_floating(node) and isinstance(node.meta["val"], Tensor):
+            for path in find_modules(node):
+                if any(path not in find_modules(user) for user in node.users):
                     last[path] = node
     for path, node in last.items():
         if path:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from fxlrp._torch import is_concrete_int, print_specializations, tree_leaves, tree_map, tree_map_only
-from fxlrp.ir.program import Fixed
-from fxlrp.ir.user_lines import here
+from fxlrp.ir.program import FixedSize
+from fxlrp.ir.user_lines import find_running_line
 
 AUTO = "auto"
-SYMBOLS = "torch.fx.experimental.symbolic_shapes"
+SYMBOLS_LOGGER = "torch.fx.experimental.symbolic_shapes"
 
 
-def automatic(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shared: bool) -> Any:
+def choose_open_sizes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shared: bool) -> Any:
     """Leave the batch open and, in inputs of up to three dimensions, the sequence; torch finds out what can be.
 
     Args:
@@ -36,32 +36,32 @@ def automatic(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     batches = {n: Dim(f"batch_of_{n}") for n, count in firsts.items() if shared and count > 1}
 
     def opened(value: Any) -> Any:
-        dims = open_dimensions(value)
+        dims = find_open_dimensions(value)
         return {**dims, 0: batches.get(value.shape[0], Dim.AUTO)} if dims and 0 in dims else dims
 
     return tree_map(opened, given)
 
 
-def open_dimensions(value: Any) -> dict[int, Any] | None:
+def find_open_dimensions(value: Any) -> dict[int, Any] | None:
     """What may change of an input, if it is a tensor."""
     if not isinstance(value, Tensor):
         return None
     return {dim: Dim.AUTO for dim in range(1 if value.ndim > 3 else min(value.ndim, 2)) if value.shape[dim] > 1}
 
 
-def closed(exported: ExportedProgram) -> list[Fixed]:
+def find_fixed_sizes(exported: ExportedProgram) -> list[FixedSize]:
     """The sizes that were to be left open and are not, found by the inputs of the graph alone."""
     names = set(exported.graph_signature.user_inputs)
     inputs = {node.name: node.meta["val"] for node in exported.graph.find_nodes(op="placeholder") if node.name in names}
     return [
-        Fixed(name, dim, int(value.shape[dim]), "unknown source")
+        FixedSize(name, dim, int(value.shape[dim]), "unknown source")
         for name, value in inputs.items()
-        for dim in open_dimensions(value) or ()
+        for dim in find_open_dimensions(value) or ()
         if is_concrete_int(value.shape[dim])
     ]
 
 
-def with_batch_of_two(values: Any) -> Any:
+def double_batch(values: Any) -> Any:
     """Examples of one sample, doubled, as torch takes a size of 1 for one that is always 1; None for other examples."""
     tensors = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
     if not tensors or not all(t.ndim and t.shape[0] == 1 for t in tensors):
@@ -70,19 +70,19 @@ def with_batch_of_two(values: Any) -> Any:
 
 
 @contextmanager
-def specialised() -> Iterator[list[Fixed]]:
+def watch_specialisations() -> Iterator[list[FixedSize]]:
     """Collect the sizes that torch fixes meanwhile, with the user's line that made it do so."""
-    found: list[Fixed] = []
+    found: list[FixedSize] = []
 
     def listen(record: logging.LogRecord) -> bool:
         """Take down what torch logs while the code that made it specialise a size is still on the stack."""
         place = re.fullmatch(r"Specializing L\['(\w+)'\](.*)\.size\(\)\[(\d+)\] to (\d+)", record.getMessage())
         if place is not None:
             name, inner, dim, size = place.groups()
-            found.append(Fixed(name + inner, int(dim), int(size), str(here() or "unknown source")))
+            found.append(FixedSize(name + inner, int(dim), int(size), str(find_running_line() or "unknown source")))
         return place is None
 
-    logger = logging.getLogger(SYMBOLS)
+    logger = logging.getLogger(SYMBOLS_LOGGER)
     logger.addFilter(listen)
     try:
         with print_specializations():

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from fxlrp._torch import printers
+from fxlrp._torch import list_printers
 
 log = logging.getLogger("fxlrp")
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_torch() -> Iterator[None]:
     """Keep what torch says in this thread off the screen; the log of fxlrp has it at level DEBUG."""
     thread = threading.get_ident()
 
@@ -31,16 +31,16 @@ def quiet() -> Iterator[None]:
         return not ours
 
     with contextlib.ExitStack() as stack:
-        for handler in handlers():
+        for handler in find_handlers():
             handler.addFilter(heard)
             stack.callback(handler.removeFilter, heard)
-        for module in printers():
+        for module in list_printers():
             vars(module)["print"] = printed
             stack.callback(vars(module).pop, "print")
         yield
 
 
-def handlers() -> set[logging.Handler]:
+def find_handlers() -> set[logging.Handler]:
     """Those that what torch logs can reach."""
     named = [logger for name, logger in logging.root.manager.loggerDict.items() if name.startswith("torch")]
     loggers = [logging.root, *(logger for logger in named if isinstance(logger, logging.Logger))]

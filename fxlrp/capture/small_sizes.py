@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from fxlrp._torch import combine_args, map_shapes, tree_flatten, tree_unflatten
-from fxlrp.ir.guards import SMALLEST, is_symbolic, user_inputs
+from fxlrp.ir.guards import SMALLEST_OPEN, find_user_inputs, is_symbolic
 
 
-def left_open(exported: ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def fix_small_exported(exported: ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What to tell torch.export of an exported program's sizes so that those that are 0 or 1 now are fixed.
 
     Returns:
@@ -23,19 +23,19 @@ def left_open(exported: ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[
     if spec != exported.call_spec.in_spec:
         return None
     shapes, small = [], False
-    for leaf, node in zip(leaves, user_inputs(exported), strict=True):
+    for leaf, node in zip(leaves, find_user_inputs(exported), strict=True):
         known = node.meta["val"].shape if isinstance(leaf, Tensor) and isinstance(node.meta["val"], Tensor) else ()
         if known and leaf.ndim != len(known):
             return None
         found = {i: leaf.shape[i] for i, size in enumerate(known) if is_symbolic(size)}
-        small = small or any(n < SMALLEST for n in found.values())
-        shapes.append({i: Dim.AUTO for i, n in found.items() if n >= SMALLEST} if known else None)
+        small = small or any(n < SMALLEST_OPEN for n in found.values())
+        shapes.append({i: Dim.AUTO for i, n in found.items() if n >= SMALLEST_OPEN} if known else None)
     if not small:
         return None
     return combine_args(exported.module(), *tree_unflatten(shapes, spec))
 
 
-def without_small(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any) -> Any:
+def fix_small_declared(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any) -> Any:
     """What to tell torch.export of sizes that may change: those that are 0 or 1 now are fixed.
 
     Torch takes another way through the model there, such as broadcasting, so that they need a program of their own.
@@ -48,33 +48,37 @@ def without_small(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, 
     given = given if isinstance(dynamic_shapes, Mapping) else type(dynamic_shapes)(given.values())
     small: set[str] = set()
     try:
-        map_shapes(partial(gather, small), given, dynamic_shapes)
-        return map_shapes(partial(close, small), given, dynamic_shapes)
+        map_shapes(partial(collect_small, small), given, dynamic_shapes)
+        return map_shapes(partial(close_small, small), given, dynamic_shapes)
     except (ValueError, AssertionError):  # they do not fit the arguments, which torch will explain
         return dynamic_shapes
 
 
-def gather(small: set[str], path: Any, value: Any, dims: Any) -> None:
+def collect_small(small: set[str], path: Any, value: Any, dims: Any) -> None:
     """Add the named sizes of an input that are 0 or 1 now, and may be."""
-    for dim, size in open_sizes(value, dims).values():
-        if isinstance(dim, Dim) and root_value(dim, size) < SMALLEST and root(dim).min <= SMALLEST:
-            small.add(root(dim).__name__)
+    for dim, size in pair_sizes(value, dims).values():
+        if (
+            isinstance(dim, Dim)
+            and compute_root_size(dim, size) < SMALLEST_OPEN
+            and find_root_size(dim).min <= SMALLEST_OPEN
+        ):
+            small.add(find_root_size(dim).__name__)
 
 
-def close(small: set[str], path: Any, value: Any, dims: Any) -> Any:
+def close_small(small: set[str], path: Any, value: Any, dims: Any) -> Any:
     """What is said of an input, but that these named sizes are fixed, and those without a name that are 0 or 1."""
-    sizes = open_sizes(value, dims)
+    sizes = pair_sizes(value, dims)
     closing = {
         i: Dim.STATIC
         for i, (dim, size) in sizes.items()
-        if (root(dim).__name__ in small if isinstance(dim, Dim) else is_hint(dim) and size < SMALLEST)
+        if (find_root_size(dim).__name__ in small if isinstance(dim, Dim) else is_hint(dim) and size < SMALLEST_OPEN)
     }
     if isinstance(dims, Mapping):
         return {**dims, **closing}
     return type(dims)(closing.get(i, dim) for i, dim in enumerate(dims)) if sizes else dims
 
 
-def open_sizes(value: Any, dims: Any) -> dict[int, tuple[Any, int]]:
+def pair_sizes(value: Any, dims: Any) -> dict[int, tuple[Any, int]]:
     """What is said of each dimension of a tensor, and its size now."""
     if not isinstance(value, Tensor) or not isinstance(dims, (Mapping, tuple, list)):
         return {}
@@ -87,12 +91,12 @@ def is_hint(dim: Any) -> bool:
     return getattr(dim, "type", None) in (Dim.AUTO.type, Dim.DYNAMIC.type)
 
 
-def root(dim: Any) -> Any:
+def find_root_size(dim: Any) -> Any:
     """The named size that another one is computed of."""
     return getattr(dim, "root", dim)
 
 
-def root_value(dim: Any, size: int) -> int:
+def compute_root_size(dim: Any, size: int) -> int:
     """Value of the named size that a linear one is computed of."""
     if not hasattr(dim, "root"):
         return size

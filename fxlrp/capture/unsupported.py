@@ -13,7 +13,7 @@ from fxlrp.errors import CaptureError, SignatureError
 from fxlrp.ir.provenance import describe
 
 
-def remedy(leaf: object) -> str:
+def find_remedy(leaf: object) -> str:
     """What a tensor is and what to do about it; empty for a plain one."""
     if not isinstance(leaf, Tensor):
         return ""
@@ -35,7 +35,7 @@ def check_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """
     for given, name in ((args, "args"), (kwargs, "kwargs")):
         for path, leaf in tree_leaves_with_path(given):
-            if what := remedy(leaf):
+            if what := find_remedy(leaf):
                 raise SignatureError(f"input {name}{keystr(path)} {what}")
 
 
@@ -47,7 +47,7 @@ def check_model(model: nn.Module) -> None:
     """
     named: Iterable[tuple[str, Tensor]] = (*model.named_parameters(), *model.named_buffers())
     for name, tensor in named:
-        if what := remedy(tensor):
+        if what := find_remedy(tensor):
             raise CaptureError(f"{type(model).__name__}.{name} {what}")
     packed = (m for m in model.modules() if type(m).__module__.startswith("torch.ao.nn.quantized"))
     if (module := next(packed, None)) is not None:
@@ -66,5 +66,5 @@ def check_graph(graph: fx.Graph) -> None:
     for node in graph.nodes:
         val = node.meta.get("val")
         for part in val if isinstance(val, (tuple, list)) else (val,):
-            if what := remedy(part):
+            if what := find_remedy(part):
                 raise CaptureError(f"the value of {describe(node)} {what}")

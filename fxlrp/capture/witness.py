@@ -15,9 +15,9 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxlrp._torch import annotate, preserve_node_meta, tree_map_only
 from fxlrp.capture.author_stops import STOPPED
-from fxlrp.capture.custom_backward import Backward, is_of_torch, judge
+from fxlrp.capture.custom_backward import Backward, is_of_torch, judge_backward
 from fxlrp.ir.stop_gradient import HOLD, STRAIGHT
-from fxlrp.ir.user_lines import here
+from fxlrp.ir.user_lines import find_running_line
 
 Function = torch.autograd.Function
 
@@ -60,14 +60,14 @@ class Witness(TorchFunctionMode):
 
     def judged(self, cls: type[Function], run: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """The output of a function with the gradient that its backward pass gives it, or a warning."""
-        found = judge(cls, run, args, kwargs)
+        found = judge_backward(cls, run, args, kwargs)
         if isinstance(found, int):
             return STRAIGHT(args[found], HOLD(out))
         if found is Backward.STOPS:
             return tree_map_only(Tensor, lambda t: HOLD(t) if t.is_floating_point() else t, out)
         if found is Backward.OTHER and cls not in self.said:
             self.said.add(cls)
-            line = here()
+            line = find_running_line()
             warnings.warn(
                 f"{cls.__qualname__} has a backward pass of its own, which relevance does not follow: it follows the "
                 "ops of the forward pass, and rules='gradient' is not autograd's gradient there\n"
@@ -79,7 +79,7 @@ class Witness(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def watch_gradients() -> Iterator[None]:
     """While a model is exported: what it does with gradients is noted in the nodes, or warned about by name."""
     witness = Witness()
     Function.apply = classmethod(witness.applied)  # type: ignore[method-assign, assignment]

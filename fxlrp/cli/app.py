@@ -28,10 +28,11 @@ from fxlrp.cli.options import (
     parse_output,
     parse_target,
 )
-from fxlrp.cli.prologue import prepared, reported, working
+from fxlrp.cli.prologue import prepare_model, report_errors, show_progress
 from fxlrp.demos import sentences
-from fxlrp.reports.rule_catalogue import as_markdown, as_table, rule_table
-from fxlrp.reports.terminal import console
+from fxlrp.reports.rule_catalogue import list_rules as rule_table
+from fxlrp.reports.rule_catalogue import make_table, write_markdown
+from fxlrp.reports.terminal import make_console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,7 +52,7 @@ def main() -> None:
 def show_version(value: bool) -> None:
     """Print the version and stop."""
     if value:
-        console().print(f"fxlrp {__version__}")
+        make_console().print(f"fxlrp {__version__}")
         raise typer.Exit
 
 
@@ -65,17 +66,17 @@ def options(
 
 
 @app.command()
-@reported
+@report_errors
 def demo(
     text: Annotated[bool, typer.Option("--text", help="Compare two sentences instead of reading digits.")] = False,
-    first: Annotated[str, typer.Option(help="First sentence, with --text.")] = sentences.FIRST,
-    second: Annotated[str, typer.Option(help="Second sentence, with --text.")] = sentences.SECOND,
+    first: Annotated[str, typer.Option(help="First sentence, with --text.")] = sentences.FIRST_SENTENCE,
+    second: Annotated[str, typer.Option(help="Second sentence, with --text.")] = sentences.SECOND_SENTENCE,
     folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("fxlrp-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the data split and the training.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Train a small network on digits (or load a sentence encoder), explain it, and write pictures."""
-    if text or (first, second) != (sentences.FIRST, sentences.SECOND):
+    if text or (first, second) != (sentences.FIRST_SENTENCE, sentences.SECOND_SENTENCE):
         demos.demo_sentences(first, second, folder)
     else:
         demos.demo_digits(folder, seed)
@@ -85,7 +86,7 @@ app.command()(explain.explain)
 
 
 @app.command()
-@reported
+@report_errors
 def coverage(
     model: Model,
     input: Input = None,
@@ -98,19 +99,19 @@ def coverage(
     debug: Debug = False,
 ) -> None:
     """Show which op of a model gets which rule."""
-    loaded = prepared(model, input, text, trust)
+    loaded = prepare_model(model, input, text, trust)
     attributor = compile(loaded.model, rules=rules, output=parse_output(output), strict=strict)
-    with working("compiling"):
+    with show_progress("compiling"):
         attributor.compile(*loaded.args, target=loaded.target, **loaded.kwargs)
     report = attributor.coverage()
-    console().print(report.table())
+    make_console().print(report.table())
     if json is not None:
         json.write_text(report.to_json() + "\n")
-        console().print(f"Wrote {json}", soft_wrap=True, markup=False)
+        make_console().print(f"Wrote {json}", soft_wrap=True, markup=False)
 
 
 @app.command()
-@reported
+@report_errors
 def verify(
     model: Model,
     input: Input = None,
@@ -125,21 +126,21 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Check fxlrp on your own model: output, gradients, ledger, batches, backend, seeds. Exit status 1 if one fails."""
-    loaded = prepared(model, input, text, trust)
+    loaded = prepare_model(model, input, text, trust)
     wanted = loaded.target if target is None else parse_target(target)
     attributor = compile(loaded.model, rules=rules, output=parse_output(output), backend=backend, strict=strict)
-    with working("checking"):
+    with show_progress("checking"):
         found = attributor.verify(*loaded.args, target=wanted, **loaded.kwargs)
-    console().print(found.table())
+    make_console().print(found.table())
     if json is not None:
         json.write_text(found.to_json() + "\n")
-        console().print(f"Wrote {json}", soft_wrap=True, markup=False)
+        make_console().print(f"Wrote {json}", soft_wrap=True, markup=False)
     if not found.passed:
         raise typer.Exit(1)
 
 
 @app.command()
-@reported
+@report_errors
 def graph(
     model: Model,
     input: Input = None,
@@ -156,19 +157,21 @@ def graph(
     debug: Debug = False,
 ) -> None:
     """Draw a model: what gets which rule, where relevance flows, what has no rule."""
-    loaded = prepared(model, input, text, trust)
+    loaded = prepare_model(model, input, text, trust)
     wanted = loaded.target if target is None else parse_target(target)
     attributor = compile(loaded.model, rules=rules, output=parse_output(output), strict=strict)
-    with working("drawing"):
+    with show_progress("drawing"):
         attributor.graph(out, *loaded.args, target=wanted, program=program, **loaded.kwargs)
     report = attributor.coverage()
     if report.covered < report.live:
-        console().print(f"{report.live - report.covered} of {report.live} live ops have no rule: red in the picture.")
-    console().print(f"Wrote {out}", soft_wrap=True, markup=False)
+        make_console().print(
+            f"{report.live - report.covered} of {report.live} live ops have no rule: red in the picture."
+        )
+    make_console().print(f"Wrote {out}", soft_wrap=True, markup=False)
 
 
 @app.command()
-@reported
+@report_errors
 def bench(
     model: Model,
     input: Input = None,
@@ -184,13 +187,13 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Measure how long the model, its gradient and its relevance take."""
-    loaded = prepared(model, input, text, trust)
+    loaded = prepare_model(model, input, text, trust)
     loaded = loaded if target is None else replace(loaded, target=parse_target(target))
     precision = "bfloat16" if bfloat16 else None
-    with working("measuring"):
-        times = timing.bench(loaded, rules, backend, precision, parse_output(output), strict, repeats)
-    console().print(times.table())
-    console().print(times.loss(), soft_wrap=True, markup=False)
+    with show_progress("measuring"):
+        times = timing.measure_times(loaded, rules, backend, precision, parse_output(output), strict, repeats)
+    make_console().print(times.table())
+    make_console().print(times.loss(), soft_wrap=True, markup=False)
 
 
 for command in (artifacts.export, artifacts.run, serve.serve, artifacts.batch):
@@ -198,17 +201,17 @@ for command in (artifacts.export, artifacts.run, serve.serve, artifacts.batch):
 
 
 @app.command(name="presets")
-@reported
+@report_errors
 def list_presets(debug: Debug = False) -> None:
     """List the rule sets."""
     table = Table("preset", "what it is", box=None)
     for name, summary in presets().items():
         table.add_row(name, summary)
-    console().print(table)
+    make_console().print(table)
 
 
 @app.command(name="rules")
-@reported
+@report_errors
 def list_rules(
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this file, as a Markdown page.")] = None,
     debug: Debug = False,
@@ -217,7 +220,7 @@ def list_rules(
     load_extensions()
     rows = rule_table()
     if markdown is None:
-        console().print(as_table(rows))
+        make_console().print(make_table(rows))
     else:
-        markdown.write_text(as_markdown(rows))
-        console().print(f"Wrote {markdown}", soft_wrap=True, markup=False)
+        markdown.write_text(write_markdown(rows))
+        make_console().print(f"Wrote {markdown}", soft_wrap=True, markup=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_map_only
-from fxlrp.cli.models import summary
+from fxlrp.cli.models import summarize_error
 from fxlrp.errors import SignatureError
 
 
@@ -48,11 +48,11 @@ def read_file(path: Path) -> Any:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except Exception as error:
-        raise SignatureError(f"{path} could not be read: {summary(error)}") from error
+        raise SignatureError(f"{path} could not be read: {summarize_error(error)}") from error
     raise SignatureError(f"{path}: an input is a .npy, .npz or .pt file")
 
 
-def converted(model: nn.Module | ExportedProgram, inputs: Any) -> Any:
+def convert_to_model_dtype(model: nn.Module | ExportedProgram, inputs: Any) -> Any:
     """Inputs with floating point tensors in the model's own type."""
     weights = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
     dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.get_default_dtype())

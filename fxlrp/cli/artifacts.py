@@ -29,17 +29,17 @@ from fxlrp.cli.options import (
     parse_output,
     parse_target,
 )
-from fxlrp.cli.prologue import prepared, reported, working
+from fxlrp.cli.prologue import prepare_model, report_errors, show_progress
 from fxlrp.datasets import run as datasets
 from fxlrp.datasets.shards import RowTarget
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.reports.drawing.image_pages import page
-from fxlrp.reports.terminal import console
+from fxlrp.reports.drawing.image_pages import find_page_path
+from fxlrp.reports.terminal import make_console
 
-File = Annotated[Path, typer.Argument(help="An artefact of `fxlrp export` or of Attributor.save.")]
+ArtifactFile = Annotated[Path, typer.Argument(help="An artefact of `fxlrp export` or of Attributor.save.")]
 
 
-@reported
+@report_errors
 def export(
     model: Model,
     out: Annotated[Path, typer.Option(help="Where to write: .pt2 or .onnx.")],
@@ -64,7 +64,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Save a model with its explanation as a file that runs without fxlrp."""
-    loaded = prepared(model, input, text, trust)
+    loaded = prepare_model(model, input, text, trust)
     attributor = compile(
         loaded.model,
         rules=rules,
@@ -73,18 +73,18 @@ def export(
         dynamic_shapes=None if fixed else "auto",
         strict=strict,
     )
-    with working("exporting"):
+    with show_progress("exporting"):
         kind = "seed" if seeds else "index"
         attributor.save(out, *loaded.args, format=format, target=kind, sign=sign, **loaded.kwargs)
     for size in () if fixed else attributor.fixed_sizes():
-        console().print(str(size), soft_wrap=True, markup=False)
-    console().print(about(load(out, allow_native_code=True)))
-    console().print(f"Wrote {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
+        make_console().print(str(size), soft_wrap=True, markup=False)
+    make_console().print(make_artifact_table(load(out, allow_native_code=True)))
+    make_console().print(f"Wrote {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
 
 
-@reported
+@report_errors
 def run(
-    artifact: File,
+    artifact: ArtifactFile,
     input: Input = None,
     target: TargetOption = None,
     save: Annotated[Path | None, typer.Option(help="Write the results to this .npz file.")] = None,
@@ -93,29 +93,29 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run an artefact on inputs from files, or say what it takes."""
-    with working("loading"):
+    with show_progress("loading"):
         loaded = load(artifact, allow_native_code=allow_native_code, key=key)
     if not input:
-        console().print(about(loaded))
+        make_console().print(make_artifact_table(loaded))
         return
     args, kwargs = read_inputs(input)
     wanted = None if target is None else parse_target(target)
-    with working("explaining"):
+    with show_progress("explaining"):
         result = loaded.results(*args, target=wanted, **kwargs)
     table = Table("result", "shape", "sum")
     for name, value in result.items():
         table.add_row(Text(name), str(tuple(value.shape)), f"{float(value.double().sum()):+.4f}")
-    console().print(table)
+    make_console().print(table)
     if save is not None:
         if save.suffix != ".npz":
             raise SignatureError(f"{save}: results are written to a file that ends in .npz")
         np.savez(save, allow_pickle=False, **{name: value.numpy() for name, value in result.items()})
-        console().print(f"Wrote {save}", soft_wrap=True, markup=False)
+        make_console().print(f"Wrote {save}", soft_wrap=True, markup=False)
 
 
-@reported
+@report_errors
 def batch(
-    artifact: File,
+    artifact: ArtifactFile,
     source: Annotated[
         Path,
         typer.Argument(help="A .parquet or .jsonl file, or a folder of .parquet files or of .png and .jpg images."),
@@ -154,7 +154,7 @@ def batch(
             artifact,
             source,
             out,
-            target=index_or_column(target),
+            target=parse_target_or_column(target),
             columns=columns,
             keep=keep or (),
             png=png,
@@ -166,14 +166,14 @@ def batch(
             key=key,
         )
     except KeyboardInterrupt:
-        console(stderr=True).print("Stopped: the same command goes on from here")
+        make_console(stderr=True).print("Stopped: the same command goes on from here")
         raise typer.Exit(130) from None
-    console().print(f"Wrote {written} rows to {out}", soft_wrap=True, markup=False)
+    make_console().print(f"Wrote {written} rows to {out}", soft_wrap=True, markup=False)
     if png:
-        console().print(f"Wrote {page(out)}", soft_wrap=True, markup=False)
+        make_console().print(f"Wrote {find_page_path(out)}", soft_wrap=True, markup=False)
 
 
-def index_or_column(text: str | None) -> RowTarget:
+def parse_target_or_column(text: str | None) -> RowTarget:
     """A target of a command that can also be the name of a column."""
     if text is None:
         return None
@@ -183,7 +183,7 @@ def index_or_column(text: str | None) -> RowTarget:
         return text
 
 
-def about(artifact: Artifact) -> Table:
+def make_artifact_table(artifact: Artifact) -> Table:
     """What an artefact says about itself."""
     manifest = artifact.manifest
     title = Text(f"{manifest.model}, rules {manifest.rules}, format {manifest.format}")

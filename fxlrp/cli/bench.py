@@ -17,17 +17,17 @@ from torch.export import ExportedProgram
 from fxlrp import passes
 from fxlrp._torch import tree_flatten, tree_map_only
 from fxlrp.api import load_extensions, rule_set
-from fxlrp.backends.choice import backend
-from fxlrp.capture.explained_output import Output, pick
+from fxlrp.backends.choice import find_backend
+from fxlrp.capture.explained_output import Output, pick_output
 from fxlrp.capture.functional_graph import capture
-from fxlrp.cli.models import Loaded
-from fxlrp.emit.lower import lower
+from fxlrp.cli.models import LoadedModel
+from fxlrp.emit.lower import emit_program
 from fxlrp.ir import targets
 from fxlrp.passes.lowering.bfloat16 import PRECISION
-from fxlrp.plan.decide import plan
-from fxlrp.reports.rounding_error import errors
-from fxlrp.session.agreement import check_output, unit
-from fxlrp.session.signature import bind, plain_mode
+from fxlrp.plan.decide import make_plan
+from fxlrp.reports.rounding_error import measure_errors
+from fxlrp.session.agreement import check_output, find_rounding_unit
+from fxlrp.session.signature import bind_arguments, plain_mode
 
 GRADIENT = "gradient x input by autograd"
 
@@ -66,8 +66,14 @@ class Times:
         return f"Relative error of the relevance, set against float64: {lost}"
 
 
-def bench(
-    loaded: Loaded, rules: str, backend_name: str, precision: str | None, output: Output, strict: bool, repeats: int
+def measure_times(
+    loaded: LoadedModel,
+    rules: str,
+    backend_name: str,
+    precision: str | None,
+    output: Output,
+    strict: bool,
+    repeats: int,
 ) -> Times:
     """Make a program, then run forward pass, gradient and program in turn.
 
@@ -81,58 +87,58 @@ def bench(
         repeats: How often each runs.
     """
     load_extensions()
-    make, table = backend(backend_name), rule_set(rules)
-    args, kwargs = bind(loaded.model, loaded.args, dict(loaded.kwargs))
+    make, table = find_backend(backend_name), rule_set(rules)
+    args, kwargs = bind_arguments(loaded.model, loaded.args, dict(loaded.kwargs))
     tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
     once: dict[str, float] = {}
     with plain_mode():
-        with clocked(once, "capture"):
+        with clock(once, "capture"):
             captured = capture(loaded.model, args, kwargs, output=output)
         example = captured.explained.meta["val"]
-        form, numbers = targets.lower(loaded.target, tuple(example.shape))
+        form, numbers = targets.split_target(loaded.target, tuple(example.shape))
         numbers = tuple(number.to(example.device) for number in numbers)
-        with clocked(once, "compile"):
-            made = plan(captured, table, (), strict)
-            program = lower(made, form)
-            passes.run(program.module, PRECISION[precision])
+        with clock(once, "compile"):
+            made = make_plan(captured, table, (), strict)
+            program = emit_program(made, form)
+            passes.run_passes(program.module, PRECISION[precision])
             run = make(program, None)
-        with clocked(once, f"first call, {backend_name}"):
+        with clock(once, f"first call, {backend_name}"):
             results = run(*tensors, *numbers)
-        with clocked(once, "verification of its output"):
+        with clock(once, "verification of its output"):
             found = captured.output(results[: program.outputs])
             where = "fxlrp.compile(...) says where at its first call"
-            check_output(loaded.model, (args, kwargs), found, unit(captured.graph), lambda: where)
+            check_output(loaded.model, (args, kwargs), found, find_rounding_unit(captured.graph), lambda: where)
         calls: dict[str, Callable[[], Any]] = {"forward": lambda: model(*args, **kwargs)}
         model = loaded.model.module() if isinstance(loaded.model, ExportedProgram) else loaded.model
-        if gradient(model, args, kwargs, output, form, numbers):
-            calls[GRADIENT] = lambda: gradient(model, args, kwargs, output, form, numbers)
+        if compute_gradient(model, args, kwargs, output, form, numbers):
+            calls[GRADIENT] = lambda: compute_gradient(model, args, kwargs, output, form, numbers)
         calls[f"output and relevance, {rules}"] = lambda: run(*tensors, *numbers)
         each: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(repeats):
             taken: dict[str, float] = {}
             for name, call in calls.items():
-                with clocked(taken, name):
+                with clock(taken, name):
                     call()
                 each[name].append(taken[name])
-        return Times(once, each, errors(made, form, program, run, [*tensors, *numbers]))
+        return Times(once, each, measure_errors(made, form, program, run, [*tensors, *numbers]))
 
 
 @contextmanager
-def clocked(taken: dict[str, float], name: str) -> Iterator[None]:
+def clock(taken: dict[str, float], name: str) -> Iterator[None]:
     """Write down how long the body takes, on a GPU with what it has started there."""
-    start = settled()
+    start = read_clock()
     yield
-    taken[name] = settled() - start
+    taken[name] = read_clock() - start
 
 
-def settled() -> float:
+def read_clock() -> float:
     """The time at which everything has been computed."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def gradient(
+def compute_gradient(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
@@ -154,10 +160,10 @@ def gradient(
         for module in embeddings:
             stack.callback(module.register_forward_hook(lambda _, __, out: leaf(out)).remove)
         args, kwargs = tree_map_only(Tensor, leaf, (args, dict(kwargs)))
-        y = pick(model(*args, **kwargs), output)
+        y = pick_output(model(*args, **kwargs), output)
         y = y if y.ndim else y.reshape(1)
         if not y.requires_grad or not leaves:
             return []
-        found = torch.autograd.grad(y, leaves, targets.seed(form, y.detach(), numbers), allow_unused=True)
+        found = torch.autograd.grad(y, leaves, targets.make_seed(form, y.detach(), numbers), allow_unused=True)
     parts: list[Tensor | None] = list(found)  # None for embeddings that the output does not depend on
     return [x.detach() * part for x, part in zip(leaves, parts, strict=True) if part is not None]

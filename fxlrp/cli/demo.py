@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fxlrp.attributor import Attributor
 from fxlrp.demos import digits, sentences
-from fxlrp.reports.terminal import console, show_words
+from fxlrp.reports.terminal import make_console, show_words
 
 TOLERANCE = 1e-4
 """Largest error of the checks, relative to the explained value; they run in float32."""
@@ -20,13 +20,13 @@ TOLERANCE = 1e-4
 
 def demo_digits(folder: Path, seed: int) -> None:
     """Train, explain, and account for every digit."""
-    out, epochs = console(), 12
-    data = digits.load(seed)
-    with Progress(console=console(stderr=True), transient=True) as progress:
+    out, epochs = make_console(), 12
+    data = digits.load_digits(seed)
+    with Progress(console=make_console(stderr=True), transient=True) as progress:
         task = progress.add_task("training", total=epochs)
-        model = digits.train(data, seed, epochs, lambda: progress.advance(task))
-    with console(stderr=True).status("explaining"):
-        report = digits.explain(model, data, folder)
+        model = digits.train_network(data, seed, epochs, lambda: progress.advance(task))
+    with make_console(stderr=True).status("explaining"):
+        report = digits.explain_digits(model, data, folder)
     out.print(f"A small network reads {100 * report.accuracy:.1f} % of {digits.HELD_OUT} held-out digits.\n")
     table = Table("digit", "read as", "probability", "logit", "AttnLRP", "biases", "epsilon_gamma_box")
     for column in table.columns[2:]:
@@ -40,17 +40,17 @@ def demo_digits(folder: Path, seed: int) -> None:
         "here computed by autograd; AttnLRP leaves the rest to the pixels."
     )
     worst = max(abs(s.relevance + s.biases - s.logit) for s in report.samples)
-    check(out, "AttnLRP + biases = logit", worst, max(abs(s.logit) for s in report.samples))
-    finish(out, report.attributor, report.files)
+    check_account(out, "AttnLRP + biases = logit", worst, max(abs(s.logit) for s in report.samples))
+    show_coverage(out, report.attributor, report.files)
 
 
 def demo_sentences(first: str, second: str, folder: Path) -> None:
     """Explain how similar two sentences are."""
-    out = console()
-    with console(stderr=True).status("loading the encoder"):
-        tokenizer, encoder = sentences.load()
-    with console(stderr=True).status("explaining"):
-        report = sentences.explain(tokenizer, encoder, first, second, folder)
+    out = make_console()
+    with make_console(stderr=True).status("loading the encoder"):
+        tokenizer, encoder = sentences.load_encoder()
+    with make_console(stderr=True).status("explaining"):
+        report = sentences.explain_sentences(tokenizer, encoder, first, second, folder)
     out.print(f"Cosine similarity {report.similarity:.4f}\n")
     show_words(out, report.first.words, report.second.words)
     head, *rows = report.table()
@@ -60,11 +60,11 @@ def demo_sentences(first: str, second: str, folder: Path) -> None:
     out.print(table)
     out.print(sentences.NOTE)
     total = report.first.embedding + report.second.embedding
-    check(out, "relevance of both mean vectors = similarity", abs(total - report.similarity), report.similarity)
-    finish(out, report.attributor, report.files)
+    check_account(out, "relevance of both mean vectors = similarity", abs(total - report.similarity), report.similarity)
+    show_coverage(out, report.attributor, report.files)
 
 
-def check(out: Console, what: str, difference: float, scale: float) -> None:
+def check_account(out: Console, what: str, difference: float, scale: float) -> None:
     """Print how well an account closes, and fail if it does not."""
     good = difference <= TOLERANCE * max(abs(scale), 1.0)
     out.print(f"Check: {what}, largest difference {difference:.1e}: {'ok' if good else 'FAILED'}\n")
@@ -72,7 +72,7 @@ def check(out: Console, what: str, difference: float, scale: float) -> None:
         raise typer.Exit(1)
 
 
-def finish(out: Console, attributor: Attributor, files: Sequence[Path]) -> None:
+def show_coverage(out: Console, attributor: Attributor, files: Sequence[Path]) -> None:
     """Print the coverage report and where the files are."""
     out.print(attributor.coverage().table())
     out.print()

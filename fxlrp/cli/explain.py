@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fxlrp.api import compile
 from fxlrp.artifacts.load import load
-from fxlrp.capture.explained_output import pick
+from fxlrp.capture.explained_output import pick_output
 from fxlrp.cli import models
 from fxlrp.cli.arguments import read_inputs
 from fxlrp.cli.options import (
@@ -32,18 +32,18 @@ from fxlrp.cli.options import (
     parse_output,
     parse_target,
 )
-from fxlrp.cli.prologue import prepared, reported, working
+from fxlrp.cli.prologue import prepare_model, report_errors, show_progress
 from fxlrp.errors import SignatureError
 from fxlrp.ir import targets
-from fxlrp.reports.terminal import console, show_words
+from fxlrp.reports.terminal import make_console, show_words
 from fxlrp.session.result import Result
 
-OF_MODELS = ("text", "rules", "output", "ledger", "zero_bias", "strict", "trust")
-OF_ARTIFACTS = ("key", "allow_native_code")
+MODEL_OPTIONS = ("text", "rules", "output", "ledger", "zero_bias", "strict", "trust")
+ARTIFACT_OPTIONS = ("key", "allow_native_code")
 """Options that one of the two has no use for."""
 
 
-@reported
+@report_errors
 def explain(
     context: typer.Context,
     model: Model,
@@ -65,20 +65,22 @@ def explain(
 ) -> None:
     """Attribute one output of a model, or of an artefact of `fxlrp export`, to its inputs."""
     if models.is_artifact(model):
-        refuse(context, OF_MODELS, "an artefact has its model and its rules inside")
+        refuse_options(context, MODEL_OPTIONS, "an artefact has its model and its rules inside")
         explain_artifact(Path(model), input or (), target, save, allow_native_code=allow_native_code, key=key)
         return
-    refuse(context, OF_ARTIFACTS, f"{model} is no artefact of fxlrp")
-    loaded = prepared(model, input, text, trust)
+    refuse_options(context, ARTIFACT_OPTIONS, f"{model} is no artefact of fxlrp")
+    loaded = prepare_model(model, input, text, trust)
     wanted = loaded.target if target is None else parse_target(target)
     attributor = compile(loaded.model, rules=rules, output=parse_output(output), strict=strict)
-    with working("explaining"):
+    with show_progress("explaining"):
         result = attributor(*loaded.args, target=wanted, **loaded.kwargs)
-    y = pick(result.output, parse_output(output))
+    y = pick_output(result.output, parse_output(output))
     y = y if y.ndim else y.reshape(1)
-    relevances = by_name(result, attributor.program.relevances)
-    show(f"{type(loaded.model).__name__} with the rules {rules}", y, wanted, relevances, result.warnings, loaded.token)
-    out = console()
+    relevances = name_relevances(result, attributor.program.relevances)
+    show_result(
+        f"{type(loaded.model).__name__} with the rules {rules}", y, wanted, relevances, result.warnings, loaded.token
+    )
+    out = make_console()
     report = attributor.coverage()
     if report.covered < report.live:
         out.print(f"{report.live - report.covered} of {report.live} live ops have no rule; the plain adjoint is used.")
@@ -86,14 +88,14 @@ def explain(
         out.print()
         show_words(out, loaded.sentence.words(relevances["input_ids"][0].tolist()))
     if ledger or zero_bias:
-        with working("accounting"):
+        with show_progress("accounting"):
             book = attributor.ledger(*loaded.args, target=wanted, zero_bias=zero_bias, **loaded.kwargs)
         out.print()
         out.print(book.table())
-    write(save, y, relevances)
+    write_result(save, y, relevances)
 
 
-def refuse(context: typer.Context, options: Sequence[str], reason: str) -> None:
+def refuse_options(context: typer.Context, options: Sequence[str], reason: str) -> None:
     """Say that an option means nothing here, rather than leave it out."""
     for name in options:
         source = context.get_parameter_source(name)
@@ -103,7 +105,7 @@ def refuse(context: typer.Context, options: Sequence[str], reason: str) -> None:
 
 def explain_artifact(path: Path, files: Sequence[Path], target: str | None, save: Path | None, **options: Any) -> None:
     """Run an artefact and account for what it explains."""
-    with working("loading"):
+    with show_progress("loading"):
         artifact = load(path, **options)
     about = artifact.manifest
     if not files:
@@ -112,22 +114,22 @@ def explain_artifact(path: Path, files: Sequence[Path], target: str | None, save
         raise SignatureError(f"{path} explains a number that it does not return: use `fxlrp run`")
     args, kwargs = read_inputs(files)
     wanted = None if target is None else parse_target(target)
-    with working("explaining"):
+    with show_progress("explaining"):
         result = artifact(*args, target=wanted, **kwargs)
     named = result.output if isinstance(result.output, dict) else {}
     y = named.get(about.explained.name.removeprefix("output."), result.output)
     found = [spec.name.removeprefix("relevance.") for spec in about.outputs if spec.name.startswith("relevance.")]
-    relevances = by_name(result, found)
-    show(f"{about.model} with the rules {about.rules}", y, wanted, relevances, result.warnings)
-    write(save, y, relevances)
+    relevances = name_relevances(result, found)
+    show_result(f"{about.model} with the rules {about.rules}", y, wanted, relevances, result.warnings)
+    write_result(save, y, relevances)
 
 
-def by_name(result: Result, names: Sequence[str]) -> dict[str, Tensor]:
+def name_relevances(result: Result, names: Sequence[str]) -> dict[str, Tensor]:
     """Every relevance by the name of its input."""
     return {names[0]: result.relevance} if isinstance(result.relevance, Tensor) else dict(result.relevance)
 
 
-def show(
+def show_result(
     title: str,
     y: Tensor,
     target: targets.Target,
@@ -136,29 +138,29 @@ def show(
     token: Callable[[int], str] | None = None,
 ) -> None:
     """Print what was explained, where it went, and what speaks against it."""
-    out = console()
+    out = make_console()
     out.print(f"{title}; output of shape {tuple(y.shape)}\n", markup=False)
-    out.print(account(y, target, relevances, token))
+    out.print(make_result_table(y, target, relevances, token))
     for warning in warnings:
         out.print(f"Warning: {warning}", style="yellow", soft_wrap=True, markup=False)
 
 
-def write(path: Path | None, y: Tensor, relevances: Mapping[str, Tensor]) -> None:
+def write_result(path: Path | None, y: Tensor, relevances: Mapping[str, Tensor]) -> None:
     """Write relevance and output to a file, if one is asked for."""
     if path is None:
         return
     path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
     arrays = {f"relevance.{name}": r.numpy() for name, r in relevances.items()}
     np.savez(path, allow_pickle=False, output=y.double().numpy(), **arrays)
-    console().print(f"Wrote {path}", soft_wrap=True, markup=False)
+    make_console().print(f"Wrote {path}", soft_wrap=True, markup=False)
 
 
-def account(
+def make_result_table(
     y: Tensor, target: targets.Target, relevances: Mapping[str, Tensor], token: Callable[[int], str] | None
 ) -> Table:
     """What is explained of each sample, and the sum of relevance by input."""
-    form, numbers = targets.lower(target, tuple(y.shape))
-    seed = targets.seed(form, y, numbers)
+    form, numbers = targets.split_target(target, tuple(y.shape))
+    seed = targets.make_seed(form, y, numbers)
     table = Table("sample", "explains", "value")
     for name in relevances:
         table.add_column(Text(f"relevance of {name}"))

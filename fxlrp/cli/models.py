@@ -18,18 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp.artifacts.description.manifest import MEMBER
+from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.ir.targets import Target
-from fxlrp.optional import transformers
+from fxlrp.optional import import_transformers
 from fxlrp.reports.drawing.words import Sentence
 
-TEXT = "The capital of France is Paris, and the capital of Italy is Rome."
-KINDS = "a model is package.module:callable, a .pt2 file of torch.export.save (with --trust), or hf:FOLDER_OR_NAME"
+EXAMPLE_TEXT = "The capital of France is Paris, and the capital of Italy is Rome."
+MODEL_FORMS = (
+    "a model is package.module:callable, a .pt2 file of torch.export.save (with --trust), or hf:FOLDER_OR_NAME"
+)
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model, and what to call it with.
 
     Attributes:
@@ -49,7 +51,7 @@ class Loaded:
     token: Callable[[int], str] | None = None
 
 
-def load(spec: str, text: str | None = None, trust: bool = False) -> Loaded:
+def load_model(spec: str, text: str | None = None, trust: bool = False) -> LoadedModel:
     """The model that a command line names.
 
     Args:
@@ -62,7 +64,7 @@ def load(spec: str, text: str | None = None, trust: bool = False) -> Loaded:
         FxlrpError: If the name leads to no model.
     """
     if spec.startswith("hf:"):
-        return hub(spec.removeprefix("hf:"), text)
+        return load_from_hub(spec.removeprefix("hf:"), text)
     if text is not None:
         raise SignatureError("--text needs a model with a tokenizer, hf:FOLDER_OR_NAME; give --input for this one")
     if is_artifact(spec):
@@ -71,10 +73,10 @@ def load(spec: str, text: str | None = None, trust: bool = False) -> Loaded:
             "This needs the model that it was made of"
         )
     if spec.endswith(".pt2"):
-        return exported(Path(spec), trust)
+        return load_exported(Path(spec), trust)
     if ":" not in spec:
-        raise FxlrpError(f"{spec!r} names no model: {KINDS}")
-    return called(spec)
+        raise FxlrpError(f"{spec!r} names no model: {MODEL_FORMS}")
+    return load_callable(spec)
 
 
 def is_artifact(spec: str) -> bool:
@@ -83,12 +85,12 @@ def is_artifact(spec: str) -> bool:
         return spec.endswith(".onnx")
     try:
         with zipfile.ZipFile(spec) as members:
-            return any(name.partition("/")[2] == MEMBER for name in members.namelist())
+            return any(name.partition("/")[2] == MANIFEST_MEMBER for name in members.namelist())
     except Exception:  # zipfile raises a dozen kinds for what is no archive
         return False
 
 
-def exported(path: Path, trust: bool) -> Loaded:
+def load_exported(path: Path, trust: bool) -> LoadedModel:
     """A program that torch.export.save wrote."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
@@ -98,18 +100,18 @@ def exported(path: Path, trust: bool) -> Loaded:
             "parts of it, which can do whatever you can. If you trust its origin: --trust"
         )
     try:
-        with silenced():
+        with silence_logging():
             program = torch.export.load(path)
     except Exception as error:
         raise ArtifactError(
-            f"{path} is no program of torch.export.save, or is damaged: {summary(error)}\n"
+            f"{path} is no program of torch.export.save, or is damaged: {summarize_error(error)}\n"
             "Write it again with torch.export.save(torch.export.export(model, args), path)."
         ) from error
     args, kwargs = program.example_inputs or ((), {})
-    return Loaded(program, tuple(args), kwargs)
+    return LoadedModel(program, tuple(args), kwargs)
 
 
-def called(spec: str) -> Loaded:
+def load_callable(spec: str) -> LoadedModel:
     """What a function without arguments returns: a module, or a module and example inputs."""
     path, _, name = spec.partition(":")
     if os.getcwd() not in sys.path:
@@ -118,7 +120,7 @@ def called(spec: str) -> Loaded:
         module = import_module(path)
     except Exception as error:
         raise FxlrpError(
-            f"{path} could not be imported: {summary(error)}\nThe current folder and the Python path were searched."
+            f"{path} could not be imported: {summarize_error(error)}\nThe current folder and the Python path were searched."
         ) from error
     if not hasattr(module, name):
         close = ", ".join(get_close_matches(name, dir(module))) or "nothing"
@@ -128,11 +130,11 @@ def called(spec: str) -> Loaded:
         try:
             found = found()
         except Exception as error:
-            raise FxlrpError(f"{spec} failed when called without arguments: {summary(error)}") from error
-    return returned(spec, found)
+            raise FxlrpError(f"{spec} failed when called without arguments: {summarize_error(error)}") from error
+    return check_returned(spec, found)
 
 
-def returned(spec: str, found: Any) -> Loaded:
+def check_returned(spec: str, found: Any) -> LoadedModel:
     """Check what a callable returned, and put the model into evaluation mode."""
     parts = found if isinstance(found, tuple) else (found,)
     model, args, kwargs = (*parts, *(None, (), {})[len(parts) :])[:3]
@@ -148,15 +150,15 @@ def returned(spec: str, found: Any) -> Loaded:
             f"{spec} returned {f'({shape})' if isinstance(found, tuple) else shape}; it must return a module, "
             "(module, args) or (module, args, kwargs), args a tuple and kwargs a dictionary"
         )
-    return Loaded(model.eval() if isinstance(model, nn.Module) else model, tuple(args), kwargs)
+    return LoadedModel(model.eval() if isinstance(model, nn.Module) else model, tuple(args), kwargs)
 
 
-def hub(name: str, text: str | None) -> Loaded:
+def load_from_hub(name: str, text: str | None) -> LoadedModel:
     """A model of transformers, with its tokenizer if it reads text."""
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ArtifactError(f"there is no folder {name}")
     local = {"local_files_only": True} if Path(name).is_dir() else {}
-    with transformers("hf") as library:
+    with import_transformers("hf") as library:
         try:
             config = library.AutoConfig.from_pretrained(name, **local)
             kind = getattr(library, (config.architectures or ["AutoModel"])[0], library.AutoModel)
@@ -164,20 +166,20 @@ def hub(name: str, text: str | None) -> Loaded:
             reads_text = model.main_input_name == "input_ids"
             tokenizer = library.AutoTokenizer.from_pretrained(name, **local) if reads_text else None
         except Exception as error:
-            raise ArtifactError(f"transformers loads no model from {name!r}: {summary(error)}") from error
+            raise ArtifactError(f"transformers loads no model from {name!r}: {summarize_error(error)}") from error
     model.config.use_cache = False
     if tokenizer is not None:
-        return tokenized(model, tokenizer, text)
+        return add_text(model, tokenizer, text)
     if text is not None:
         raise SignatureError(f"{type(model).__name__} does not read text but {model.main_input_name}: give --input")
-    return Loaded(model, kwargs=example(model.main_input_name, config))
+    return LoadedModel(model, kwargs=make_example(model.main_input_name, config))
 
 
-def tokenized(model: Any, tokenizer: Any, text: str | None) -> Loaded:
+def add_text(model: Any, tokenizer: Any, text: str | None) -> LoadedModel:
     """A language model with a text; one that predicts tokens explains the next, or the masked one."""
     kind = type(model).__name__
     if text is None:
-        text = TEXT.replace("Rome", tokenizer.mask_token) if kind.endswith("ForMaskedLM") else TEXT
+        text = EXAMPLE_TEXT.replace("Rome", tokenizer.mask_token) if kind.endswith("ForMaskedLM") else EXAMPLE_TEXT
     encoding = tokenizer(text, return_tensors="pt", return_offsets_mapping=tokenizer.is_fast, truncation=True)
     ids = encoding["input_ids"]
     if not ids.numel():
@@ -198,10 +200,10 @@ def tokenized(model: Any, tokenizer: Any, text: str | None) -> Loaded:
         masked = (ids[0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
         target = (masked[0] if masked else -1, None)
     token = None if target is None else tokenizer.decode
-    return Loaded(model, (), kwargs, target, sentence, token)
+    return LoadedModel(model, (), kwargs, target, sentence, token)
 
 
-def example(name: str, config: Any) -> dict[str, Tensor]:
+def make_example(name: str, config: Any) -> dict[str, Tensor]:
     """Noise of the size that a model's configuration asks for; nothing if that is not known."""
     vision = getattr(config, "vision_config", config)
     size = getattr(vision, "image_size", None)
@@ -212,14 +214,14 @@ def example(name: str, config: Any) -> dict[str, Tensor]:
     return {name: noise}
 
 
-def summary(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
     """An error in one line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
+def silence_logging() -> Iterator[None]:
     """Keep torch from logging the tracebacks of errors that are raised all the same."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -14,12 +14,12 @@ import typer
 from rich.text import Text
 
 from fxlrp.cli import models
-from fxlrp.cli.arguments import converted, read_inputs
+from fxlrp.cli.arguments import convert_to_model_dtype, read_inputs
 from fxlrp.errors import FxlrpError, MissingRules, SignatureError
-from fxlrp.reports.terminal import console
+from fxlrp.reports.terminal import make_console
 
 
-def reported(command: Callable[..., None]) -> Callable[..., None]:
+def report_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Turn errors that users can mend into one message and exit status 2."""
 
     @wraps(command)
@@ -30,28 +30,28 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             if options["debug"]:
                 raise
             hint = "\nOn the command line that is --no-strict." if isinstance(error, MissingRules) else ""
-            console(stderr=True).print(Text.assemble(("Error: ", "bold red"), f"{error}{hint}"), soft_wrap=True)
+            make_console(stderr=True).print(Text.assemble(("Error: ", "bold red"), f"{error}{hint}"), soft_wrap=True)
             raise typer.Exit(2) from None
 
     return run
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
+def show_progress(what: str) -> Iterator[None]:
     """Show that something goes on; ops without a rule are told of in the report and not by a warning."""
-    with console(stderr=True).status(what), models.silenced(), warnings.catch_warnings():
+    with make_console(stderr=True).status(what), models.silence_logging(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ ops? on the path", UserWarning)
         yield
 
 
-def prepared(model: str, files: Sequence[Path] | None, text: str | None, trust: bool) -> models.Loaded:
+def prepare_model(model: str, files: Sequence[Path] | None, text: str | None, trust: bool) -> models.LoadedModel:
     """The model and what to call it with."""
     if files and text is not None:
         raise SignatureError("give --input or --text, not both")
-    with console(stderr=True).status("loading"):
-        loaded = models.load(model, text, trust)
+    with make_console(stderr=True).status("loading"):
+        loaded = models.load_model(model, text, trust)
         if files:
-            args, kwargs = converted(loaded.model, read_inputs(files))
+            args, kwargs = convert_to_model_dtype(loaded.model, read_inputs(files))
             loaded = replace(loaded, args=args, kwargs=kwargs, sentence=None)
     if not loaded.args and not loaded.kwargs:
         raise SignatureError(

@@ -13,20 +13,20 @@ import typer
 
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.load import load
-from fxlrp.cli.artifacts import about
+from fxlrp.cli.artifacts import make_artifact_table
 from fxlrp.cli.options import Debug, Key, Native, parse_sizes
-from fxlrp.cli.prologue import reported, working
+from fxlrp.cli.prologue import report_errors, show_progress
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.optional import require
-from fxlrp.reports.terminal import console
+from fxlrp.reports.terminal import make_console
 
 if TYPE_CHECKING:
-    from fxlrp.serving.server import Terms
+    from fxlrp.serving.server import ServerSettings
 
-PLAIN = re.compile(r"\w[\w.\-]*", re.ASCII)
+PLAIN_NAME = re.compile(r"\w[\w.\-]*", re.ASCII)
 
 
-@reported
+@report_errors
 def serve(
     artifacts: Annotated[
         list[str],
@@ -77,7 +77,15 @@ def serve(
     for package in ("starlette", "uvicorn", "prometheus_client", "safetensors"):
         require(package, "serve")
     from fxlrp.serving.desk import Limits
-    from fxlrp.serving.server import LOCAL, Terms, check_files, listen, secured, serve_until_stopped, server
+    from fxlrp.serving.server import (
+        LOCAL_ADDRESSES,
+        ServerSettings,
+        check_open_files,
+        listen,
+        make_server,
+        make_tls_context,
+        serve_until_stopped,
+    )
     from fxlrp.serving.service import Service
     from fxlrp.serving.watching import log_requests, read_tokens
 
@@ -86,33 +94,38 @@ def serve(
     if tls_key is not None and tls_cert is None:
         raise FxlrpError("--tls-key needs --tls-cert")
     tokens = frozenset() if token_file is None else read_tokens(token_file)
-    terms = Terms(connections, drain=drain, context=None if tls_cert is None else secured(tls_cert, tls_key))
-    check_files(terms)
-    with working("loading"):
+    terms = ServerSettings(
+        connections, drain=drain, context=None if tls_cert is None else make_tls_context(tls_cert, tls_key)
+    )
+    check_open_files(terms)
+    with show_progress("loading"):
         loaded = {
-            name: load(path, allow_native_code=allow_native_code, key=key) for name, path in named(artifacts).items()
+            name: load(path, allow_native_code=allow_native_code, key=key)
+            for name, path in name_files(artifacts).items()
         }
-    narrow(loaded, batch_size, parse_sizes(size or ()))
+    narrow_sizes(loaded, batch_size, parse_sizes(size or ()))
     service = Service(loaded, Limits(max_body * 2**20, queue, batch_size, wait / 1000), tokens)
     with listen(host, port) as sock:
         for hosted in service.desk.hosts.values():
-            console().print(about(hosted.artifact))
+            make_console().print(make_artifact_table(hosted.artifact))
             together = hosted.batcher.most > 1
-            console().print("Requests of equal shapes run together." if together else "Each request runs by itself.")
-        console().print(
-            f"Serving {', '.join(loaded)} on {address(host, sock.getsockname()[1], terms)}; stop with Ctrl+C",
+            make_console().print(
+                "Requests of equal shapes run together." if together else "Each request runs by itself."
+            )
+        make_console().print(
+            f"Serving {', '.join(loaded)} on {format_address(host, sock.getsockname()[1], terms)}; stop with Ctrl+C",
             soft_wrap=True,
             markup=False,
         )
-        if host not in LOCAL:
-            warn_open(bool(tokens), terms)
+        if host not in LOCAL_ADDRESSES:
+            warn_if_open(bool(tokens), terms)
         sys.stdout.flush()
         if log:
             log_requests()
-        serve_until_stopped(server(service.application(), terms, service.end), sock)
+        serve_until_stopped(make_server(service.application(), terms, service.end), sock)
 
 
-def named(texts: Sequence[str]) -> dict[str, Path]:
+def name_files(texts: Sequence[str]) -> dict[str, Path]:
     """Files by the name that they are served under: what stands before =, or the file's without its ending.
 
     Raises:
@@ -121,9 +134,9 @@ def named(texts: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in texts:
         before, sign, after = text.partition("=")
-        given = bool(sign) and PLAIN.fullmatch(before) is not None and not Path(text).exists()
+        given = bool(sign) and PLAIN_NAME.fullmatch(before) is not None and not Path(text).exists()
         name, path = (before, Path(after)) if given else (Path(text).stem, Path(text))
-        if not PLAIN.fullmatch(name):
+        if not PLAIN_NAME.fullmatch(name):
             raise SignatureError(f"{name!r} has characters that no name in a URL should have: give NAME={text}")
         if name in found:
             raise SignatureError(f"{name!r} would be the name of two artefacts: give NAME={text}")
@@ -131,7 +144,7 @@ def named(texts: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def narrow(artifacts: dict[str, Artifact], batch_size: int, sizes: Sequence[tuple[str, int]]) -> None:
+def narrow_sizes(artifacts: dict[str, Artifact], batch_size: int, sizes: Sequence[tuple[str, int]]) -> None:
     """Let sizes be at most so large, the batch among them.
 
     Raises:
@@ -147,14 +160,16 @@ def narrow(artifacts: dict[str, Artifact], batch_size: int, sizes: Sequence[tupl
             artifact.manifest = artifact.manifest.at_most(name, value)
 
 
-def address(host: str, port: int, terms: Terms) -> str:
+def format_address(host: str, port: int, terms: ServerSettings) -> str:
     """Where to ask."""
     return f"{'http' if terms.context is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def warn_open(tokens: bool, terms: Terms) -> None:
+def warn_if_open(tokens: bool, terms: ServerSettings) -> None:
     """Say what an address that others can reach is open to."""
     if not tokens:
-        console(stderr=True).print("Warning: no authentication: whoever reaches this address can use it.")
+        make_console(stderr=True).print("Warning: no authentication: whoever reaches this address can use it.")
     elif terms.context is None:
-        console(stderr=True).print("Warning: tokens can be read on their way: give --tls-cert, or let a proxy do TLS.")
+        make_console(stderr=True).print(
+            "Warning: tokens can be read on their way: give --tls-cert, or let a proxy do TLS."
+        )

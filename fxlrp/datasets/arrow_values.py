@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
-from fxlrp.datasets.samples import Row
+from fxlrp.datasets.samples import DataRow
 from fxlrp.ir.targets import LARGEST
 from fxlrp.optional import require
 
-EXACT = 2**53
+MAX_EXACT = 2**53
 """Whole numbers up to this one are exact in float64."""
-HALVES = {"float16": "float32", "bfloat16": "float32"}
+WIDER_DTYPES = {"float16": "float32", "bfloat16": "float32"}
 """Types that many readers of Parquet do not know, and what holds them."""
 
 
-def exact(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
+def convert_exactly(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
     """A tensor of the same numbers; only floating point numbers are rounded, to floating point numbers.
 
     Raises:
@@ -37,7 +37,7 @@ def exact(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
     if wide.is_floating_point() and dtype.is_floating_point:
         kept = tensor.isfinite() | ~wide.isfinite()
     elif wide.is_floating_point() or dtype.is_floating_point:
-        kept = (tensor.double() == wide.double()) & (wide.abs() <= EXACT)
+        kept = (tensor.double() == wide.double()) & (wide.abs() <= MAX_EXACT)
     else:
         kept = tensor.long() == wide
     if not bool(kept.all()):
@@ -45,7 +45,7 @@ def exact(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
     return tensor
 
 
-def array(value: Any) -> NDArray[Any]:
+def read_array(value: Any) -> NDArray[Any]:
     """Numbers of a row: of JSON, numpy, or a scalar of Arrow with lists to any depth.
 
     Raises:
@@ -56,14 +56,14 @@ def array(value: Any) -> NDArray[Any]:
     if hasattr(value, "to_numpy"):  # tensors of Arrow and of Ray
         return np.asarray(value.to_numpy())
     if hasattr(value, "type") and is_list(value.type):
-        return nested(value.values)
+        return read_nested_lists(value.values)
     try:
         return np.asarray(value.as_py() if hasattr(value, "as_py") else value)
     except ValueError:
         raise ValueError("holds lists of different lengths") from None
 
 
-def nested(values: Any) -> NDArray[Any]:
+def read_nested_lists(values: Any) -> NDArray[Any]:
     """Lists of Arrow to any depth, without a Python object for every number."""
     shape = [len(values)]
     while is_list(values.type):
@@ -83,7 +83,7 @@ def is_list(kind: Any) -> bool:
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
-def index(value: Any, dims: int) -> tuple[Any, ...]:
+def read_row_target(value: Any, dims: int) -> tuple[Any, ...]:
     """The target of a row: a class or a list of ``dims`` indices; what is missing stands for the largest."""
     value = value.as_py() if hasattr(value, "as_py") else value
     if value is None:
@@ -91,13 +91,13 @@ def index(value: Any, dims: int) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
-def own_columns(about: Manifest) -> list[str]:
+def list_result_columns(about: Manifest) -> list[str]:
     """Names of the columns that results of an artefact have of themselves."""
     results = [name for spec in about.outputs for name in (spec.name, f"{spec.name}.shape")]
     return ["row", "file", TARGET, *results]
 
 
-def table(rows: Sequence[tuple[Row, Mapping[str, Tensor]]], about: Manifest, kept: Mapping[str, Any]) -> Any:
+def make_table(rows: Sequence[tuple[DataRow, Mapping[str, Tensor]]], about: Manifest, kept: Mapping[str, Any]) -> Any:
     """Results as a table.
 
     That is: the number of each row, its file, the columns that are kept, the index that was explained, and each result
@@ -111,17 +111,17 @@ def table(rows: Sequence[tuple[Row, Mapping[str, Tensor]]], about: Manifest, kep
     for name, kind in kept.items():
         columns[name] = arrow.concat_arrays([arrow.array([], kind), *(row.kept[name] for row, _ in rows)])
     if about.target == "index":
-        columns[TARGET] = indices([results[TARGET] for _, results in rows], len(about.explained.shape) - 1)
+        columns[TARGET] = make_index_column([results[TARGET] for _, results in rows], len(about.explained.shape) - 1)
     for spec in about.outputs:
-        dtype = HALVES.get(spec.dtype, spec.dtype)
+        dtype = WIDER_DTYPES.get(spec.dtype, spec.dtype)
         parts = [results[spec.name].to(getattr(torch, dtype)).numpy() for _, results in rows]
         shapes = [np.array(part.shape, np.int64) for part in parts]
-        columns[spec.name] = lists([part.ravel() for part in parts], np.dtype(dtype))
-        columns[f"{spec.name}.shape"] = lists(shapes, np.dtype(np.int64))
+        columns[spec.name] = make_list_column([part.ravel() for part in parts], np.dtype(dtype))
+        columns[f"{spec.name}.shape"] = make_list_column(shapes, np.dtype(np.int64))
     return arrow.table(columns)
 
 
-def indices(found: Sequence[Tensor], dims: int) -> Any:
+def make_index_column(found: Sequence[Tensor], dims: int) -> Any:
     """A column of classes, or of lists of indices; empty where the artefact does not return what it explains."""
     arrow = require("pyarrow", "ray")
     places = [[None if i == LARGEST else i for i in index.tolist()] for index in found]
@@ -130,7 +130,7 @@ def indices(found: Sequence[Tensor], dims: int) -> Any:
     return arrow.array(places, arrow.list_(arrow.int64()))
 
 
-def lists(parts: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> Any:
+def make_list_column(parts: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> Any:
     """A column of lists."""
     arrow = require("pyarrow", "ray")
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fxlrp.datasets.ray_workers import silent
-from fxlrp.datasets.samples import Source
+from fxlrp.datasets.ray_workers import silence_ray
+from fxlrp.datasets.samples import DataSource
 from fxlrp.errors import ArtifactError, SignatureError
-from fxlrp.files import replaced
+from fxlrp.files import replace_file
 from fxlrp.optional import require
 from fxlrp.reports.drawing.image_pages import FOLDER
 
@@ -22,13 +22,13 @@ LEFTOVERS = (".part-*", ".try-*", f".{RUN}.*", f".{COPY}", f"{FOLDER}/.*")
 """Of runs that were killed while they wrote."""
 
 
-def stamps(source: Source) -> dict[str, list[int]]:
+def stamp_files(source: DataSource) -> dict[str, list[int]]:
     """Size and time of each file."""
     return {name: [size, source.path(name).stat().st_mtime_ns] for name, size in source.files}
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Keep other runs away from a folder."""
     filelock = require("filelock", "ray")
     if out.exists() and not out.is_dir():
@@ -45,14 +45,14 @@ def alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def settle(out: Path, settings: Mapping[str, Any]) -> None:
+def begin_or_resume(out: Path, settings: Mapping[str, Any]) -> None:
     """Begin in an empty folder, or go on in that of an equal run."""
-    swept(out)
+    remove_leftovers(out)
     path = out / RUN
     if not path.exists():
         if others := sorted(other.name for other in out.iterdir() if other.name != LOCK):
             raise ArtifactError(f"{out} holds {others[0]!r}, which no run over a data set wrote: choose another folder")
-        with replaced(path) as new:
+        with replace_file(path) as new:
             new.write_text(json.dumps(settings, indent=1))
     try:
         before = json.loads(path.read_text())
@@ -62,18 +62,18 @@ def settle(out: Path, settings: Mapping[str, Any]) -> None:
         if before.get(name) != value:
             difference = f"{name}, was {before.get(name)}, is {value} now"
             if name == "files" and isinstance(value, dict) and isinstance(before.get(name), dict):
-                difference = changed(before[name], value)
+                difference = describe_change(before[name], value)
             raise ArtifactError(f"{out} has results of another run: {difference}. Choose another folder")
 
 
-def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The first file that is not as it was."""
     name = min(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     how = "is new" if name not in before else "is gone" if name not in now else "was changed"
     return f"the file {name} {how} since it began"
 
 
-def swept(out: Path) -> None:
+def remove_leftovers(out: Path) -> None:
     """Remove what killed runs have left."""
     for pattern in LEFTOVERS:
         for path in out.glob(pattern):
@@ -83,11 +83,11 @@ def swept(out: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def copied(dataset: Any, out: Path) -> Path:
+def copy_dataset(dataset: Any, out: Path) -> Path:
     """The rows of a Ray Dataset as Parquet files, in an order that stays."""
     final, new = out / COPY, out / f".{COPY}"
     if not final.exists():
-        with silent():
+        with silence_ray():
             dataset.write_parquet(str(new))
         if not any(new.glob("*.parquet")):
             raise SignatureError("the Ray Dataset has no rows")

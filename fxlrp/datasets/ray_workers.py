@@ -17,14 +17,14 @@ from fxlrp import errors
 from fxlrp.errors import FxlrpError
 from fxlrp.optional import require
 
-BLOCKS = 4096
+MAX_TASKS = 4096
 """At most so many tasks of Ray, of one piece of work each while that is enough."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-MEMORY = 2**27
+QUIET_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+OBJECT_STORE_BYTES = 2**27
 """Bytes for objects of a local Ray: through it go numbers of shards only."""
 
 
-class Worker:
+class RayWorker:
     """A process that works; errors that users can mend are results, which Ray does not wrap, log or try again."""
 
     def __init__(self, work: Callable[[int], None], threads: int) -> None:
@@ -42,10 +42,10 @@ class Worker:
         return {"number": [int(number)], "error": [error], "message": [message]}
 
 
-def spread(
+def spread_work(
     work: Callable[[int], None], numbers: Sequence[int], *, workers: int, threads: int | None, gpu: bool
 ) -> Iterator[int]:
-    """Call ``work`` with every number, and return the numbers as they are done; a Ray is `connected`.
+    """Call ``work`` with every number, and return the numbers as they are done; a Ray is `connect_ray`.
 
     A number whose worker dies is given to another worker, without end.
 
@@ -62,11 +62,11 @@ def spread(
     ray = require("ray", "ray")
     data = require("ray.data", "ray")
     workers = min(workers, len(numbers))
-    with silent():
-        threads = threads or share(workers)
-        items = data.from_items([{"number": n} for n in numbers], override_num_blocks=min(len(numbers), BLOCKS))
+    with silence_ray():
+        threads = threads or share_cores(workers)
+        items = data.from_items([{"number": n} for n in numbers], override_num_blocks=min(len(numbers), MAX_TASKS))
         done = items.map_batches(
-            Worker,
+            RayWorker,
             batch_size=1,
             fn_constructor_args=(work, threads),
             compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
@@ -84,7 +84,7 @@ def spread(
             raise FxlrpError(f"a worker failed: {error}") from error
 
 
-def share(workers: int) -> int:
+def share_cores(workers: int) -> int:
     """Cores for each worker, of one machine."""
     ray = require("ray", "ray")
     cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
@@ -92,7 +92,7 @@ def share(workers: int) -> int:
 
 
 @contextmanager
-def connected(cores: int) -> Iterator[None]:
+def connect_ray(cores: int) -> Iterator[None]:
     """A Ray: the one that is running in this process, that of ``RAY_ADDRESS``, or one on this machine meanwhile."""
     ray = require("ray", "ray")
     if ray.is_initialized():
@@ -102,10 +102,10 @@ def connected(cores: int) -> Iterator[None]:
         "address": "local",
         "num_cpus": max(cores, os.cpu_count() or 1),
         "include_dashboard": False,
-        "object_store_memory": MEMORY,
+        "object_store_memory": OBJECT_STORE_BYTES,
     }
-    with environment(QUIET):
-        with hushed():
+    with set_variables(QUIET_VARIABLES):
+        with silence_stderr():
             ray.init(**({} if os.environ.get("RAY_ADDRESS") else local), log_to_driver=False, logging_level="ERROR")
         try:
             yield
@@ -114,7 +114,7 @@ def connected(cores: int) -> Iterator[None]:
 
 
 @contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
+def set_variables(values: Mapping[str, str]) -> Iterator[None]:
     """With variables that are not set otherwise."""
     new = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(new)
@@ -126,7 +126,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def silent() -> Iterator[None]:
+def silence_ray() -> Iterator[None]:
     """Without what Ray Data logs of every run, and warns of in itself."""
     logger = logging.getLogger("ray.data")
     before = logger.level
@@ -140,7 +140,7 @@ def silent() -> Iterator[None]:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def silence_stderr() -> Iterator[None]:
     """Without this process's standard error, to which code that is not Python writes, such as Ray's and profilers'."""
     sys.stderr.flush()
     saved = os.dup(2)

@@ -11,18 +11,18 @@ from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, SpinnerC
 from rich.text import Text
 
 from fxlrp.artifacts.description.manifest import Manifest
-from fxlrp.artifacts.keys import public_keys
+from fxlrp.artifacts.keys import read_public_keys
 from fxlrp.artifacts.load import load
-from fxlrp.datasets.arrow_values import own_columns
-from fxlrp.datasets.folders import alone, copied, settle, stamps, swept
-from fxlrp.datasets.ray_workers import connected, spread
-from fxlrp.datasets.samples import Source
-from fxlrp.datasets.shards import PART, Job, RowTarget, digest, most_rows, taken
-from fxlrp.datasets.sources import Images, find
+from fxlrp.datasets.arrow_values import list_result_columns
+from fxlrp.datasets.folders import begin_or_resume, copy_dataset, lock_folder, remove_leftovers, stamp_files
+from fxlrp.datasets.ray_workers import connect_ray, spread_work
+from fxlrp.datasets.samples import DataSource
+from fxlrp.datasets.shards import PART_NAME, RowTarget, ShardJob, hash_file, limit_batch_size, list_model_inputs
+from fxlrp.datasets.sources import ImageSource, open_source
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.optional import require
 from fxlrp.reports.drawing.image_pages import write_page
-from fxlrp.reports.terminal import aside
+from fxlrp.reports.terminal import open_stderr_console
 
 
 def batch(
@@ -89,18 +89,18 @@ def batch(
     if not isinstance(source, (str, Path, require("ray.data", "ray").Dataset)):
         raise SignatureError(f"the source is neither a path nor a Ray Dataset but {type(source).__name__}")
     path, out = Path(artifact).resolve(), Path(out).resolve()
-    keys = None if key is None else public_keys(key)
+    keys = None if key is None else read_public_keys(key)
     about = load(path, allow_native_code=allow_native_code, key=keys).manifest
-    most_rows(about, batch_size)
+    limit_batch_size(about, batch_size)
     keep = check_kept(about, keep)
-    given = opened(source, shard, about, keep) if isinstance(source, (str, Path)) else None
-    if png and not (isinstance(given, Images) and is_drawn(about)):
+    given = open_files(source, shard, about, keep) if isinstance(source, (str, Path)) else None
+    if png and not (isinstance(given, ImageSource) and is_drawable(about)):
         raise SignatureError("png=True (--png) draws images: the source is a folder of them, and the only input")
-    chosen = columns_of(about, columns or {}, target, names_of(source if given is None else given))
+    chosen = choose_columns(about, columns or {}, target, list_columns(source if given is None else given))
     settings = {
-        "artefact": (seal := digest(path)),
+        "artefact": (seal := hash_file(path)),
         "source": "a Ray Dataset" if given is None else str(given.root),
-        "files": None if given is None else stamps(given),
+        "files": None if given is None else stamp_files(given),
         "shard": shard,
         "target": target,
         "columns": chosen,
@@ -109,21 +109,21 @@ def batch(
     }
     if given is not None and out.is_relative_to(given.root):
         raise ArtifactError(f"{out} lies in the source, and would become a part of it: choose another folder")
-    with alone(out):
-        settle(out, json.loads(json.dumps(settings)))
-        rows = opened(copied(source, out), shard, about, keep) if given is None else given
-        job = Job(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard, png, keys)
+    with lock_folder(out):
+        begin_or_resume(out, json.loads(json.dumps(settings)))
+        rows = open_files(copy_dataset(source, out), shard, about, keep) if given is None else given
+        job = ShardJob(path, seal, allow_native_code, rows, out, chosen, target, batch_size, shard, png, keys)
         gpu = about.device.startswith("cuda")
-        written = run(job, progress, workers=workers, threads=threads, gpu=gpu)
+        written = run_missing_shards(job, progress, workers=workers, threads=threads, gpu=gpu)
         if png:
             write_page(out, f"{about.model}, rules {about.rules}: {rows.root.name}", about.explained.name)
         return written
 
 
-def is_drawn(about: Manifest) -> bool:
+def is_drawable(about: Manifest) -> bool:
     """Whether there is one input, and its relevance has its shape."""
     shapes = [spec.shape for spec in about.outputs if spec.name.startswith("relevance.")]
-    return shapes == [spec.shape for spec in taken(about)]
+    return shapes == [spec.shape for spec in list_model_inputs(about)]
 
 
 def check_numbers(**numbers: int | None) -> None:
@@ -137,25 +137,25 @@ def check_numbers(**numbers: int | None) -> None:
             raise SignatureError(f"{name}={number}, but there must be at least 1")
 
 
-def run(job: Job, progress: bool, *, workers: int, threads: int | None, gpu: bool) -> int:
+def run_missing_shards(job: ShardJob, progress: bool, *, workers: int, threads: int | None, gpu: bool) -> int:
     """Do the shards that have no file yet."""
-    missing = [number for number in job.shards() if not (job.out / PART.format(number)).exists()]
+    missing = [number for number in job.shards() if not (job.out / PART_NAME.format(number)).exists()]
     if not missing:
         return 0
     rows = sum(map(job.size, missing))
-    shown = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), Rate())
+    shown = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), RowRate())
     options: dict[str, Any] = {"transient": True, "disable": not progress, "speed_estimate_period": 600}
-    with aside() as error, Progress(*shown, console=error, **options) as bar:
+    with open_stderr_console() as error, Progress(*shown, console=error, **options) as bar:
         task = bar.add_task("starting Ray", total=job.source.total, completed=job.source.total - rows)
-        with connected(min(workers, len(missing)) * (threads or 1)):
+        with connect_ray(min(workers, len(missing)) * (threads or 1)):
             bar.update(task, description="attributing")
-            for number in spread(job, missing, workers=workers, threads=threads, gpu=gpu):
+            for number in spread_work(job, missing, workers=workers, threads=threads, gpu=gpu):
                 bar.advance(task, job.size(number))
-    swept(job.out)
+    remove_leftovers(job.out)
     return rows
 
 
-class Rate(ProgressColumn):
+class RowRate(ProgressColumn):
     """How fast it goes, once that is known."""
 
     def render(self, task: Task) -> Text:
@@ -163,18 +163,18 @@ class Rate(ProgressColumn):
         return Text(f"{task.speed:.1f} rows/s" if task.speed else "", "progress.data.speed")
 
 
-def opened(root: str | Path, shard: int, about: Manifest, keep: Sequence[str] = ()) -> Source:
+def open_files(root: str | Path, shard: int, about: Manifest, keep: Sequence[str] = ()) -> DataSource:
     """The rows of files."""
-    image = taken(about)[0]
+    image = list_model_inputs(about)[0]
     channels = image.shape[1] if len(image.shape) == 4 and isinstance(image.shape[1], int) else None
-    source = find(Path(root).resolve(), shard, channels, 255 if "int" in image.dtype else 1)
+    source = open_source(Path(root).resolve(), shard, channels, 255 if "int" in image.dtype else 1)
     source.keep(keep)
     return source
 
 
-def names_of(rows: Any) -> list[str]:
+def list_columns(rows: Any) -> list[str]:
     """Names of the columns."""
-    return rows.columns if isinstance(rows, Source) else rows.columns() or []
+    return rows.columns if isinstance(rows, DataSource) else rows.columns() or []
 
 
 def check_kept(about: Manifest, keep: Sequence[str]) -> list[str]:
@@ -183,20 +183,22 @@ def check_kept(about: Manifest, keep: Sequence[str]) -> list[str]:
     Raises:
         SignatureError: If one has the name of a column of results.
     """
-    if taken_names := [column for column in keep if column in own_columns(about)]:
+    if taken_names := [column for column in keep if column in list_result_columns(about)]:
         raise SignatureError(
             f"column {taken_names[0]!r} cannot be kept, as results have one of this name: rename it in the source"
         )
     return list(dict.fromkeys(keep))
 
 
-def columns_of(about: Manifest, given: Mapping[str, str], target: RowTarget, columns: Sequence[str]) -> dict[str, str]:
+def choose_columns(
+    about: Manifest, given: Mapping[str, str], target: RowTarget, columns: Sequence[str]
+) -> dict[str, str]:
     """The column of each input.
 
     Raises:
         SignatureError: If an input has none.
     """
-    names = [spec.name for spec in taken(about)]
+    names = [spec.name for spec in list_model_inputs(about)]
     if unknown := sorted(given.keys() - set(names)):
         raise SignatureError(f"columns: there is no input {unknown[0]!r}\n{about.signature()}")
     rest = [column for column in columns if column != target]

@@ -11,7 +11,7 @@ from fxlrp.errors import SignatureError
 
 
 @dataclass(frozen=True)
-class Row:
+class DataRow:
     """One sample.
 
     Attributes:
@@ -30,7 +30,7 @@ class Row:
 
 
 @dataclass
-class Source:
+class DataSource:
     """A data set.
 
     Attributes:
@@ -65,7 +65,7 @@ class Source:
         """Type of Arrow of each of these columns."""
         raise NotImplementedError
 
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
+    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
         """Read a range of rows.
 
         Raises:

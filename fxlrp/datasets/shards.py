@@ -17,19 +17,19 @@ from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Range, Spec
 from fxlrp.artifacts.load import load
-from fxlrp.datasets.arrow_values import array, exact, index, table
-from fxlrp.datasets.samples import Row, Source
+from fxlrp.datasets.arrow_values import convert_exactly, make_table, read_array, read_row_target
+from fxlrp.datasets.samples import DataRow, DataSource
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
-from fxlrp.files import replaced
-from fxlrp.ir.targets import resolved
+from fxlrp.files import replace_file
+from fxlrp.ir.targets import resolve_index
 from fxlrp.optional import require
-from fxlrp.reports.drawing.image_pages import draw, picture
+from fxlrp.reports.drawing.image_pages import find_picture_path, write_image
 
-PART = "part-{:06}.parquet"
+PART_NAME = "part-{:06}.parquet"
 """Name of the results of a shard."""
-TRY = ".try-{:06}"
+TRY_NAME = ".try-{:06}"
 """A file with one byte for each worker that began a shard and died."""
-TRIES = 3
+MAX_TRIES = 3
 
 RowTarget = str | int | tuple[int | None, ...] | None
 """The name of a column, or what is explained of every row."""
@@ -45,7 +45,7 @@ class Sample:
         target: Its index or seed, if every row has its own.
     """
 
-    row: Row
+    row: DataRow
     inputs: dict[str, Tensor]
     target: Any
 
@@ -56,7 +56,7 @@ class Sample:
 
 
 @dataclass
-class Job:
+class ShardJob:
     """What a run does with each shard; workers get a copy.
 
     Attributes:
@@ -76,7 +76,7 @@ class Job:
     path: Path
     digest: str
     allow_native_code: bool
-    source: Source
+    source: DataSource
     out: Path
     columns: Mapping[str, str]
     target: RowTarget
@@ -88,7 +88,7 @@ class Job:
     @cached_property
     def artifact(self) -> Artifact:
         """Loaded once per process."""
-        if digest(self.path) != self.digest:
+        if hash_file(self.path) != self.digest:
             raise ArtifactError(f"{self.path} was changed during the run")
         return load(self.path, allow_native_code=self.allow_native_code, key=self.key)
 
@@ -108,16 +108,16 @@ class Job:
             TargetError: Naming the row whose target selects nothing.
             FxlrpError: If the workers that had it before died.
         """
-        with tried(self.out / TRY.format(number), f"{self.size(number)} rows from {number * self.shard} on"):
+        with count_tries(self.out / TRY_NAME.format(number), f"{self.size(number)} rows from {number * self.shard} on"):
             self.write(number)
 
     def write(self, number: int) -> None:
         """One try."""
         about = self.artifact.manifest
-        most = most_rows(about, self.batch_size)
+        most = limit_batch_size(about, self.batch_size)
         names = list(dict.fromkeys([*self.columns.values(), *([self.target] if isinstance(self.target, str) else [])]))
         waiting: dict[Hashable, list[Sample]] = {}
-        done: list[tuple[Row, dict[str, Tensor]]] = []
+        done: list[tuple[DataRow, dict[str, Tensor]]] = []
         first = number * self.shard
         for row in self.source.rows(first, first + self.size(number), names):
             sample = self.sample(row, about)
@@ -131,25 +131,25 @@ class Job:
         if len(done) != self.size(number):
             raise SignatureError(f"{self.source.root} has {len(done)} rows from {first} on, not {self.size(number)}")
         done.sort(key=lambda one: one[0].number)
-        with replaced(self.out / PART.format(number)) as new:
+        with replace_file(self.out / PART_NAME.format(number)) as new:
             require("pyarrow.parquet", "ray").write_table(
-                table(done, about, self.source.kept), new, use_dictionary=False
+                make_table(done, about, self.source.kept), new, use_dictionary=False
             )
 
-    def sample(self, row: Row, about: Manifest) -> Sample:
+    def sample(self, row: DataRow, about: Manifest) -> Sample:
         """Convert a row."""
         inputs: dict[str, Tensor] = {}
         target: Any = None
-        for spec in taken(about):
-            inputs[spec.name] = converted(row, self.columns[spec.name], getattr(torch, spec.dtype))
+        for spec in list_model_inputs(about):
+            inputs[spec.name] = convert_value(row, self.columns[spec.name], getattr(torch, spec.dtype))
         if isinstance(self.target, str):
             if about.target == "seed":
-                target = converted(row, self.target, torch.float64)
+                target = convert_value(row, self.target, torch.float64)
             else:
-                target = index(row.values[self.target], len(about.explained.shape) - 1)
+                target = read_row_target(row.values[self.target], len(about.explained.shape) - 1)
         return Sample(replace(row, values={}), inputs, target)
 
-    def explained(self, samples: Sequence[Sample]) -> list[tuple[Row, dict[str, Tensor]]]:
+    def explained(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
         """Results of samples that run together; if they fail, which of them does."""
         try:
             return self.run(samples)
@@ -160,7 +160,7 @@ class Job:
                 self.explained([sample])
             raise
 
-    def run(self, samples: Sequence[Sample]) -> list[tuple[Row, dict[str, Tensor]]]:
+    def run(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
         """One call of the artefact."""
         about = self.artifact.manifest
         inputs = {name: torch.stack([s.inputs[name] for s in samples]) for name in samples[0].inputs}
@@ -172,30 +172,30 @@ class Job:
         found = self.artifact.answered(given, chosen)
         if about.target == "index":
             y = found.get(about.explained.name)
-            found[TARGET] = chosen[TARGET] if y is None else resolved(y, chosen[TARGET])
+            found[TARGET] = chosen[TARGET] if y is None else resolve_index(y, chosen[TARGET])
         results = [(s.row, {name: result[i] for name, result in found.items()}) for i, s in enumerate(samples)]
         if self.png:
             self.draw(samples, results)
         return results
 
-    def draw(self, samples: Sequence[Sample], results: Sequence[tuple[Row, Mapping[str, Tensor]]]) -> None:
+    def draw(self, samples: Sequence[Sample], results: Sequence[tuple[DataRow, Mapping[str, Tensor]]]) -> None:
         """Write a picture of each image."""
         for sample, (row, found) in zip(samples, results, strict=True):
             (image,) = sample.inputs.values()
             pixels = image.double() / (1 if image.is_floating_point() else 255)
             (relevance,) = (result for name, result in found.items() if name.startswith("relevance."))
-            draw(picture(self.out, row.number), pixels.numpy(), relevance.double().numpy())
+            write_image(find_picture_path(self.out, row.number), pixels.numpy(), relevance.double().numpy())
 
 
 @contextmanager
-def tried(path: Path, what: str) -> Iterator[None]:
+def count_tries(path: Path, what: str) -> Iterator[None]:
     """Count the workers that die of a piece of work, which Ray would try again without end."""
     with path.open("ab") as file:
         file.write(b".")
     try:
-        if path.stat().st_size > TRIES:
+        if path.stat().st_size > MAX_TRIES:
             raise FxlrpError(
-                f"{TRIES} workers died, one after the other, of the {what}, perhaps for want of memory: "
+                f"{MAX_TRIES} workers died, one after the other, of the {what}, perhaps for want of memory: "
                 "try a smaller batch_size or fewer workers"
             )
         yield
@@ -203,28 +203,28 @@ def tried(path: Path, what: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def converted(row: Row, column: str, dtype: torch.dtype) -> Tensor:
+def convert_value(row: DataRow, column: str, dtype: torch.dtype) -> Tensor:
     """A value of a row."""
     try:
-        return exact(array(row.values[column]), dtype)
+        return convert_exactly(read_array(row.values[column]), dtype)
     except ValueError as error:
         raise SignatureError(f"{row.place}: column {column!r} {error}") from error
 
 
-def taken(about: Manifest) -> list[Spec]:
+def list_model_inputs(about: Manifest) -> list[Spec]:
     """The inputs of the model."""
     return [spec for spec in about.inputs if spec.name != TARGET]
 
 
-def most_rows(about: Manifest, wanted: int) -> int:
+def limit_batch_size(about: Manifest, wanted: int) -> int:
     """How many rows can run together, up to the wanted number.
 
     Raises:
         ArtifactError: If a tensor does not count samples in front, so that results cannot be told apart by row, or if
             the artefact does not take a single one.
     """
-    size = taken(about)[0].shape[0] if taken(about)[0].shape else 0
-    for spec in (*taken(about), *about.outputs):
+    size = list_model_inputs(about)[0].shape[0] if list_model_inputs(about)[0].shape else 0
+    for spec in (*list_model_inputs(about), *about.outputs):
         if not spec.shape or spec.shape[0] != size:
             raise ArtifactError(f"the first dimension of '{spec.name}' does not count samples\n{about.signature()}")
     limits = Range(size, size) if isinstance(size, int) else about.sizes.get(size)
@@ -236,7 +236,7 @@ def most_rows(about: Manifest, wanted: int) -> int:
     return min(wanted, limits.max or wanted)
 
 
-def digest(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from fxlrp.datasets.samples import Row, Source
-from fxlrp.datasets.tables import Lines, Parquet
+from fxlrp.datasets.samples import DataRow, DataSource
+from fxlrp.datasets.tables import LinesSource, ParquetSource
 from fxlrp.errors import SignatureError
 from fxlrp.optional import require
 
-PARQUET = {".parquet", ".pq"}
-LINES = {".jsonl", ".ndjson"}
-IMAGES = {".png", ".jpg", ".jpeg"}
-IMAGE = "image"
+PARQUET_ENDINGS = {".parquet", ".pq"}
+LINES_ENDINGS = {".jsonl", ".ndjson"}
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg"}
+IMAGE_COLUMN = "image"
 """The only column of a folder of images."""
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODE_BY_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 """How images are read, by the number of channels."""
-BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 """Modes of images with at most 8 bits per channel, which alone convert without being cut off."""
 
 
 @dataclass
-class Images(Source):
+class ImageSource(DataSource):
     """Files of one image each, channels first."""
 
     mode: str = "RGB"
@@ -39,7 +39,7 @@ class Images(Source):
             raise SignatureError("a folder of images has no columns to keep: each row of the results names its file")
         return {}
 
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
+    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
         """Decode files."""
         image = require("PIL.Image", "ray")
         for number in range(first, stop):
@@ -47,16 +47,16 @@ class Images(Source):
             place = f"row {number} ({self.path(name)})"
             try:
                 with image.open(self.path(name)) as opened:
-                    if opened.mode not in BITS:
+                    if opened.mode not in EIGHT_BIT_MODES:
                         raise SignatureError(f"{place}: images of mode {opened.mode} are not read; convert it to 8 bit")
                     pixels = np.asarray(opened.convert(self.mode), dtype=np.float64) / (255 / self.white)
             except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:  # of damaged files
                 raise SignatureError(f"{place} cannot be read: {error}") from error
             pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
-            yield Row(number, place, name, {IMAGE: pixels})
+            yield DataRow(number, place, name, {IMAGE_COLUMN: pixels})
 
 
-def find(root: Path, shard: int, channels: int | None, white: int) -> Source:
+def open_source(root: Path, shard: int, channels: int | None, white: int) -> DataSource:
     """What there is at a path.
 
     Args:
@@ -70,23 +70,23 @@ def find(root: Path, shard: int, channels: int | None, white: int) -> Source:
     """
     if not root.exists():
         raise SignatureError(f"there is no file or folder {root}")
-    if root.suffix.lower() in LINES and root.is_file():
-        return Lines.open(root, shard)
-    tables, images = files(root, PARQUET), files(root, IMAGES)
+    if root.suffix.lower() in LINES_ENDINGS and root.is_file():
+        return LinesSource.open(root, shard)
+    tables, images = list_files(root, PARQUET_ENDINGS), list_files(root, IMAGE_ENDINGS)
     if bool(tables) == bool(images) or (images and not root.is_dir()):
         what = "holds both Parquet files and images" if tables else "is none of these"
         raise SignatureError(
             f"{root} {what}: give a .parquet or .jsonl file, or a folder of .parquet files or of .png and .jpg images"
         )
     if tables:
-        return Parquet.open(root, tables)
-    if channels not in MODES:
+        return ParquetSource.open(root, tables)
+    if channels not in MODE_BY_CHANNELS:
         taken = "no images" if channels is None else f"images of {channels} channels"
         raise SignatureError(f"{root} holds .png and .jpg files, of 1, 3 or 4 channels, but the artefact takes {taken}")
-    return Images(root, images, [IMAGE], len(images), MODES[channels], white)
+    return ImageSource(root, images, [IMAGE_COLUMN], len(images), MODE_BY_CHANNELS[channels], white)
 
 
-def files(root: Path, endings: set[str]) -> list[tuple[str, int]]:
+def list_files(root: Path, endings: set[str]) -> list[tuple[str, int]]:
     """Names and sizes of the files of a kind, in order of their names; those that are hidden do not count."""
     found = {root.name: root}
     if root.is_dir():

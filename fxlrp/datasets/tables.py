@@ -10,16 +10,16 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
-from fxlrp.datasets.samples import Row, Source
+from fxlrp.datasets.samples import DataRow, DataSource
 from fxlrp.errors import SignatureError
 from fxlrp.optional import require
 
-SOME = 4096
+LINES_AT_A_TIME = 4096
 """Lines whose types are looked at together."""
 
 
 @dataclass
-class Parquet(Source):
+class ParquetSource(DataSource):
     """Files whose columns are numbers, or lists of them to any depth, or tensors of Ray or Arrow."""
 
     starts: list[int] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Parquet(Source):
     """File, first row that was not read yet, and the rest of the file's rows."""
 
     @classmethod
-    def open(cls, root: Path, files: list[tuple[str, int]]) -> Parquet:
+    def open(cls, root: Path, files: list[tuple[str, int]]) -> ParquetSource:
         """Read the footers."""
         found = cls(root, files, [], 0)
         found.columns = found.opened(files[0][0]).schema_arrow.names
@@ -40,7 +40,7 @@ class Parquet(Source):
         parquet = require("pyarrow.parquet", "ray")
         try:
             return parquet.ParquetFile(self.path(name), page_checksum_verification=True)
-        except arrow_errors() as error:
+        except list_arrow_errors() as error:
             raise SignatureError(f"{self.path(name)} is no Parquet file, or is damaged: {error}") from error
 
     def types(self, columns: Sequence[str]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Parquet(Source):
         schema = self.opened(self.files[0][0]).schema_arrow
         return {column: schema.field(column).type for column in columns}
 
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
+    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
         """Workers take ranges in order: each goes on where it was, so that no row group is decoded for every range."""
         while first < stop:
             at = bisect_right(self.starts, first) - 1
@@ -61,7 +61,7 @@ class Parquet(Source):
                 if number >= first:
                     place = f"row {number} (row {number - self.starts[at]} of {self.path(name)})"
                     ones = {column: array.slice(i, 1) for column, array in kept.items()}
-                    yield Row(number, place, None, {column: values.column(column)[i] for column in columns}, ones)
+                    yield DataRow(number, place, None, {column: values.column(column)[i] for column in columns}, ones)
                 if number + 1 >= end:
                     break
             first = end
@@ -82,16 +82,16 @@ class Parquet(Source):
         number, groups = begins[group], list(range(group, file.num_row_groups))
         try:
             for values in file.iter_batches(batch_size=256, row_groups=groups, columns=wanted):
-                kept = {column: cast(values.column(column), kind) for column, kind in self.kept.items()}
+                kept = {column: cast_array(values.column(column), kind) for column, kind in self.kept.items()}
                 for i in range(len(values)):
                     yield number, values, kept, i
                     number += 1
-        except arrow_errors() as error:
+        except list_arrow_errors() as error:
             raise SignatureError(f"row {number}: {self.path(name)} cannot be read: {error}") from error
 
 
 @dataclass
-class Lines(Source):
+class LinesSource(DataSource):
     """A file with one JSON object per line; blank lines do not count."""
 
     shard: int = 1
@@ -99,7 +99,7 @@ class Lines(Source):
     """Offset and line number of the first row of each shard."""
 
     @classmethod
-    def open(cls, root: Path, shard: int) -> Lines:
+    def open(cls, root: Path, shard: int) -> LinesSource:
         """Find where shards begin."""
         found = cls(root, [(root.name, root.stat().st_size)], [], 0, shard)
         offset = 0
@@ -119,20 +119,20 @@ class Lines(Source):
         arrow = require("pyarrow", "ray")
         found = dict.fromkeys(columns, arrow.null())
         rows = self.rows(0, self.total, columns) if columns else iter(())
-        while some := list(islice(rows, SOME)):
+        while some := list(islice(rows, LINES_AT_A_TIME)):
             for column in columns:
                 try:
                     new = arrow.array([row.values[column] for row in some]).type
                     schemas = [arrow.schema({column: kind}) for kind in (found[column], new)]
                     found[column] = arrow.unify_schemas(schemas, promote_options="permissive").field(column).type
-                except arrow_errors() as error:
+                except list_arrow_errors() as error:
                     place = f"rows {some[0].number} to {some[-1].number} of {self.root}"
                     raise SignatureError(
                         f"{place}: column {column!r} cannot be kept, as its values are of several types: {error}"
                     ) from error
         return found
 
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[Row]:
+    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
         """Read from the beginning of a shard."""
         offset, number = self.marks[first // self.shard] if first < stop else (0, 1)
         with self.root.open("rb") as file:
@@ -143,8 +143,8 @@ class Lines(Source):
                 if not line:
                     raise SignatureError(f"{place} is missing: the file has become shorter")
                 if line.strip():
-                    values = parsed(line, place, [*columns, *self.kept])
-                    yield Row(first, place, None, values, self.carried(values, place))
+                    values = parse_line(line, place, [*columns, *self.kept])
+                    yield DataRow(first, place, None, values, self.carried(values, place))
                     first += 1
                 number += 1
 
@@ -153,21 +153,21 @@ class Lines(Source):
         arrow = require("pyarrow", "ray")
         try:
             return {column: arrow.array([values[column]], kind) for column, kind in self.kept.items()}
-        except arrow_errors() as error:
+        except list_arrow_errors() as error:
             raise SignatureError(f"{place} has a value that cannot be kept: {error}") from error
 
 
-def cast(array: Any, kind: Any) -> Any:
+def cast_array(array: Any, kind: Any) -> Any:
     """An array of Arrow as one of this type."""
     return array if array.type == kind else array.cast(kind)
 
 
-def arrow_errors() -> tuple[type[Exception], ...]:
+def list_arrow_errors() -> tuple[type[Exception], ...]:
     """What Arrow raises for damaged files."""
     return require("pyarrow", "ray").ArrowException, OSError, ValueError
 
 
-def parsed(line: bytes, place: str, columns: Sequence[str]) -> dict[str, Any]:
+def parse_line(line: bytes, place: str, columns: Sequence[str]) -> dict[str, Any]:
     """The object in a line."""
     try:
         found = json.loads(line)

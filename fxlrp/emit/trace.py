@@ -10,17 +10,17 @@ from torch import Tensor, fx, nn
 
 from fxlrp._torch import OpOverload, enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
 from fxlrp.emit import explained_rows
-from fxlrp.emit.walk import backward, forward
+from fxlrp.emit.walk import walk_backward, walk_forward
 from fxlrp.ir import adjoint_cache, numerics, targets
 from fxlrp.ir.decisions import Env, Tail, Twin
 from fxlrp.ir.program import Captured
-from fxlrp.plan.read_points import Point, passed
+from fxlrp.plan.read_points import Point, start_and_mask
 
 Results = Callable[[Env, Env], list[Any]]
 """What a program returns, from the value and the carried coefficient of every node."""
 
 
-def emit(
+def trace_program(
     captured: Captured,
     twins: Mapping[fx.Node, Twin],
     form: targets.Form,
@@ -52,52 +52,52 @@ def emit(
     placeholders = [*constants, *given]
 
     def program(*values: Any) -> list[Any]:
-        env = forward(graph, dict(zip(placeholders, values, strict=False)) | fixed)
+        env = walk_forward(graph, dict(zip(placeholders, values, strict=False)) | fixed)
         chosen, masks = values[len(placeholders) : len(values) - len(kept)], values[len(values) - len(kept) :]
         begun = dict(zip(starts, chosen, strict=True)) if starts else {}
-        ruled, seed, inside = passed(twins, begun, dict(zip(kept, masks, strict=True)), env)
+        ruled, seed, inside = start_and_mask(twins, begun, dict(zip(kept, masks, strict=True)), env)
         if tail is not None:
-            return results(env, explained_rows.walk(graph, env, ruled, tail, form, chosen) | inside)
+            return results(env, explained_rows.walk_explained_rows(graph, env, ruled, tail, form, chosen) | inside)
         if not starts:
-            seed = {end: targets.seed(form, numerics.widen(env[end]), chosen)}
-        return results(env, backward(graph, env, ruled, seed) | inside)
+            seed = {end: targets.make_seed(form, numerics.widen(env[end]), chosen)}
+        return results(env, walk_backward(graph, env, ruled, seed) | inside)
 
     mode = captured.explained.meta["val"].fake_mode
     with mode, enable_python_dispatcher(), preserve_node_meta(), lazy_modules(), torch.no_grad():
-        chosen = () if starts else targets.examples(form, captured.explained.meta["val"])
+        chosen = () if starts else targets.make_examples(form, captured.explained.meta["val"])
         target = *chosen, *(torch.empty_like(numerics.widen(p.node.meta["val"])) for p in (*starts, *kept))
-        values = *detached(placeholders), *target
-        module = trace(program, values)
+        values = *detach_values(placeholders), *target
+        module = trace_functional(program, values)
     name_inputs(module, [node.name for node in given] + [f"target_{i}" for i in range(len(target))])
-    own_constants(module, [(captured.names[n], captured.constants[n]) for n in constants])
+    attach_constants(module, [(captured.names[n], captured.constants[n]) for n in constants])
     return module
 
 
-def trace(program: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
+def trace_functional(program: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
     """The function as a graph of ops that change nothing in place, for values like the given ones."""
-    with adjoint_cache.shared():
+    with adjoint_cache.share_traces():
         module = make_fx(program, _allow_non_fake_inputs=True)(*values)
-    if any(mutates(node) for node in module.graph.nodes):
+    if any(is_mutating(node) for node in module.graph.nodes):
         functional = torch.func.functionalize(fx.Interpreter(module).run, remove="mutations_and_views")
         module = make_fx(functional, _allow_non_fake_inputs=True)(*values)
     return module
 
 
-def mutates(node: fx.Node) -> bool:
+def is_mutating(node: fx.Node) -> bool:
     """Whether a node is an in-place op, which some backward formulas of torch contain."""
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
-def detached(nodes: list[fx.Node]) -> list[Any]:
+def detach_values(nodes: list[fx.Node]) -> list[Any]:
     """Fake values of nodes; parameters as plain tensors, as no gradient is taken with respect to them."""
     values = [node.meta["val"] for node in nodes]
     return [v.detach() if isinstance(v, Tensor) else v for v in values]
 
 
-def read(x: Tensor, carried: Any) -> Tensor:
+def read_relevance(x: Tensor, carried: Any) -> Tensor:
     """Relevance of a value; zero if nothing arrived."""
     x = numerics.widen(x)
-    return torch.zeros_like(x.real) if carried is None else numerics.relevance(carried, x)
+    return torch.zeros_like(x.real) if carried is None else numerics.to_relevance(carried, x)
 
 
 def name_inputs(module: fx.GraphModule, names: list[str]) -> None:
@@ -108,7 +108,7 @@ def name_inputs(module: fx.GraphModule, names: list[str]) -> None:
         node.target = node.name
 
 
-def own_constants(module: fx.GraphModule, constants: list[tuple[str, Any]]) -> None:
+def attach_constants(module: fx.GraphModule, constants: list[tuple[str, Any]]) -> None:
     """Turn the leading placeholders into attributes that are the model's own tensors."""
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     for node, (name, value) in zip(placeholders, constants, strict=False):
@@ -116,7 +116,7 @@ def own_constants(module: fx.GraphModule, constants: list[tuple[str, Any]]) -> N
             attribute = name.replace(".", "_")
             while hasattr(module, attribute):
                 attribute += "_"
-            register(module, attribute, value)
+            register_constant(module, attribute, value)
             with module.graph.inserting_before(node):
                 own = module.graph.get_attr(attribute)
             own.meta = dict(node.meta)
@@ -125,7 +125,7 @@ def own_constants(module: fx.GraphModule, constants: list[tuple[str, Any]]) -> N
     module.recompile()
 
 
-def register(module: nn.Module, name: str, value: Any) -> None:
+def register_constant(module: nn.Module, name: str, value: Any) -> None:
     """Share a parameter, a tensor, or any other constant with the module."""
     if isinstance(value, nn.Parameter):
         module.register_parameter(name, value)

@@ -11,22 +11,22 @@ from fxlrp._torch import tree_flatten
 from fxlrp.emit.rule_results import check_parts
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
-from fxlrp.ir.provenance import twin_of
+from fxlrp.ir.provenance import mark_origin
 from fxlrp.ir.rule import Site
 
 
-def forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:
+def walk_forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:
     """Run the graph on the values of its placeholders and return the value of every node."""
     env = dict(values)
     for node in graph.nodes:
         if node.op == "call_function":
             args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-            with twin_of(node, "forward"):
+            with mark_origin(node, "forward"):
                 env[node] = node.target(*args, **kwargs)
     return env
 
 
-def backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed: Mapping[fx.Node, Any]) -> Env:
+def walk_backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed: Mapping[fx.Node, Any]) -> Env:
     """Walk the graph in reverse and return what arrives at every live node.
 
     Args:
@@ -42,8 +42,8 @@ def backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed: Map
     for node in reversed(graph.nodes):
         if node not in found or node not in twins:
             continue
-        sources, site = site_of(node, env, twins[node])
-        with twin_of(node, twins[node].rule.name):
+        sources, site = build_site(node, env, twins[node])
+        with mark_origin(node, twins[node].rule.name):
             parts = twins[node].rule(site, found[node])
             check_parts(node, twins[node].rule, site, parts)
             for source, part in zip(sources, parts, strict=True):
@@ -51,7 +51,7 @@ def backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed: Map
     return found
 
 
-def site_of(node: fx.Node, env: Env, twin: Twin) -> tuple[list[fx.Node], Site]:
+def build_site(node: fx.Node, env: Env, twin: Twin) -> tuple[list[fx.Node], Site]:
     """The node as a site, and the nodes that its operands come from."""
     nodes, spec = tree_flatten((node.args, node.kwargs))
     values = tuple(env[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in nodes)

@@ -19,7 +19,7 @@ _graphs: ContextVar[dict[Hashable, fx.Graph | None] | None] = ContextVar("graphs
 
 
 @contextmanager
-def shared() -> Iterator[None]:
+def share_traces() -> Iterator[None]:
     """While one program is traced: functions that are alike are traced once."""
     token = _graphs.set({})
     try:
@@ -28,8 +28,8 @@ def shared() -> Iterator[None]:
         _graphs.reset(token)
 
 
-def replayed(function: Function, key: Hashable, values: Sequence[Any]) -> tuple[Tensor, ...]:
-    """What the function returns: inside `shared` by the ops that it left at the first call with such a key and values.
+def call_by_trace(function: Function, key: Hashable, values: Sequence[Any]) -> tuple[Tensor, ...]:
+    """What the function returns: inside `share_traces` by the ops that it left at the first call with such a key and values.
 
     Args:
         function: A function of nothing but its arguments.
@@ -40,21 +40,21 @@ def replayed(function: Function, key: Hashable, values: Sequence[Any]) -> tuple[
     tensors = [x for x in values if isinstance(x, Tensor)]
     if graphs is None or any(isinstance(n, SymInt) for x in tensors for n in (*x.shape, *x.stride())):
         return function(*values)
-    key = (key, *map(layout, values))
+    key = (key, *map(describe_layout, values))
     if key not in graphs:
-        graphs[key] = traced(function, values)
+        graphs[key] = trace_ops(function, values)
     graph = graphs[key]
-    return function(*values) if graph is None else run(graph, tensors)
+    return function(*values) if graph is None else run_ops(graph, tensors)
 
 
-def layout(value: Any) -> Hashable:
+def describe_layout(value: Any) -> Hashable:
     """What the ops for a value depend on."""
     if isinstance(value, Tensor):
         return value.dtype, value.shape, value.stride(), value.device, value.is_conj(), value.is_neg()
     return type(value), repr(value)
 
 
-def traced(function: Function, values: Sequence[Any]) -> fx.Graph | None:
+def trace_ops(function: Function, values: Sequence[Any]) -> fx.Graph | None:
     """The ops that a function leaves; none if it makes tensors of its own, which are of one trace only."""
     places = [i for i, x in enumerate(values) if isinstance(x, Tensor)]
 
@@ -71,7 +71,7 @@ def traced(function: Function, values: Sequence[Any]) -> fx.Graph | None:
     return None if graph.find_nodes(op="get_attr") else graph
 
 
-def run(graph: fx.Graph, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def run_ops(graph: fx.Graph, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Run the ops. Unlike those of `fx.Interpreter`, they are of the node that is being emitted."""
     env: dict[fx.Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), tensors, strict=True))
     for node in graph.nodes:

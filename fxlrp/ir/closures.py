@@ -13,7 +13,7 @@ Parameters = ParamSpec("Parameters")
 Made = TypeVar("Made")
 
 
-def recipe(value: Any) -> tuple[Any, ...]:
+def find_recipe(value: Any) -> tuple[Any, ...]:
     """How pickle makes a dataclass with a function ``apply`` again: by its own recipe, its name, or its fields.
 
     A decorator that registers leaves the value under the name of its function, which then has none of its own.

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import FakeTensor, Integer, chooses_layout
 
-SMALLEST = 2
+SMALLEST_OPEN = 2
 """A size of 1 broadcasts and one of 0 is empty: a graph that was traced for more is not the model's there."""
 
 
@@ -32,9 +32,9 @@ class Guards:
         """The least and the largest value of a symbol, None if there is no largest."""
         declared = self.ranges.get(symbol)
         if declared is None:
-            return SMALLEST, None
+            return SMALLEST_OPEN, None
         least, largest = declared.lower, declared.upper
-        return max(SMALLEST, int(least)), int(largest) if largest.is_Integer and largest < 2**31 else None
+        return max(SMALLEST_OPEN, int(least)), int(largest) if largest.is_Integer and largest < 2**31 else None
 
     def conditions(self) -> Iterator[Any]:
         """What holds beside the limits, in symbols that inputs have."""
@@ -59,7 +59,7 @@ class Guards:
         return self._known[key]
 
     def _held(self, sizes: Mapping[Any, int]) -> Iterator[bool]:
-        values = known(sizes)
+        values = to_integers(sizes)
         for symbol, n in sizes.items():
             least, largest = self.limits(symbol)
             yield least <= n and (largest is None or n <= largest)
@@ -70,16 +70,16 @@ class Guards:
             yield condition.xreplace(values) != False  # noqa: E712  sympy's false; what is left open depends on data
 
 
-def solve(expression: Any, n: int, sizes: dict[Any, int]) -> bool:
+def solve_size(expression: Any, n: int, sizes: dict[Any, int]) -> bool:
     """Whether a size may be ``n``, when symbols have the values in ``sizes``; remembers the value of one more."""
     unknown = [symbol for symbol in expression.free_symbols if symbol not in sizes]
     if len(unknown) == 1:  # sizes of inputs are symbols, or linear in one
-        at = [int(expression.xreplace({unknown[0]: Integer(x)} | known(sizes))) for x in (0, 1)]
+        at = [int(expression.xreplace({unknown[0]: Integer(x)} | to_integers(sizes))) for x in (0, 1)]
         sizes[unknown[0]] = (n - at[0]) // (at[1] - at[0])
-    return bool(expression.xreplace(known(sizes)) == n)
+    return bool(expression.xreplace(to_integers(sizes)) == n)
 
 
-def known(sizes: Mapping[Any, int]) -> dict[Any, Any]:
+def to_integers(sizes: Mapping[Any, int]) -> dict[Any, Any]:
     """Values of symbols as torch's expressions take them."""
     return {symbol: Integer(n) for symbol, n in sizes.items()}
 
@@ -89,9 +89,9 @@ def is_symbolic(size: Any) -> bool:
     return isinstance(size, SymInt)
 
 
-def restore(exported: ExportedProgram) -> None:
+def restore_guards(exported: ExportedProgram) -> None:
     """Give a program that came from a file its conditions back, which a file keeps as text alone."""
-    inputs = user_inputs(exported)
+    inputs = find_user_inputs(exported)
     fakes = [node.meta["val"] for node in inputs if isinstance(node.meta["val"], FakeTensor)]
     shapes = fakes[0].fake_mode.shape_env if fakes else None
     if shapes is not None and exported._guards_code and not shapes.guards:
@@ -100,7 +100,7 @@ def restore(exported: ExportedProgram) -> None:
             check(*(node.meta["val"] for node in inputs))  # a condition on symbols that is asked for is recorded
 
 
-def user_inputs(exported: ExportedProgram) -> list[fx.Node]:
+def find_user_inputs(exported: ExportedProgram) -> list[fx.Node]:
     """The placeholders of the user's inputs, in order."""
     names = set(exported.graph_signature.user_inputs)
     return [node for node in exported.graph.find_nodes(op="placeholder") if node.name in names]

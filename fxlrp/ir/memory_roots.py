@@ -10,7 +10,7 @@ from torch import fx
 from fxlrp._torch import OpOverload
 
 
-def root(node: fx.Node) -> fx.Node:
+def find_memory_root(node: fx.Node) -> fx.Node:
     """The node that fills the memory that this one shows."""
     while is_view(node):
         node = node.all_input_nodes[0]

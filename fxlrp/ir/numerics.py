@@ -18,16 +18,16 @@ EPSILON = 1e-6
 _precision: ContextVar[torch.dtype] = ContextVar("precision", default=torch.float32)
 
 
-def opmath(dtype: torch.dtype) -> torch.dtype:
+def widen_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that relevance is computed in: float32 for half precision, else the same.
 
-    Inside `at_least` it is no less than the dtype given there.
+    Inside `compute_at_least` it is no less than the dtype given there.
     """
     return torch.promote_types(dtype, _precision.get()) if dtype.is_floating_point or dtype.is_complex else dtype
 
 
 @contextmanager
-def at_least(dtype: torch.dtype) -> Iterator[None]:
+def compute_at_least(dtype: torch.dtype) -> Iterator[None]:
     """Compute relevance in this precision or better, whatever the model computes in."""
     token = _precision.set(dtype)
     try:
@@ -41,13 +41,13 @@ def widen(value: Any) -> Any:
 
     def wide(leaf: Any) -> Any:
         if isinstance(leaf, torch.dtype):
-            return opmath(leaf)
-        return leaf.to(opmath(leaf.dtype))
+            return widen_dtype(leaf)
+        return leaf.to(widen_dtype(leaf.dtype))
 
     return tree_map_only((Tensor, torch.dtype), wide, value)
 
 
-def least(epsilon: float, dtype: torch.dtype) -> float:
+def bound_epsilon(epsilon: float, dtype: torch.dtype) -> float:
     """The stabiliser, but no less than the root of the smallest normal number of the dtype.
 
     What is divided by it stays finite, so that where nothing contributes, 0 times the quotient is 0.
@@ -56,11 +56,11 @@ def least(epsilon: float, dtype: torch.dtype) -> float:
 
 
 def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Move ``z`` away from zero: ``z + e * sgn(z)`` with ``sgn(0) = +1`` and `least` for ``e``.
+    """Move ``z`` away from zero: ``z + e * sgn(z)`` with ``sgn(0) = +1`` and `bound_epsilon` for ``e``.
 
     A complex ``z`` moves along its own direction.
     """
-    e = least(epsilon, z.dtype)
+    e = bound_epsilon(epsilon, z.dtype)
     if z.is_complex():
         return z + e * torch.where(z == 0, 1.0, torch.sgn(z))
     sign = torch.sign(torch.sign(z) + 0.5)  # many times faster than torch.where on a CPU
@@ -76,7 +76,7 @@ def gain(f: Tensor, x: Tensor, slope: float = 1.0) -> Tensor:
     return torch.where(zero, slope, f / torch.where(zero, 1.0, x))
 
 
-def adjoint(function: Callable[..., Tensor], operands: Sequence[Tensor], c: Tensor) -> tuple[Tensor, ...]:
+def apply_adjoint(function: Callable[..., Tensor], operands: Sequence[Tensor], c: Tensor) -> tuple[Tensor, ...]:
     """Vector-Jacobian product ``J^T c``: one result per operand, zero where the function ignores it.
 
     For complex values it is the plain transpose, without autograd's conjugates: of ``z * w`` it is ``c * w``. So the
@@ -113,15 +113,15 @@ class Relevance:
         return Relevance(self.coefficient * mask, self.rest * mask)
 
 
-def coefficient(carried: Tensor | Relevance, x: Tensor) -> Tensor:
+def to_coefficient(carried: Tensor | Relevance, x: Tensor) -> Tensor:
     """Coefficient of ``x``; relevance without one is divided by ``x`` with the stabiliser."""
     if isinstance(carried, Relevance):
         return carried.coefficient + carried.rest / stabilise(x)
     return carried
 
 
-def relevance(carried: Tensor | Relevance, x: Tensor) -> Tensor:
+def to_relevance(carried: Tensor | Relevance, x: Tensor) -> Tensor:
     """Relevance of ``x``: ``x * c``, of complex values the real part; 0 where ``x`` is infinite (masked logits)."""
     if isinstance(carried, Relevance):
-        return relevance(carried.coefficient + torch.zeros_like(x), x) + carried.rest
+        return to_relevance(carried.coefficient + torch.zeros_like(x), x) + carried.rest
     return (torch.where(x.isinf(), 0.0, x) * carried).real

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedSize:
     """A size that could not be left open.
 
     Attributes:
@@ -60,7 +60,7 @@ class Captured:
     in_spec: TreeSpec
     out_spec: TreeSpec
     guards: Guards
-    fixed: tuple[Fixed, ...] = ()
+    fixed: tuple[FixedSize, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:
@@ -84,7 +84,7 @@ class Captured:
 
 
 @dataclass(frozen=True)
-class Source:
+class AttributedInput:
     """A node whose relevance is part of the result.
 
     Attributes:
@@ -101,7 +101,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Norm:
+class MergedNorm:
     """A norm in evaluation mode that was merged into a linear op, as ``x * scale + shift`` along dimension 1.
 
     Attributes:
@@ -168,25 +168,25 @@ class OneOutput:
         return str(self.op)
 
 
-def overload(node: fx.Node) -> Any:
+def find_op(node: fx.Node) -> Any:
     """The op of a node, the key of the rule table."""
     return node.target.op if isinstance(node.target, OneOutput) else node.target
 
 
-def floating(node: object) -> bool:
+def is_floating(node: object) -> bool:
     """Whether a node holds floating point or complex numbers."""
     val = node.meta.get("val") if isinstance(node, fx.Node) else None
     parts = val if isinstance(val, (tuple, list)) else [val]
     return any(isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex()) for v in parts)
 
 
-def device_of(node: fx.Node) -> torch.device:
+def find_device(node: fx.Node) -> torch.device:
     """Where the node's value is; a fake tensor by itself says meta while another thread computes with its like."""
     val = node.meta["val"]
     return val.fake_device if isinstance(val, FakeTensor) else val.device
 
 
-def example(node: fx.Node) -> Tensor:
+def find_example(node: fx.Node) -> Tensor:
     """The fake tensor that stands for the node's value."""
     val = node.meta["val"]
     assert isinstance(val, torch.Tensor)

@@ -8,10 +8,10 @@ from torch import fx
 
 from fxlrp._torch import annotate, set_current_meta
 from fxlrp.errors import FxlrpError
-from fxlrp.ir.user_lines import outside, written
+from fxlrp.ir.user_lines import drop_torch_lines, parse_stack
 
 
-def modules(node: fx.Node) -> dict[str, str]:
+def find_modules(node: fx.Node) -> dict[str, str]:
     """The modules that the node runs in, outermost first: call path -> class name.
 
     The second call of a module has ``@1`` behind its path, the third ``@2``.
@@ -27,17 +27,17 @@ def modules(node: fx.Node) -> dict[str, str]:
 
 def module_path(node: fx.Node) -> str:
     """Path of the innermost module, empty for the model itself."""
-    return next(reversed(modules(node)), "")
+    return next(reversed(find_modules(node)), "")
 
 
-def role(node: fx.Node) -> str:
+def find_role(node: fx.Node) -> str:
     """``forward`` or the rule whose twin the node belongs to; empty for what is neither."""
     return str((node.meta.get("custom") or {}).get("fxlrp", ""))
 
 
 def source_line(node: fx.Node) -> str:
     """``file:line  code`` of the user's line that made the node, or ``unknown source``."""
-    lines = outside(written(node.meta.get("stack_trace") or ""))
+    lines = drop_torch_lines(parse_stack(node.meta.get("stack_trace") or ""))
     if not lines:
         return "unknown source"
     file, number, code = lines[-1]  # the innermost outside torch is the one that the user can change
@@ -51,7 +51,7 @@ def describe(node: fx.Node) -> str:
 
 
 @contextmanager
-def twin_of(node: fx.Node, role: str) -> Iterator[None]:
+def mark_origin(node: fx.Node, role: str) -> Iterator[None]:
     """Everything emitted inside remembers the forward node it comes from; errors name it."""
     try:
         with set_current_meta(node), annotate({"fxlrp": role, "node": node.name}):

@@ -10,9 +10,9 @@ from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, TreeSpec, tree_unflatten
 from fxlrp.errors import RuleError
-from fxlrp.ir.adjoint_cache import replayed
-from fxlrp.ir.closures import recipe
-from fxlrp.ir.numerics import Relevance, adjoint, coefficient
+from fxlrp.ir.adjoint_cache import call_by_trace
+from fxlrp.ir.closures import find_recipe
+from fxlrp.ir.numerics import Relevance, apply_adjoint, to_coefficient
 from fxlrp.ir.overloads import check_overload
 
 Parts = tuple[Tensor | Relevance, ...]
@@ -83,9 +83,9 @@ class Site:
 
         def direct(c: Tensor, *leaves: Any) -> tuple[Tensor, ...]:
             site = replace(self, leaves=leaves)
-            return adjoint(site, site.operands, c)
+            return apply_adjoint(site, site.operands, c)
 
-        return replayed(direct, (self.op, self.spec, self.slots), (c, *self.leaves))
+        return call_by_trace(direct, (self.op, self.spec, self.slots), (c, *self.leaves))
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,14 @@ class Rule:
     def __call__(self, site: Site, c: Tensor | Relevance) -> Parts:
         """Coefficients of the operands; relevance may reach outputs below 0, whatever is known of coefficients."""
         if isinstance(c, Relevance) and not self.takes_relevance:
-            site, c = replace(site, facts=replace(site.facts, dead_below=False)), coefficient(c, site.out)
+            site, c = replace(site, facts=replace(site.facts, dead_below=False)), to_coefficient(c, site.out)
         return self.apply(site, c)
 
     def __repr__(self) -> str:
         return self.name
 
     def __reduce__(self) -> Any:
-        return recipe(self)
+        return find_recipe(self)
 
 
 Table = dict[OpOverload, Rule]

@@ -12,11 +12,11 @@ from torch import fx
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
 from fxlrp.ir.overloads import check_overload
-from fxlrp.ir.program import overload
-from fxlrp.ir.provenance import modules
+from fxlrp.ir.program import find_op
+from fxlrp.ir.provenance import find_modules
 from fxlrp.ir.rule import RULES, Rule
 
-MISSING = ("error", "ignore")
+MISSING_CHOICES = ("error", "ignore")
 """What can happen to an override that fits nothing in a model."""
 
 
@@ -45,9 +45,9 @@ class Override:
 
     def fits(self, node: fx.Node) -> bool:
         """Whether the node meets the conditions, the position left aside."""
-        inside = modules(node)
+        inside = find_modules(node)
         return (
-            (self.ops is None or overload(node) in self.ops)
+            (self.ops is None or find_op(node) in self.ops)
             and (self.module is None or any(is_named(path, self.module) for path in inside))
             and (self.kind is None or any(f".{name}".endswith(f".{self.kind}") for name in inside.values()))
             and (self.predicate is None or self.predicate(node))
@@ -73,7 +73,7 @@ class Override:
         return ", ".join([*self.conditions(), *position]) or "everything"
 
 
-class Rules(Mapping[OpOverload, Rule]):
+class FrozenTable(Mapping[OpOverload, Rule]):
     """A table of rules that nothing changes."""
 
     def __init__(self, rules: Mapping[OpOverload, Rule]) -> None:
@@ -127,7 +127,7 @@ class RuleSet:
     required: frozenset[OpOverload] = frozenset()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "table", Rules(self.table))
+        object.__setattr__(self, "table", FrozenTable(self.table))
         object.__setattr__(self, "overrides", tuple(self.overrides))
 
     def __or__(self, table: Mapping[OpOverload, Rule]) -> RuleSet:
@@ -167,10 +167,13 @@ class RuleSet:
                 unless ``missing="ignore"``.
         """
         check_rule(rule)
-        for name, value, known in (("position", position, (None, "first", "last")), ("missing", missing, MISSING)):
+        for name, value, known in (
+            ("position", position, (None, "first", "last")),
+            ("missing", missing, MISSING_CHOICES),
+        ):
             if value not in known:
                 raise RuleError(f"{name} is {' or '.join(repr(k) for k in known if k)}, not {value!r}")
-        chosen = None if ops is None else frozenset(overloads(ops))
+        chosen = None if ops is None else frozenset(collect_overloads(ops))
         if isinstance(kind, type):
             kind = f"{kind.__module__}.{kind.__qualname__}"
         override = Override(rule, chosen, module, kind, position, predicate, missing)
@@ -180,7 +183,7 @@ class RuleSet:
         """Rule of each node; a node that no rule serves is left out."""
         nodes = list(nodes)
         table = self.table if self.default else {**RULES, **self.table}
-        found = {n: r for n in nodes if (r := table.get(overload(n), self.default)) is not None}
+        found = {n: r for n in nodes if (r := table.get(find_op(n), self.default)) is not None}
         for override in reversed(self.overrides):
             found.update(dict.fromkeys(override.choose(nodes), override.rule))
         return found
@@ -194,7 +197,7 @@ class RuleSet:
         return "\n".join(lines)
 
 
-def overloads(given: Any) -> list[OpOverload]:
+def collect_overloads(given: Any) -> list[OpOverload]:
     """One overload or several as a list."""
     listed = isinstance(given, (list, tuple, set, frozenset, Iterator))
     found = list(given) if listed else [given]

@@ -30,12 +30,12 @@ def _(x: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(value)
 
 
-def passed(ctx: Any, c: Tensor) -> tuple[Tensor, None]:
+def straight_backward(ctx: Any, c: Tensor) -> tuple[Tensor, None]:
     """The gradient of ``straight``."""
     return c, None
 
 
-straight.register_autograd(passed)
+straight.register_autograd(straight_backward)
 
 HOLD = torch.ops.fxlrp.hold.default
 STRAIGHT = torch.ops.fxlrp.straight.default

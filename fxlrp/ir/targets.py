@@ -15,7 +15,7 @@ from torch import Tensor
 from fxlrp.errors import TargetError
 
 Index = tuple[int | None, ...]
-Entry = int | Index
+TargetEntry = int | Index
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def contrast(wanted: Any, other: Any) -> Contrast:
     return Contrast(wanted, other)
 
 
-Target = None | int | Index | Sequence[Entry] | Tensor | Contrast
+Target = None | int | Index | Sequence[TargetEntry] | Tensor | Contrast
 
 LARGEST = -(2**63)
 """Stands for the largest entry where an index is a tensor, as for artefacts; every other number is a place."""
@@ -65,36 +65,36 @@ class Form:
     kept: tuple[str, ...] = ()
 
 
-INDEX = Form((1.0,), (None,))
+INDEX_FORM = Form((1.0,), (None,))
 """One entry per sample, that of an artefact: its index may be negative, or `LARGEST`. Programs for a call in Python
 have indices from 0 on, and know the dimensions of the largest."""
-SEED = Form((), ())
+SEED_FORM = Form((), ())
 """A coefficient for every entry."""
-FORMS = {"index": INDEX, "seed": SEED}
+FORMS = {"index": INDEX_FORM, "seed": SEED_FORM}
 """The kinds of target that an artefact can take."""
 
 
-def lower(target: Target, shape: Shape) -> tuple[Form, tuple[Tensor, ...]]:
+def split_target(target: Target, shape: Shape) -> tuple[Form, tuple[Tensor, ...]]:
     """Form and tensors of a target for an output of the given shape.
 
     Raises:
         TargetError: If the target does not select one number of each sample.
     """
     if isinstance(target, Contrast):
-        (one, a), (two, b) = lower(target.wanted, shape), lower(target.other, shape)
+        (one, a), (two, b) = split_target(target.wanted, shape), split_target(target.other, shape)
         if not (one.weights and two.weights):
             raise TargetError("contrast() takes classes or index tuples; give a seed tensor by itself as target=seed")
         return Form((*one.weights, *(-w for w in two.weights)), one.wild + two.wild), a + b
-    tensor = numbers(target, shape)
+    tensor = to_numbers(target, shape)
     if tensor.is_floating_point():
-        return SEED, (tensor,)
+        return SEED_FORM, (tensor,)
     largest = tensor == LARGEST
     if bool((largest != largest[:1]).any()):
         raise TargetError("None (the largest entry) must be in the same place of every sample's index")
     return Form((1.0,), (tuple(dim for dim in range(1, len(shape)) if bool(largest[:, dim - 1].any())),)), (tensor,)
 
 
-def numbers(target: Target, shape: Shape) -> Tensor:
+def to_numbers(target: Target, shape: Shape) -> Tensor:
     """Tensor of a target that is no contrast: a seed, or an index per sample with `LARGEST` for None.
 
     Raises:
@@ -105,29 +105,29 @@ def numbers(target: Target, shape: Shape) -> Tensor:
     if isinstance(target, Tensor) and target.is_meta:
         raise TargetError("the target is on the device meta, where there are no numbers: give it on one that has them")
     if isinstance(target, Tensor) and target.is_floating_point():
-        if not fits(target.shape, shape):
+        if not is_shaped_as(target.shape, shape):
             raise TargetError(
-                f"a seed has the shape of the output, {written(shape)}, not {tuple(target.shape)}. "
+                f"a seed has the shape of the output, {format_shape(shape)}, not {tuple(target.shape)}. "
                 "For one class per sample give integers."
             )
         if not target.isfinite().all():
             raise TargetError("the seed has entries that are not finite")
         return target.double()
-    entries = [checked(entry, shape) for entry in per_sample(target, shape)]
+    entries = [complete_index(entry, shape) for entry in spread_over_samples(target, shape)]
     return torch.tensor(entries, dtype=torch.int64).reshape(len(entries), len(shape) - 1)
 
 
-def fits(found: Sequence[int], shape: Shape) -> bool:
+def is_shaped_as(found: Sequence[int], shape: Shape) -> bool:
     """Whether these may be the sizes of a shape."""
     return len(found) == len(shape) and all(size in (n, None) for n, size in zip(found, shape, strict=True))
 
 
-def written(shape: Shape) -> str:
+def format_shape(shape: Shape) -> str:
     """A shape as Python writes it, with ? for what is not known."""
     return str(tuple(shape)).replace("None", "?")
 
 
-def per_sample(target: Any, shape: Shape) -> list[Any]:
+def spread_over_samples(target: Any, shape: Shape) -> list[Any]:
     """One entry per sample."""
     batch, rank = shape[0], len(shape) - 1
     if target is None:
@@ -151,7 +151,7 @@ def per_sample(target: Any, shape: Shape) -> list[Any]:
     return list(target)
 
 
-def checked(entry: Any, shape: Shape) -> list[int]:
+def complete_index(entry: Any, shape: Shape) -> list[int]:
     """One sample's index, complete and in range, and not negative where the size is known."""
     index = tuple(entry) if isinstance(entry, (tuple, list)) else (entry,)
     index = tuple(i.item() if isinstance(i, np.generic) else i for i in index)
@@ -161,7 +161,7 @@ def checked(entry: Any, shape: Shape) -> list[int]:
         if len(sizes) == 2:
             hint = ". For logits of a sequence give (position, token); (-1, None) is the largest of the last position"
         raise TargetError(
-            f"target {entry!r} has {len(index)} indices, but each sample's output has shape {written(sizes)}: "
+            f"target {entry!r} has {len(index)} indices, but each sample's output has shape {format_shape(sizes)}: "
             f"give {len(sizes)} of them{hint}"
         )
     found: list[int] = []
@@ -180,48 +180,48 @@ def checked(entry: Any, shape: Shape) -> list[int]:
     return found
 
 
-def examples(form: Form, y: Tensor) -> tuple[Tensor, ...]:
+def make_examples(form: Form, y: Tensor) -> tuple[Tensor, ...]:
     """Tensors of the shapes that a target of this form has for the output ``y``."""
     if not form.weights:
         return (torch.empty_like(y, dtype=torch.float64),)
     return tuple(y.new_empty((y.shape[0], y.ndim - 1), dtype=torch.int64) for _ in form.weights)
 
 
-def example_targets(form: Form, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
+def make_example_targets(form: Form, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
     """A target that explains the largest output, or all of them, for an artefact of this form."""
-    if form == INDEX:
+    if form == INDEX_FORM:
         return [torch.full((shape[0], len(shape) - 1), LARGEST, device=device)]
     return [torch.ones(shape, dtype=torch.float64, device=device)]
 
 
-def seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+def make_seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Coefficient at the output ``y``: 1 at the chosen entries, 0 elsewhere."""
     if not form.weights:
         return tensors[0].to(y.dtype)
-    terms = [one_term(y, weight, wild, t) for weight, wild, t in zip(form.weights, form.wild, tensors, strict=True)]
+    terms = [make_term(y, weight, wild, t) for weight, wild, t in zip(form.weights, form.wild, tensors, strict=True)]
     return functools.reduce(torch.add, terms)
 
 
-def one_term(y: Tensor, weight: float, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
+def make_term(y: Tensor, weight: float, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
     """A weight at one entry of each sample."""
     if y.ndim == 1:
         return torch.full_like(y, weight)
-    flat = torch.zeros_like(y).flatten(1).scatter(1, flat_position(y, wild, index), weight)
-    return (flat * inside(y, index) if wild is None else flat).view_as(y)
+    flat = torch.zeros_like(y).flatten(1).scatter(1, find_flat_position(y, wild, index), weight)
+    return (flat * mask_out_of_range(y, index) if wild is None else flat).view_as(y)
 
 
-def inside(y: Tensor, index: Tensor) -> Tensor:
+def mask_out_of_range(y: Tensor, index: Tensor) -> Tensor:
     """1 for each sample whose index is in range, else NaN: a wrong index given at run time must show in the result."""
-    return torch.where(reached(y.shape, index).all(1, keepdim=True), 1.0, torch.nan).to(y.dtype)
+    return torch.where(is_in_range(y.shape, index).all(1, keepdim=True), 1.0, torch.nan).to(y.dtype)
 
 
-def reached(shape: Sequence[int], index: Tensor) -> Tensor:
+def is_in_range(shape: Sequence[int], index: Tensor) -> Tensor:
     """Whether each number of an index is one of a place in an output of this shape, or `LARGEST`."""
     columns = zip(index.unbind(1), shape[1:], strict=True)
     return torch.stack([(i == LARGEST) | ((-size <= i) & (i < size)) for i, size in columns], 1)
 
 
-def flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
+def find_flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
     """Position of each sample's entry in its flattened output; the largest one along wild dimensions."""
     if wild == ():
         position = index[:, :1] * 0
@@ -240,6 +240,6 @@ def flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Ten
     return candidates.flatten(1).argmax(1, keepdim=True)
 
 
-def resolved(y: Tensor, index: Tensor) -> Tensor:
-    """The places that indices of `INDEX` mean in the output ``y``, from 0 on."""
-    return torch.stack(torch.unravel_index(flat_position(y, None, index).squeeze(1), y.shape[1:]), 1)
+def resolve_index(y: Tensor, index: Tensor) -> Tensor:
+    """The places that indices of `INDEX_FORM` mean in the output ``y``, from 0 on."""
+    return torch.stack(torch.unravel_index(find_flat_position(y, None, index).squeeze(1), y.shape[1:]), 1)

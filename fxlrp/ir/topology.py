@@ -17,7 +17,7 @@ def to_networkx(graph: fx.Graph) -> nx.DiGraph:
     return found
 
 
-def flows(operands: Mapping[fx.Node, Iterable[fx.Node]]) -> nx.DiGraph:
+def to_flow_graph(operands: Mapping[fx.Node, Iterable[fx.Node]]) -> nx.DiGraph:
     """Only the edges that relevance takes, against their direction: from each live operand to its user."""
     found = nx.DiGraph()
     for node, given in operands.items():
@@ -26,24 +26,24 @@ def flows(operands: Mapping[fx.Node, Iterable[fx.Node]]) -> nx.DiGraph:
     return found
 
 
-def longest_path(graph: nx.DiGraph) -> list[str]:
+def find_longest_path(graph: nx.DiGraph) -> list[str]:
     """Nodes of the longest chain, in order."""
     return list(nx.dag_longest_path(graph))
 
 
-def cut_off(graph: nx.DiGraph, ops: Collection[str], inputs: Collection[str], end: str) -> list[str]:
+def find_cut_off_inputs(graph: nx.DiGraph, ops: Collection[str], inputs: Collection[str], end: str) -> list[str]:
     """The inputs that lose every path to ``end`` if these ops pass nothing on."""
-    whole = ancestors(graph, end)
-    rest = ancestors(graph.subgraph(graph.nodes - set(ops)), end)
+    whole = find_ancestors(graph, end)
+    rest = find_ancestors(graph.subgraph(graph.nodes - set(ops)), end)
     return [name for name in inputs if name in whole and name not in rest]
 
 
-def ancestors(graph: nx.DiGraph, end: str) -> set[str]:
+def find_ancestors(graph: nx.DiGraph, end: str) -> set[str]:
     """``end`` and everything with a path to it; nothing if it is not there."""
     return {end} | nx.ancestors(graph, end) if end in graph else set()
 
 
-def relevance_cut(graph: nx.DiGraph, inputs: Sequence[str], end: str) -> set[str]:
+def find_relevance_cut(graph: nx.DiGraph, inputs: Sequence[str], end: str) -> set[str]:
     """The fewest nodes between the inputs and ``end`` through which all relevance runs; none if they are neighbours."""
     cut = graph.copy()
     start = object()
@@ -53,7 +53,7 @@ def relevance_cut(graph: nx.DiGraph, inputs: Sequence[str], end: str) -> set[str
     return set(nx.minimum_node_cut(cut, start, end))
 
 
-def bottlenecks(graph: nx.DiGraph, inputs: Sequence[str], end: str) -> list[str]:
+def find_bottlenecks(graph: nx.DiGraph, inputs: Sequence[str], end: str) -> list[str]:
     """Nodes that every path from an input to ``end`` runs through, from the inputs on."""
     whole = graph.copy()
     start = object()

@@ -12,13 +12,13 @@ from torch import fx
 from fxlrp import passes
 from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.ir.decisions import Twin
-from fxlrp.ir.program import Captured, Source
+from fxlrp.ir.program import AttributedInput, Captured
 from fxlrp.ir.provenance import source_line
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses import liveness, parameters
 from fxlrp.passes.analyses import sources as lookups
-from fxlrp.passes.analyses.factors import factors
+from fxlrp.passes.analyses.factors import find_factors
 from fxlrp.plan import misfits, named_places
 from fxlrp.plan.named_places import Place
 from fxlrp.rules.taylor import adjoint
@@ -39,7 +39,7 @@ class Plan:
     """
 
     captured: Captured
-    sources: tuple[Source, ...]
+    sources: tuple[AttributedInput, ...]
     twins: Mapping[fx.Node, Twin]
     missing: tuple[fx.Node, ...]
     reads: Mapping[str, Place]
@@ -47,7 +47,7 @@ class Plan:
     rewrites: Mapping[str, int]
 
 
-def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) -> Plan:
+def make_plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) -> Plan:
     """Bring the graph into canonical form and decide on every live node.
 
     Raises:
@@ -55,15 +55,15 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
         RuleError: If a rule of the user's serves nothing, or cannot serve the op that it is for.
         SignatureError: If a name in ``read`` fits nothing, or no input reaches the output.
     """
-    rewrites = passes.run(captured.module, passes.CANONICAL)
+    rewrites = passes.run_passes(captured.module, passes.CANONICAL)
     graph, end = captured.graph, captured.explained  # after the passes: they may replace the explained node
-    sources = lookups.sources(captured)
+    sources = lookups.find_sources(captured)
     starts = {source.node for source in sources}
-    dependent = liveness.dependents(graph, starts)
-    path = liveness.between(graph, dependent, end)
+    dependent = liveness.find_dependents(graph, starts)
+    path = liveness.find_path(graph, dependent, end)
     assigned = rules.assign(path)
-    hold = liveness.freeze(factors(graph, dependent), assigned, rules.freeze)
-    slots = liveness.live(graph, starts, end, assigned, hold)
+    hold = liveness.make_hold(find_factors(graph, dependent), assigned, rules.freeze)
+    slots = liveness.find_live(graph, starts, end, assigned, hold)
     missing = tuple(node for node in slots if slots[node] and node not in assigned)
     if missing:
         report_missing(missing, strict)
@@ -73,14 +73,14 @@ def plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) 
             f"inputs: {', '.join(n.name for n in captured.inputs)}"
         )
     chosen: dict[fx.Node, Rule] = {node: assigned.get(node, adjoint) for node in slots if slots[node]}
-    misfits.check(rules, path, assigned, slots)
+    misfits.check_overrides(rules, path, assigned, slots)
     misfits.check_served(chosen, slots)
-    facts = liveness.facts(graph, slots, chosen, end, rules.invariant)
+    facts = liveness.prove_facts(graph, slots, chosen, end, rules.invariant)
     twins = {node: Twin(chosen[node], slots[node], facts[node]) for node in chosen}
-    constants = parameters.derived(graph, captured.names, dependent)
-    reads = named_places.find(captured, read, slots, parameters.leading(graph, constants, slots))
-    made = parameters.derived(graph, {place.node for place in reads.values()} & captured.names.keys(), dependent)
-    readers = parameters.read_too(graph, twins, starts, made, rules) if made else {}
+    constants = parameters.find_derived(graph, captured.names, dependent)
+    reads = named_places.find_places(captured, read, slots, parameters.find_leading(graph, constants, slots))
+    made = parameters.find_derived(graph, {place.node for place in reads.values()} & captured.names.keys(), dependent)
+    readers = parameters.extend_twins(graph, twins, starts, made, rules) if made else {}
     return Plan(captured, tuple(sources), twins, missing, reads, readers, rewrites)
 
 

@@ -8,16 +8,18 @@ from difflib import get_close_matches
 from torch import fx
 
 from fxlrp.errors import RuleError
-from fxlrp.ir.program import overload
-from fxlrp.ir.provenance import describe, modules
+from fxlrp.ir.program import find_op
+from fxlrp.ir.provenance import describe, find_modules
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import Override, RuleSet
 
-SHOWN = 6
+MOST_NAMES = 6
 """Names that an error lists at most."""
 
 
-def check(rules: RuleSet, path: Sequence[fx.Node], assigned: Mapping[fx.Node, Rule], live: Collection[fx.Node]) -> None:
+def check_overrides(
+    rules: RuleSet, path: Sequence[fx.Node], assigned: Mapping[fx.Node, Rule], live: Collection[fx.Node]
+) -> None:
     """Refuse a rule set of which something that must serve a node serves none.
 
     Args:
@@ -36,42 +38,42 @@ def check(rules: RuleSet, path: Sequence[fx.Node], assigned: Mapping[fx.Node, Ru
         if not fitting:
             raise RuleError(
                 f"rule {override.rule} for {override} fits no op between the inputs and the explained output\n"
-                f"{reason(override, path)}\n{ALLOW}"
+                f"{explain_misfit(override, path)}\n{ALLOW_HINT}"
             )
         if not any(node in live or (node in assigned and assigned[node].stops) for node in fitting):
             raise RuleError(
                 f"rule {override.rule} for {override} fits only ops that pass no relevance on, as they are held fixed "
-                f"or behind a rule that stops it\n  {describe(fitting[0])}\n{ALLOW}"
+                f"or behind a rule that stops it\n  {describe(fitting[0])}\n{ALLOW_HINT}"
             )
 
 
-ALLOW = 'To allow it, give missing="ignore" to where() or to fxlrp.rule_set().'
+ALLOW_HINT = 'To allow it, give missing="ignore" to where() or to fxlrp.rule_set().'
 
 
-def reason(override: Override, path: Sequence[fx.Node]) -> str:
+def explain_misfit(override: Override, path: Sequence[fx.Node]) -> str:
     """The conditions that nothing meets, each with what is close to it."""
     alone = override.conditions()
-    lines = [f"  nothing has {text}{nearby(one, path)}" for text, one in alone.items() if not one.choose(path)]
+    lines = [f"  nothing has {text}{suggest_names(one, path)}" for text, one in alone.items() if not one.choose(path)]
     return "\n".join(lines) or "  each condition fits some op, but no op meets all of them"
 
 
-def nearby(condition: Override, path: Sequence[fx.Node]) -> str:
+def suggest_names(condition: Override, path: Sequence[fx.Node]) -> str:
     """Names in the graph that are like that of a condition, else the first that there are."""
     if condition.ops is not None:
-        given, known = [bare(str(op)) for op in condition.ops], [str(overload(node)) for node in path]
+        given, known = [shorten_name(str(op)) for op in condition.ops], [str(find_op(node)) for node in path]
     elif condition.module is not None:
-        given, known = [condition.module], [name for node in path for name in modules(node) if name]
+        given, known = [condition.module], [name for node in path for name in find_modules(node) if name]
     elif condition.kind is not None:
-        kinds = [kind for node in path for kind in modules(node).values()]
-        given, known = [bare(condition.kind)], [kind.rpartition(".")[2] for kind in kinds]
+        kinds = [kind for node in path for kind in find_modules(node).values()]
+        given, known = [shorten_name(condition.kind)], [kind.rpartition(".")[2] for kind in kinds]
     else:
         return ""
     there = list(dict.fromkeys(known))
-    close = [name for name in there if get_close_matches(bare(name).lower(), [g.lower() for g in given], 1)]
-    return f". {'Close to it' if close else 'There'}: {', '.join((close or there)[:SHOWN]) or 'nothing'}"
+    close = [name for name in there if get_close_matches(shorten_name(name).lower(), [g.lower() for g in given], 1)]
+    return f". {'Close to it' if close else 'There'}: {', '.join((close or there)[:MOST_NAMES]) or 'nothing'}"
 
 
-def bare(name: str) -> str:
+def shorten_name(name: str) -> str:
     """``conv2d`` for ``aten.conv2d.default``; the last part of a class name; any other name as it is."""
     parts = name.split(".")
     return parts[1] if name.startswith("aten.") else parts[-1] if parts[0] == "torch" else name

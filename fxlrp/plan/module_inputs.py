@@ -8,23 +8,27 @@ from collections.abc import Collection
 from torch import fx
 
 from fxlrp.errors import SignatureError
-from fxlrp.ir.provenance import modules
-from fxlrp.plan.read_points import Point, points
+from fxlrp.ir.provenance import find_modules
+from fxlrp.plan.read_points import Point, list_points
 
 
-def module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> Point:
+def find_module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> Point:
     """The one value with relevance that a module takes from outside.
 
     Raises:
         SignatureError: If there is none, or several, naming them.
     """
-    inside = {node for node in graph.nodes if path in modules(node)}
+    inside = {node for node in graph.nodes if path in find_modules(node)}
     taken: dict[Point, None] = {}
     for node in graph.nodes:
-        given = [n for n in node.all_input_nodes if n not in inside] if node in inside or fronted(node, path) else []
-        taken |= {entering(n, path): None for n in given}
-        if node not in inside and entering(node, path).norms:
-            taken[entering(node, path)] = None
+        given = (
+            [n for n in node.all_input_nodes if n not in inside]
+            if node in inside or has_fronted_norm(node, path)
+            else []
+        )
+        taken |= {find_entry_point(n, path): None for n in given}
+        if node not in inside and find_entry_point(node, path).norms:
+            taken[find_entry_point(node, path)] = None
         hidden = [norm.name for norm in node.meta.get("fronted", ()) if path not in norm.inside]
         if node in inside and hidden and any(n in live for n in given):
             raise SignatureError(
@@ -37,23 +41,23 @@ def module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> Point
     return found[0]
 
 
-def entering(node: fx.Node, path: str) -> Point:
+def find_entry_point(node: fx.Node, path: str) -> Point:
     """What a module takes of a node that is computed outside: if norms of the module were merged, what they norm."""
-    return next(point for point in reversed(points(node)) if not point.norms or path in point.norms[0].inside)
+    return next(point for point in reversed(list_points(node)) if not point.norms or path in point.norms[0].inside)
 
 
-def entered(node: fx.Node) -> list[str]:
+def list_entered_modules(node: fx.Node) -> list[str]:
     """The module calls that a node runs in, or that a norm ran in which was merged into it."""
     norms = (*node.meta.get("merged", ()), *node.meta.get("fronted", ()))
-    return [*modules(node), *(call for norm in norms for call in sorted(norm.inside))]
+    return [*find_modules(node), *(call for norm in norms for call in sorted(norm.inside))]
 
 
-def fronted(node: fx.Node, path: str) -> bool:
+def has_fronted_norm(node: fx.Node, path: str) -> bool:
     """Whether a norm of the module was merged into a linear op behind it."""
     return any(path in norm.inside for norm in node.meta.get("fronted", ()))
 
 
-def hidden(graph: fx.Graph, path: str) -> str:
+def note_hidden_norm(graph: fx.Graph, path: str) -> str:
     """Note that a name is that of a norm which was merged into the op behind it; empty if it is not."""
     for node in graph.nodes:
         for norm in node.meta.get("fronted", ()):

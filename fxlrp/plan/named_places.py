@@ -14,14 +14,14 @@ from torch import Tensor, fx
 from fxlrp.errors import SignatureError
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
-from fxlrp.ir.program import Captured, floating
-from fxlrp.passes.manager import shape
-from fxlrp.plan.module_inputs import entered, hidden, module_input
-from fxlrp.plan.read_points import Point, points
+from fxlrp.ir.program import Captured, is_floating
+from fxlrp.passes.manager import shape_of
+from fxlrp.plan.module_inputs import find_module_input, list_entered_modules, note_hidden_norm
+from fxlrp.plan.read_points import Point, list_points
 
 aten = torch.ops.aten
 
-MOVES = (
+REARRANGEMENTS = (
     aten.reshape.default,
     aten.permute.default,
     aten.transpose.int,
@@ -64,25 +64,27 @@ class Place:
         return shown
 
 
-def names(captured: Captured) -> dict[str, Point]:
+def name_points(captured: Captured) -> dict[str, Point]:
     """Every name that a place can have: nodes, module outputs, parameters and buffers."""
     nodes = [node for node in captured.graph.nodes if node not in captured.names]
     found = {name: Point(node) for node in nodes for name in (node.name, *node.meta.get("reads", []))}
-    inside = [point for node in nodes for point in points(node)[1:]]
+    inside = [point for node in nodes for point in list_points(node)[1:]]
     found |= {name: point for point in inside for name in point.norms[0].outputs}
-    return found | {name: Point(node) for name, node in owned(captured).items()}
+    return found | {name: Point(node) for name, node in name_parameters(captured).items()}
 
 
-def owned(captured: Captured) -> dict[str, fx.Node]:
+def name_parameters(captured: Captured) -> dict[str, fx.Node]:
     """Parameters and buffers by name; of tied ones torch.export uses one, which serves the names of all."""
     stands_for: dict[int, fx.Node] = {}
     for node, value in captured.constants.items():
         if node.users or id(value) not in stands_for:
             stands_for[id(value)] = node
-    return {name: stands_for[id(captured.constants[node])] for node, name in captured.names.items() if floating(node)}
+    return {
+        name: stands_for[id(captured.constants[node])] for node, name in captured.names.items() if is_floating(node)
+    }
 
 
-def find(
+def find_places(
     captured: Captured, patterns: Collection[str], live: Collection[fx.Node], constants: Collection[fx.Node]
 ) -> dict[str, Place]:
     """Places by name for patterns, each with views behind colons.
@@ -96,22 +98,22 @@ def find(
     Raises:
         SignatureError: If a pattern fits nothing, or only what relevance does not reach, or a view does not fit.
     """
-    known = names(captured)
+    known = name_points(captured)
     values = {name: point.node in live for name, point in known.items() if point.node not in captured.constants}
-    parameters = {name: node in constants for name, node in owned(captured).items()}
-    calls = dict.fromkeys((call for node in captured.graph.nodes for call in entered(node) if call), True)
+    parameters = {name: node in constants for name, node in name_parameters(captured).items()}
+    calls = dict.fromkeys((call for node in captured.graph.nodes for call in list_entered_modules(node) if call), True)
     found: dict[str, Place] = {}
     for pattern in patterns:
         path, *views = pattern.split(":")
         inside = views[:1] == ["input"]
-        note = hidden(captured.graph, path)
-        for name in fitting(path, [calls] if inside else [values, parameters], pattern, note):
-            point = module_input(captured.graph, name, live) if inside else known[name]
-            found[":".join([name, *views])] = viewed(point, views[inside:], pattern)
+        note = note_hidden_norm(captured.graph, path)
+        for name in match_names(path, [calls] if inside else [values, parameters], pattern, note):
+            point = find_module_input(captured.graph, name, live) if inside else known[name]
+            found[":".join([name, *views])] = apply_views(point, views[inside:], pattern)
     return found
 
 
-def fitting(path: str, tables: Sequence[Mapping[str, bool]], pattern: str, note: str) -> list[str]:
+def match_names(path: str, tables: Sequence[Mapping[str, bool]], pattern: str, note: str) -> list[str]:
     """Names that fit a pattern and are reached, of the first table that has any."""
     for known in tables:
         if found := [name for name, reached in known.items() if reached and fnmatch.fnmatchcase(name, path)]:
@@ -123,7 +125,7 @@ def fitting(path: str, tables: Sequence[Mapping[str, bool]], pattern: str, note:
     raise SignatureError(f"read={pattern!r} {why}. Close to it: {close or 'nothing'}{note}")
 
 
-def viewed(point: Point, views: list[str], pattern: str) -> Place:
+def apply_views(point: Point, views: list[str], pattern: str) -> Place:
     """The place behind the views of a name.
 
     Raises:
@@ -141,35 +143,35 @@ def viewed(point: Point, views: list[str], pattern: str) -> Place:
     return place
 
 
-def heads(place: Place, numbers: list[int]) -> Place:
+def view_heads(place: Place, numbers: list[int]) -> Place:
     """Relevance of each attention head: the last dimension in equal groups, each of them summed.
 
     An output projection mixes heads; behind one, its input is read.
     """
-    node = before_projection(place.node)
+    node = skip_projection(place.node)
     if node.target is aten.scaled_dot_product_attention.default:
         raise ValueError(f"the second dimension of {node.name} is its heads; read it as it is")
-    size = shape(node)[-1] if shape(node) else 0
+    size = shape_of(node)[-1] if shape_of(node) else 0
     if len(numbers) != 1 or numbers[0] < 1 or size % numbers[0]:
-        raise ValueError(f"heads=N divides the last dimension of {node.name}, of shape {shape(node)}")
+        raise ValueError(f"heads=N divides the last dimension of {node.name}, of shape {shape_of(node)}")
     (count,) = numbers
     place = place if node is place.node else replace(place, point=Point(node))
     return replace(place, views=(*place.views, lambda r: r.reshape(*r.shape[:-1], count, -1).sum(-1)))
 
 
-def before_projection(node: fx.Node) -> fx.Node:
+def skip_projection(node: fx.Node) -> fx.Node:
     """The input of the linear layer that a value comes out of, else the value itself."""
     end = node
-    while end.target in MOVES:
+    while end.target in REARRANGEMENTS:
         end = end.all_input_nodes[0]
     return end.all_input_nodes[0] if end.target is aten.linear.default else node
 
 
-def chosen(dim: int) -> Callable[[Place, list[int]], Place]:
+def make_index_view(dim: int) -> Callable[[Place, list[int]], Place]:
     """A view on some entries of a dimension."""
 
     def view(place: Place, numbers: list[int]) -> Place:
-        sizes = shape(place.node)
+        sizes = shape_of(place.node)
         if not numbers or len(sizes) < 2 or any(not 0 <= n < sizes[dim] for n in numbers):
             raise ValueError(f"give indices in dimension {dim} of {place.node.name}, of shape {sizes}")
         return replace(place, views=(*place.views, lambda r: r[(slice(None),) * (dim % r.ndim) + (numbers,)]))
@@ -177,31 +179,31 @@ def chosen(dim: int) -> Callable[[Place, list[int]], Place]:
     return view
 
 
-def coefficient(place: Place, numbers: list[int]) -> Place:
+def view_coefficient(place: Place, numbers: list[int]) -> Place:
     """``c`` in place of ``R = x * c``."""
     return replace(place, coefficient=True)
 
 
 VIEWS: dict[str, Callable[[Place, list[int]], Place]] = {
-    "heads": heads,
-    "neurons": chosen(-1),
-    "channels": chosen(1),
-    "coefficient": coefficient,
+    "heads": view_heads,
+    "neurons": make_index_view(-1),
+    "channels": make_index_view(1),
+    "coefficient": view_coefficient,
 }
 """What can stand behind a colon."""
 
 
-def passing(captured: Captured, name: str, twins: Collection[fx.Node], option: str) -> Point:
+def find_passing_point(captured: Captured, name: str, twins: Collection[fx.Node], option: str) -> Point:
     """The point of that name, which passes relevance on.
 
     Raises:
         SignatureError: If there is none.
     """
-    known = {n: point for n, point in names(captured).items() if point.node in twins}
+    known = {n: point for n, point in name_points(captured).items() if point.node in twins}
     if name not in known:
         close = ", ".join(get_close_matches(name, known, 5, 0.3))
         raise SignatureError(
             f"{option}={name!r} is no module output and no graph node that passes relevance on. "
-            f"Close to it: {close or 'nothing'}{hidden(captured.graph, name)}"
+            f"Close to it: {close or 'nothing'}{note_hidden_norm(captured.graph, name)}"
         )
     return known[name]

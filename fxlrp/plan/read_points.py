@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
-from fxlrp.ir.program import Norm
+from fxlrp.ir.program import MergedNorm
 from fxlrp.ir.rule import Parts, Site
 
 
@@ -30,7 +30,7 @@ class Point:
     """
 
     node: fx.Node
-    norms: tuple[Norm, ...] = ()
+    norms: tuple[MergedNorm, ...] = ()
 
     def affine(self, env: Mapping[fx.Node, Any]) -> tuple[Tensor, Tensor]:
         """Scale and shift, in the shape of the node's channels in dimension 1."""
@@ -43,13 +43,13 @@ class Point:
 
     def coefficient(self, carried: Any, env: Env) -> Tensor:
         """Coefficient of the value, from what arrived."""
-        c = numerics.coefficient(carried, numerics.widen(env[self.node]))
+        c = numerics.to_coefficient(carried, numerics.widen(env[self.node]))
         return self.affine(env)[0] * c if self.norms else c
 
     def relevance(self, carried: Any, env: Env) -> Tensor:
         """Relevance of the value, from what arrived."""
         x = numerics.widen(env[self.node])
-        return numerics.relevance(carried, x - self.affine(env)[1] if self.norms else x)
+        return numerics.to_relevance(carried, x - self.affine(env)[1] if self.norms else x)
 
     def start(self, c: Tensor, env: Env) -> Tensor:
         """The node's coefficient that is ``c`` at the point; 0 in channels that the norms multiply by 0."""
@@ -58,25 +58,25 @@ class Point:
 
     def silent(self, constants: Mapping[fx.Node, Any]) -> Tensor:
         """Which channels the norms multiply by 0, for weights as they are now."""
-        env = {node: computed(node, constants) for norm in self.norms for node in (norm.scale, norm.shift)}
+        env = {node: compute_constant(node, constants) for norm in self.norms for node in (norm.scale, norm.shift)}
         return self.affine(env)[0] == 0
 
 
-def computed(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:
+def compute_constant(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:
     """The value of a node that depends on constants alone."""
     if node in constants:
         return constants[node]
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: computed(n, constants))
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: compute_constant(n, constants))
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def points(node: fx.Node) -> list[Point]:
+def list_points(node: fx.Node) -> list[Point]:
     """The value of a node, then those inside it, in the order in which relevance passes them."""
-    norms: tuple[Norm, ...] = node.meta.get("merged", ())
+    norms: tuple[MergedNorm, ...] = node.meta.get("merged", ())
     return [Point(node, norms[place:]) for place in range(len(norms), -1, -1)]
 
 
-def passed(
+def start_and_mask(
     twins: Mapping[fx.Node, Twin], starts: Mapping[Point, Tensor], masks: Mapping[Point, Tensor], env: Env
 ) -> tuple[Mapping[fx.Node, Twin], dict[fx.Node, Tensor], dict[Any, Any]]:
     """Twins that take what starts inside their ops and multiply what arrives by masks before they pass it on.
@@ -94,7 +94,7 @@ def passed(
 
     def through(node: fx.Node, twin: Twin) -> Twin:
         def apply(site: Site, c: Tensor) -> Parts:
-            for point in points(node):
+            for point in list_points(node):
                 if point.norms and point in starts:
                     c = c + point.start(starts[point], env)
                 if point.norms:
@@ -105,10 +105,10 @@ def passed(
         return replace(twin, rule=replace(twin.rule, apply=apply))
 
     changed = {*(point.node for point in masks), *(node for node in twins if "merged" in node.meta)}
-    seed = {p.node: c if not p.norms else torch.zeros_like(c) for p, c in sorted(starts.items(), key=inside_first)}
+    seed = {p.node: c if not p.norms else torch.zeros_like(c) for p, c in sorted(starts.items(), key=rank_inside_first)}
     return {**twins, **{node: through(node, twins[node]) for node in changed}}, seed, arrived
 
 
-def inside_first(item: tuple[Point, Tensor]) -> int:
+def rank_inside_first(item: tuple[Point, Tensor]) -> int:
     """Order of starts by which one at the value of a node replaces the zeros for one inside it."""
     return -len(item[0].norms)

@@ -13,16 +13,16 @@ from rich.table import Table
 from rich.text import Text
 from torch import fx
 
-from fxlrp.ir.program import Norm
+from fxlrp.ir.program import MergedNorm
 from fxlrp.ir.provenance import source_line
 from fxlrp.plan.decide import Plan
 
-PROMISES = ("add", "sub", "sum", "mean", "cat", "stack", "unbind", "split")
+PROMISE_OPS = ("add", "sub", "sum", "mean", "cat", "stack", "unbind", "split")
 """Ops whose operands a backward walk over an autograd graph has to promise, because their nodes do not keep them."""
 
 
 @dataclass(frozen=True)
-class Row:
+class CoverageRow:
     """One kind of op in the model.
 
     Attributes:
@@ -59,7 +59,7 @@ class Coverage:
     """
 
     rules: str
-    rows: tuple[Row, ...]
+    rows: tuple[CoverageRow, ...]
     nodes: int
     live: int
     covered: int
@@ -115,7 +115,7 @@ class Coverage:
         return buffer.getvalue().rstrip()
 
 
-def coverage(plan: Plan, rules: str) -> Coverage:
+def report_coverage(plan: Plan, rules: str) -> Coverage:
     """Report on a plan."""
     groups: dict[tuple[str, str, str, str], list[fx.Node]] = defaultdict(list)
     for node, twin in plan.twins.items():
@@ -124,10 +124,10 @@ def coverage(plan: Plan, rules: str) -> Coverage:
         kind, name, formula = known if node in plan.missing else (rule.kind, rule.name, rule.formula)
         groups[str(node.target), kind, name, formula].append(node)
     rows = [
-        Row(op, kind, name, formula, len(nodes), source_line(nodes[0]))
+        CoverageRow(op, kind, name, formula, len(nodes), source_line(nodes[0]))
         for (op, kind, name, formula), nodes in groups.items()
     ]
-    promises = sum(row.count for row in rows if row.op.split(".")[1] in PROMISES)
+    promises = sum(row.count for row in rows if row.op.split(".")[1] in PROMISE_OPS)
     return Coverage(
         rules=rules,
         rows=tuple(sorted(rows, key=lambda row: (row.rule != "MISSING", -row.count, row.op))),
@@ -136,11 +136,11 @@ def coverage(plan: Plan, rules: str) -> Coverage:
         covered=len(plan.twins) - len(plan.missing),
         promises_eliminated=promises,
         rewrites=dict(plan.rewrites),
-        merged=tuple(dict.fromkeys(norm.name for key in ("merged", "fronted") for norm in collected(plan, key))),
+        merged=tuple(dict.fromkeys(norm.name for key in ("merged", "fronted") for norm in collect_norms(plan, key))),
         apart=dict(node.meta["apart"] for node in plan.captured.graph.nodes if "apart" in node.meta),
     )
 
 
-def collected(plan: Plan, key: str) -> list[Norm]:
+def collect_norms(plan: Plan, key: str) -> list[MergedNorm]:
     """What the nodes say of the norms that were merged into them."""
     return [norm for node in plan.captured.graph.nodes for norm in node.meta.get(key, ())]

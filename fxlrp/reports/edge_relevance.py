@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.emit.walk import backward, forward
+from fxlrp.emit.walk import walk_backward, walk_forward
 from fxlrp.ir import numerics, targets
 from fxlrp.ir.decisions import Twin
 from fxlrp.ir.rule import Parts, Rule, Site
@@ -30,37 +30,37 @@ class Flow:
     edges: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
 
 
-def flow(plan: Plan, tensors: Sequence[Tensor], form: targets.Form, numbers: Sequence[Tensor]) -> Flow:
+def measure_flow(plan: Plan, tensors: Sequence[Tensor], form: targets.Form, numbers: Sequence[Tensor]) -> Flow:
     """Run both walks on these inputs and note what every rule gives to its operands."""
     captured, found = plan.captured, Flow()
     given = iter(tensors)
     inputs = {n: next(given) if isinstance(n.meta["val"], Tensor) else n.meta["val"] for n in captured.inputs}
-    env = forward(captured.graph, {**captured.constants, **inputs})
-    start = targets.seed(form, numerics.widen(env[captured.explained]), numbers)
-    twins = {node: replace(twin, rule=watched(node, twin, found)) for node, twin in plan.twins.items()}
-    carried = backward(captured.graph, env, twins, {captured.explained: start})
+    env = walk_forward(captured.graph, {**captured.constants, **inputs})
+    start = targets.make_seed(form, numerics.widen(env[captured.explained]), numbers)
+    twins = {node: replace(twin, rule=watch_rule(node, twin, found)) for node, twin in plan.twins.items()}
+    carried = walk_backward(captured.graph, env, twins, {captured.explained: start})
     for node, c in carried.items():
-        received = numerics.relevance(c, numerics.widen(env[node])).sum()
-        found.nodes[node.name] = {"received": real(received), **found.nodes.get(node.name, {})}
+        received = numerics.to_relevance(c, numerics.widen(env[node])).sum()
+        found.nodes[node.name] = {"received": to_float(received), **found.nodes.get(node.name, {})}
     return found
 
 
-def watched(node: fx.Node, twin: Twin, found: Flow) -> Rule:
+def watch_rule(node: fx.Node, twin: Twin, found: Flow) -> Rule:
     """The rule, which also notes the relevance of each operand."""
     leaves = tree_flatten((node.args, node.kwargs))[0]
     names = [leaves[i].name for i in twin.slots]
 
     def apply(site: Site, c: Tensor) -> Parts:
         parts = twin.rule(site, c)
-        given = [numerics.relevance(part, x) for part, x in zip(parts, site.operands, strict=True)]
+        given = [numerics.to_relevance(part, x) for part, x in zip(parts, site.operands, strict=True)]
         for name, r in zip(names, given, strict=True):
             found.edges[name, node.name] += float(r.abs().sum())
-        found.nodes[node.name] = {"passed": sum(real(r.sum()) for r in given)}
+        found.nodes[node.name] = {"passed": sum(to_float(r.sum()) for r in given)}
         return parts
 
     return replace(twin.rule, apply=apply)
 
 
-def real(number: Tensor) -> float:
+def to_float(number: Tensor) -> float:
     """A number as a float; the relevance of complex values is real in total."""
     return float(torch.real(number))

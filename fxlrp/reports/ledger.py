@@ -12,17 +12,17 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from fxlrp.session.doubts import ABSORBED
+from fxlrp.session.doubts import MAX_ABSORBED
 
 T = TypeVar("T")
-AMPLIFICATION = 1e3
+MAX_AMPLIFICATION = 1e3
 """Relevance at a node beyond this multiple of the explained value is worth a warning."""
-FIRST_TOKEN = 0.5
+MAX_FIRST_TOKEN = 0.5
 """So is this share of all token relevance on the first token."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """The account of one node, summed over the batch.
 
     Attributes:
@@ -67,7 +67,7 @@ class Ledger:
 
     explained: float
     inputs: Mapping[str, float]
-    entries: tuple[Entry, ...]
+    entries: tuple[LedgerEntry, ...]
     first_token: Mapping[str, float]
 
     @property
@@ -98,7 +98,9 @@ class Ledger:
     def shares(self) -> dict[str, float | None]:
         """The whole account in percent of the explained value: inputs, then where the rest stayed, largest first."""
         kept = {name: getattr(self, name) for name in ("absorbed", "leaked", "stabiliser")}
-        parts = by_size({f"input '{name}'": value for name, value in self.inputs.items()}, abs) | by_size(kept, abs)
+        parts = sort_by_size({f"input '{name}'": value for name, value in self.inputs.items()}, abs) | sort_by_size(
+            kept, abs
+        )
         return {name: self.share(value) for name, value in parts.items()}
 
     @property
@@ -106,13 +108,13 @@ class Ledger:
         """What looks unhealthy: lost or amplified relevance, relevance that gathers on the first token."""
         found = []
         lost = self.share(self.explained - sum(self.inputs.values()))
-        if lost is not None and lost > 100 * ABSORBED:
+        if lost is not None and lost > 100 * MAX_ABSORBED:
             found.append(
                 f"{lost:.2f} % of the explained value does not reach the inputs: constants keep "
                 f"{self.share(self.absorbed):.2f} %, rules leak {self.share(self.leaked):.2f} %"
             )
         worst = max(self.entries, key=lambda e: e.magnitude, default=None)
-        if worst is not None and worst.magnitude > AMPLIFICATION * abs(self.explained):
+        if worst is not None and worst.magnitude > MAX_AMPLIFICATION * abs(self.explained):
             found.append(
                 f"relevance grows to {worst.magnitude / abs(self.explained):.3g} times the explained value at "
                 f"{worst.node} ({worst.module or 'the model'}, {worst.source}); read it with care"
@@ -122,7 +124,7 @@ class Ledger:
         found += [
             f"{100 * share:.0f} % of the relevance of '{name}' is on its first token"
             for name, share in self.first_token.items()
-            if share > FIRST_TOKEN
+            if share > MAX_FIRST_TOKEN
         ]
         return tuple(found)
 
@@ -134,7 +136,7 @@ class Ledger:
             row = found[".".join(e.module.split(".")[:depth])]
             for column in columns:
                 row[column] += getattr(e, column)
-        return by_size(found, lambda row: sum(map(abs, row.values())))
+        return sort_by_size(found, lambda row: sum(map(abs, row.values())))
 
     def by_constant(self) -> dict[str, float]:
         """Absorbed relevance by the names of the constants that kept it, largest first."""
@@ -142,7 +144,7 @@ class Ledger:
         for e in self.entries:
             if e.absorbers:
                 found[" + ".join(e.absorbers)] += e.absorbed
-        return by_size(found, abs)
+        return sort_by_size(found, abs)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Entries as dictionaries, ready for ``pandas.DataFrame``."""
@@ -170,7 +172,7 @@ class Ledger:
             return "" if share is None else f"{share:.2f} %"
 
         table.add_row("explained output", f"{self.explained:.6g}", "", "", "", percent(self.explained), style="bold")
-        for name, value in by_size(self.inputs, abs).items():
+        for name, value in sort_by_size(self.inputs, abs).items():
             table.add_row(f"input '{name}'", f"{value:.6g}", "", "", "", percent(value))
         for module, row in self.by_module(depth).items():
             if any(row.values()):
@@ -189,6 +191,6 @@ class Ledger:
         return buffer.getvalue().rstrip()
 
 
-def by_size(found: Mapping[str, T], size: Callable[[T], float]) -> dict[str, T]:
+def sort_by_size(found: Mapping[str, T], size: Callable[[T], float]) -> dict[str, T]:
     """The same entries, largest first."""
     return dict(sorted(found.items(), key=lambda item: -size(item[1])))

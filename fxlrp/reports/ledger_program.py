@@ -11,52 +11,52 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp import passes
-from fxlrp.emit.source_relevance import relevance
-from fxlrp.emit.trace import emit, read
+from fxlrp.emit.source_relevance import read_attributed_input
+from fxlrp.emit.trace import read_relevance, trace_program
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.provenance import module_path, source_line
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.targets import Form
-from fxlrp.passes.analyses.constants import additive, origins
-from fxlrp.passes.analyses.liveness import leaves
+from fxlrp.passes.analyses.constants import find_additive, find_origins
+from fxlrp.passes.analyses.liveness import flatten_arguments
 from fxlrp.plan.decide import Plan
-from fxlrp.reports.ledger import Entry, Ledger
+from fxlrp.reports.ledger import Ledger, LedgerEntry
 
 
-class Book:
+class LedgerProgram:
     """Emits the accounting program of a plan and reads its numbers."""
 
     def __init__(self, plan: Plan, form: Form) -> None:
         self.plan = plan
         self.passed: dict[fx.Node, tuple[Tensor, Tensor]] = {}
         twins = {node: replace(twin, rule=self.recorded(node, twin.rule)) for node, twin in plan.twins.items()}
-        with numerics.at_least(torch.float64):
-            self.module = emit(plan.captured, twins, form, self.results)
-        passes.run(self.module, passes.CLEANUP)
+        with numerics.compute_at_least(torch.float64):
+            self.module = trace_program(plan.captured, twins, form, self.results)
+        passes.run_passes(self.module, passes.CLEANUP)
 
     def recorded(self, node: fx.Node, rule: Rule) -> Rule:
         """The rule, which also notes what it passes on, and what it would without its stabiliser."""
 
         def apply(site: Site, c: Tensor) -> Parts:
             parts = rule(site, c)
-            passed = total(site, parts)
-            self.passed[node] = passed, passed if rule.limit is None else total(site, rule.limit(site, c))
+            passed = sum_relevance(site, parts)
+            self.passed[node] = passed, passed if rule.limit is None else sum_relevance(site, rule.limit(site, c))
             return parts
 
         return replace(rule, apply=apply)
 
     def results(self, env: Env, found: Env) -> list[Tensor]:
         """Rows of (received, passed, passed without stabiliser, magnitude) per node; then the sources."""
-        zero = torch.zeros((), dtype=numerics.opmath(env[self.plan.captured.explained].dtype))
+        zero = torch.zeros((), dtype=numerics.widen_dtype(env[self.plan.captured.explained].dtype))
         rows = []
         for node in self.plan.twins:
-            r = read(env[node], found.get(node))
+            r = read_relevance(env[node], found.get(node))
             passed = self.passed.get(node, (zero, zero))
-            rows.append(torch.stack([number(v, zero) for v in (r.sum(), *passed, r.abs().sum())]))
+            rows.append(torch.stack([to_real(v, zero) for v in (r.sum(), *passed, r.abs().sum())]))
         end = self.plan.captured.explained
-        sources = [relevance(s, env, found) for s in self.plan.sources]
-        return [torch.stack(rows), number(read(env[end], found[end]).sum(), zero), *sources]
+        sources = [read_attributed_input(s, env, found) for s in self.plan.sources]
+        return [torch.stack(rows), to_real(read_relevance(env[end], found[end]).sum(), zero), *sources]
 
     def close(self, flat: Sequence[Tensor]) -> Ledger:
         """The ledger from the program's results."""
@@ -67,28 +67,30 @@ class Book:
             inputs[source.name] += float(r.real.sum())
             if source.dims is not None and r.ndim > 1 and r.shape[1] > 1 and r.any():
                 first[source.name] = float(r[:, 0].abs().sum() / r.abs().sum())
-        constants = origins(self.plan.captured)
+        constants = find_origins(self.plan.captured)
         numbers = zip(self.plan.twins.items(), rows.tolist(), strict=True)
-        entries = tuple(entry(node, twin, row, constants) for (node, twin), row in numbers)
+        entries = tuple(make_entry(node, twin, row, constants) for (node, twin), row in numbers)
         return Ledger(float(explained), dict(inputs), entries, first)
 
 
-def total(site: Site, parts: Parts) -> Tensor:
+def sum_relevance(site: Site, parts: Parts) -> Tensor:
     """Relevance that a rule gives to all operands."""
-    return sum((numerics.relevance(p, x).sum() for p, x in zip(parts, site.operands, strict=True)), torch.zeros(()))
+    return sum((numerics.to_relevance(p, x).sum() for p, x in zip(parts, site.operands, strict=True)), torch.zeros(()))
 
 
-def number(value: Tensor, like: Tensor) -> Tensor:
+def to_real(value: Tensor, like: Tensor) -> Tensor:
     """A real scalar of the ledger's dtype and device; the relevance of complex values is real in total."""
     return (value.real if value.is_complex() else value).to(like)
 
 
-def entry(node: fx.Node, twin: Twin, row: Sequence[float], constants: Mapping[fx.Node, tuple[str, ...]]) -> Entry:
+def make_entry(
+    node: fx.Node, twin: Twin, row: Sequence[float], constants: Mapping[fx.Node, tuple[str, ...]]
+) -> LedgerEntry:
     """The account of one node from its four sums."""
     received, passed, exact, magnitude = row
-    absorbers = [n for n in additive(node, constants) if n not in leaves_of(node, twin)]
+    absorbers = [n for n in find_additive(node, constants) if n not in find_live_operands(node, twin)]
     kept = received - exact
-    return Entry(
+    return LedgerEntry(
         node=node.name,
         op=str(node.target),
         rule=twin.rule.name,
@@ -104,7 +106,7 @@ def entry(node: fx.Node, twin: Twin, row: Sequence[float], constants: Mapping[fx
     )
 
 
-def leaves_of(node: fx.Node, twin: Twin) -> list[Any]:
+def find_live_operands(node: fx.Node, twin: Twin) -> list[Any]:
     """The nodes in the live slots of a twin."""
-    given = leaves(node)
+    given = flatten_arguments(node)
     return [given[i] for i in twin.slots]

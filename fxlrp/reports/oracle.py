@@ -8,46 +8,48 @@ import torch
 
 from fxlrp.reports.references import (
     Case,
-    Named,
-    autograd,
-    called,
-    error,
-    floats,
-    in_float64,
-    sample,
-    twice,
-    with_gradient,
+    TensorsByName,
+    compute_autograd,
+    convert_to_float64,
+    double_sample,
+    find_real_tensors,
+    measure_error,
+    run_on_copies,
+    take_sample,
+    use_gradient_rules,
 )
-from fxlrp.reports.verification import Check, Verification, impossible, measured
+from fxlrp.reports.verification import Check, Verification, compare_error, skip_check
 from fxlrp.session.agreement import TOLERANCE
 
-HALF = 0.05
+HALF_TOLERANCE = 0.05
 """Tolerance of half precision, beside those of `TOLERANCE`."""
-SAMPLES = 4
+MAX_SAMPLES = 4
 """The most samples that are explained one by one."""
 MARGIN = 3
 """As many times autograd's own error against float64 is taken for rounding."""
 
-MOST = 0.5
+MAX_ROUNDING = 0.5
 """No larger error is rounding."""
 
 
-def verify(case: Case) -> Verification:
+def verify_case(case: Case) -> Verification:
     """Check what can be checked.
 
     Raises:
         FxlrpError: As a call, if the call itself is not possible.
     """
     attributor = case.attributor
-    rounding = Rounding(max((t.dtype for t in floats(case.output())), key=lambda dtype: torch.finfo(dtype).eps))
+    rounding = Rounding(
+        max((t.dtype for t in find_real_tensors(case.output())), key=lambda dtype: torch.finfo(dtype).eps)
+    )
     backend = attributor.settings.backend
     checks = (
-        attempt("the output is the model's", lambda name: outputs(name, case, rounding)),
-        *gradients(case, rounding),
-        attempt("the ledger closes", lambda name: ledger(name, case)),
-        attempt("samples are independent", lambda name: independence(name, case, rounding)),
-        attempt(f"backend {backend} runs the program op by op", lambda name: runs(name, case, rounding)),
-        attempt("twice the seed, twice the relevance", lambda name: linear(name, case, rounding)),
+        attempt("the output is the model's", lambda name: check_outputs(name, case, rounding)),
+        *check_gradients(case, rounding),
+        attempt("the ledger closes", lambda name: check_ledger(name, case)),
+        attempt("samples are independent", lambda name: check_independence(name, case, rounding)),
+        attempt(f"backend {backend} runs the program op by op", lambda name: check_backend(name, case, rounding)),
+        attempt("twice the seed, twice the relevance", lambda name: check_linearity(name, case, rounding)),
     )
     return Verification(type(attributor.model).__name__, attributor.rules.name, backend, checks)
 
@@ -65,14 +67,14 @@ class Rounding:
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.name = str(dtype).removeprefix("torch.")
-        self.base = self.limit = TOLERANCE.get(dtype, HALF)
+        self.base = self.limit = TOLERANCE.get(dtype, HALF_TOLERANCE)
         self.reason = f"rounding in {self.name}"
 
     def widen(self, lost: float) -> None:
         """Allow for what autograd itself loses in this type."""
         if MARGIN * lost > self.limit:
-            self.limit = min(MARGIN * lost, MOST)
-            self.reason = f"{MARGIN} times what autograd itself loses in {self.name}, at most {MOST}"
+            self.limit = min(MARGIN * lost, MAX_ROUNDING)
+            self.reason = f"{MARGIN} times what autograd itself loses in {self.name}, at most {MAX_ROUNDING}"
 
 
 def attempt(name: str, check: Callable[[str], Check]) -> Check:
@@ -80,81 +82,87 @@ def attempt(name: str, check: Callable[[str], Check]) -> Check:
     try:
         return check(name)
     except Exception as reason:  # of the user's model or rules: it must not hide the other checks
-        return impossible(name, reason)
+        return skip_check(name, reason)
 
 
-def outputs(name: str, case: Case, rounding: Rounding) -> Check:
+def check_outputs(name: str, case: Case, rounding: Rounding) -> Check:
     """Every tensor that the program returns is the model's own."""
-    own = floats(called(case.attributor.model, case.args, case.kwargs))
-    return measured(name, error(floats(case.output()), own), rounding.limit, rounding.reason)
+    own = find_real_tensors(run_on_copies(case.attributor.model, case.args, case.kwargs))
+    return compare_error(name, measure_error(find_real_tensors(case.output()), own), rounding.limit, rounding.reason)
 
 
-def gradients(case: Case, rounding: Rounding) -> Iterator[Check]:
+def check_gradients(case: Case, rounding: Rounding) -> Iterator[Check]:
     """Adjoints for rules give input times gradient: on a copy of the model in float64, and in its own type."""
     name = "gradient rules equal autograd in {}"
-    exact: list[Named] = []
+    exact: list[TensorsByName] = []
 
     def in_double(label: str) -> Check:
-        double = in_float64(case)
-        exact.append(autograd(double))
-        return measured(label, error(double.explain(), exact[0]), TOLERANCE[torch.float64], "rounding in float64")
+        double = convert_to_float64(case)
+        exact.append(compute_autograd(double))
+        return compare_error(
+            label, measure_error(double.explain(), exact[0]), TOLERANCE[torch.float64], "rounding in float64"
+        )
 
     def in_own(label: str) -> Check:
-        own = with_gradient(case)
-        rough = autograd(own)
+        own = use_gradient_rules(case)
+        rough = compute_autograd(own)
         if exact:
-            lost = error(rough, exact[0])
+            lost = measure_error(rough, exact[0])
             rounding.widen(lost)
-            if MARGIN * lost > MOST:
-                return impossible(label, f"autograd itself loses {lost:.0%} in {rounding.name}")
+            if MARGIN * lost > MAX_ROUNDING:
+                return skip_check(label, f"autograd itself loses {lost:.0%} in {rounding.name}")
         elif rounding.dtype not in TOLERANCE:
-            return impossible(label, f"autograd itself rounds to {rounding.name}, and there is no float64 beside it")
-        return measured(label, error(own.explain(), exact[0] if exact else rough), rounding.limit, rounding.reason)
+            return skip_check(label, f"autograd itself rounds to {rounding.name}, and there is no float64 beside it")
+        return compare_error(
+            label, measure_error(own.explain(), exact[0] if exact else rough), rounding.limit, rounding.reason
+        )
 
     yield attempt(name.format("float64"), in_double)
     if rounding.dtype is not torch.float64 or not exact:
         yield attempt(name.format(rounding.name), in_own)
 
 
-def ledger(name: str, case: Case) -> Check:
+def check_ledger(name: str, case: Case) -> Check:
     """What is explained is what arrived and what was kept."""
     book = case.attributor.ledger(*case.args, target=case.target, **case.kwargs)
     parts = [book.explained, *book.inputs.values(), book.absorbed, book.leaked, book.stabiliser]
     gap = abs(book.gap) / (max(map(abs, parts)) or 1.0)
-    return measured(name, gap, TOLERANCE[torch.float64], "its sums are of float64")
+    return compare_error(name, gap, TOLERANCE[torch.float64], "its sums are of float64")
 
 
-def independence(name: str, case: Case, rounding: Rounding) -> Check:
+def check_independence(name: str, case: Case, rounding: Rounding) -> Check:
     """A batch gives what its samples give one by one; a sample that is alone is doubled."""
     y = case.explained()
     n = len(y)
     whole, singles = (
-        (twice(case), [case, case]) if n == 1 else (case, [sample(case, i, n) for i in range(min(n, SAMPLES))])
+        (double_sample(case), [case, case])
+        if n == 1
+        else (case, [take_sample(case, i, n) for i in range(min(n, MAX_SAMPLES))])
     )
     z = whole.explained()
-    if any(error(single.explained(), z[i : i + 1]) > rounding.limit for i, single in enumerate(singles)):
-        return impossible(name, "the model's own output of a sample depends on the rest of the batch")
+    if any(measure_error(single.explained(), z[i : i + 1]) > rounding.limit for i, single in enumerate(singles)):
+        return skip_check(name, "the model's own output of a sample depends on the rest of the batch")
     together, worst = whole.explain(), 0.0
     for i, single in enumerate(singles):
         rows = {key: r[i : i + 1] for key, r in together.items() if r.ndim and len(r) == len(z)}
-        worst = max(worst, error({key: r for key, r in single.explain().items() if key in rows}, rows))
+        worst = max(worst, measure_error({key: r for key, r in single.explain().items() if key in rows}, rows))
     how = "one sample, twice" if n == 1 else f"{len(singles)} of {n} samples"
-    return measured(name, worst, rounding.limit, f"{rounding.reason}; {how}")
+    return compare_error(name, worst, rounding.limit, f"{rounding.reason}; {how}")
 
 
-def runs(name: str, case: Case, rounding: Rounding) -> Check:
+def check_backend(name: str, case: Case, rounding: Rounding) -> Check:
     """What runs the program gives what torch gives op by op."""
     attributor = case.attributor
     entry, form, tensors, numbers = attributor._prepared(case.args, case.kwargs, case.target)
     program, runner = attributor._programs.program(entry, form)
     found, expected = list(runner(*tensors, *numbers)), list(program.module(*tensors, *numbers))
-    return measured(name, error(found, expected), rounding.limit, rounding.reason)
+    return compare_error(name, measure_error(found, expected), rounding.limit, rounding.reason)
 
 
-def linear(name: str, case: Case, rounding: Rounding) -> Check:
+def check_linearity(name: str, case: Case, rounding: Rounding) -> Check:
     """Relevance of a seed of 2 is twice that of a seed of 1."""
     y = case.explained()
     seed = torch.linspace(0.5, 1.5, y.numel(), dtype=torch.float64).view_as(y)
     once, more = case.explain(seed), case.explain(2 * seed)
-    found = error(more, {key: 2 * r for key, r in once.items()})
-    return measured(name, found, rounding.base, f"rounding in {rounding.name}, of the same values twice")
+    found = measure_error(more, {key: 2 * r for key, r in once.items()})
+    return compare_error(name, found, rounding.base, f"rounding in {rounding.name}, of the same values twice")

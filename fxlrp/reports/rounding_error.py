@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp.emit.lower import lower
-from fxlrp.ir.numerics import at_least
+from fxlrp.emit.lower import emit_program
+from fxlrp.ir.numerics import compute_at_least
 from fxlrp.ir.program import Program
 from fxlrp.ir.targets import Form
 from fxlrp.plan.decide import Plan
 
 
-def errors(
+def measure_errors(
     plan: Plan, form: Form, program: Program, run: Callable[..., Any], values: Sequence[Tensor]
 ) -> dict[str, float]:
     """Relative error in norm of every relevance of a program, set against the same relevance pass in float64.
@@ -27,15 +27,15 @@ def errors(
         run: What runs it.
         values: The inputs of the model, and the tensors of the target.
     """
-    with at_least(torch.float64):
-        exact = lower(plan, form)
+    with compute_at_least(torch.float64):
+        exact = emit_program(plan, form)
     found, expected = list(run(*values)), list(exact.module(*values))
     names = (*program.relevances, *program.reads)
     pairs = zip(names, found[program.outputs :], expected[program.outputs :], strict=True)
-    return {name: distance(r, true) for name, r, true in pairs}
+    return {name: measure_norm_error(r, true) for name, r, true in pairs}
 
 
-def distance(r: Tensor, true: Tensor) -> float:
+def measure_norm_error(r: Tensor, true: Tensor) -> float:
     """``|r - true| / |true|``; of nothing but zeros the norm itself."""
     norm = float(true.norm())
     return float((r - true).norm()) / (norm or 1.0)

@@ -18,11 +18,11 @@ from fxlrp.ir.rule import RULES, Rule
 from fxlrp.rules import weighted
 from fxlrp.rules.taylor import REASONS
 
-KINDS = (
+KIND_ORDER = (
     "linear", "products", "reductions", "pointwise", "norms", "softmax", "attention", "selection", "silent", "taylor",
 )  # fmt: skip
 """The order of the page; kinds of other packages follow."""
-REASON = {op: why for why, ops in REASONS.items() for op in ops}
+TAYLOR_REASONS = {op: why for why, ops in REASONS.items() for op in ops}
 HEAD = """# The table of rules
 
 Made by `fxlrp rules --markdown rules/README.md`; a test fails when it is out of date.
@@ -53,27 +53,27 @@ class RuleRow:
     reason: str
 
 
-def rule_table(table: Mapping[OpOverload, Rule] = RULES) -> tuple[RuleRow, ...]:
+def list_rules(table: Mapping[OpOverload, Rule] = RULES) -> tuple[RuleRow, ...]:
     """Every op of a table of rules, by kind, rule and name."""
     rows = (
-        RuleRow(str(op), r.kind, r.name, r.formula, source(r.apply.__doc__), REASON.get(op, ""))
+        RuleRow(str(op), r.kind, r.name, r.formula, find_published(r.apply.__doc__), TAYLOR_REASONS.get(op, ""))
         for op, r in table.items()
     )
-    return tuple(sorted(rows, key=lambda row: (position(row.kind), row.kind, row.rule, row.reason, row.op)))
+    return tuple(sorted(rows, key=lambda row: (find_position(row.kind), row.kind, row.rule, row.reason, row.op)))
 
 
-def position(kind: str) -> int:
+def find_position(kind: str) -> int:
     """Place of a kind in the page."""
-    return KINDS.index(kind) if kind in KINDS else len(KINDS)
+    return KIND_ORDER.index(kind) if kind in KIND_ORDER else len(KIND_ORDER)
 
 
-def source(doc: str | None) -> str:
+def find_published(doc: str | None) -> str:
     """What follows ``Source:`` in a docstring, to the end of its paragraph."""
     found = re.search(r"Source: (.*?)(?:\n\s*\n|$)", inspect.cleandoc(doc or ""), re.DOTALL)
     return " ".join(found[1].split()) if found else ""
 
 
-def as_table(rows: Iterable[RuleRow]) -> Table:
+def make_table(rows: Iterable[RuleRow]) -> Table:
     """The rows for a terminal."""
     table = Table("op", "kind", "rule", "coefficient of the operands", box=None)
     for row in rows:
@@ -81,33 +81,35 @@ def as_table(rows: Iterable[RuleRow]) -> Table:
     return table
 
 
-def as_markdown(rows: Iterable[RuleRow]) -> str:
+def write_markdown(rows: Iterable[RuleRow]) -> str:
     """The rows as a page, a section per kind and a line per rule."""
     parts = [HEAD]
     for kind, members in groupby(rows, lambda row: row.kind):
         module = sys.modules.get(f"{rules.__name__}.{kind}")
-        parts.append(f"## {kind}\n\n{cell((module.__doc__ or '').strip()) if module else ''}\n")
+        parts.append(f"## {kind}\n\n{escape_cell((module.__doc__ or '').strip()) if module else ''}\n")
         lines = ["| rule | coefficient of the operands | ops | source |", "|---|---|---|---|"]
         for row, same in groupby(members, lambda row: (row.rule, row.formula, row.reason, row.source)):
-            name, formula, reason, published = map(cell, row)
+            name, formula, reason, published = map(escape_cell, row)
             ops = ", ".join(f"`{one.op.removeprefix('aten.')}`" for one in same)
             lines.append(f"| {name} | {formula}{f' *Why: {reason}.*' if reason else ''} | {ops} | {published} |")
         parts.append("\n".join(lines) + "\n")
-    return "\n".join([*parts, parameters()])
+    return "\n".join([*parts, write_weighted_section()])
 
 
-def parameters() -> str:
+def write_weighted_section() -> str:
     """The section on rules that presets choose with parameters."""
-    lines = [f"## weighted\n\n{cell((weighted.__doc__ or '').strip().partition(chr(10))[0])}\n"]
+    lines = [f"## weighted\n\n{escape_cell((weighted.__doc__ or '').strip().partition(chr(10))[0])}\n"]
     lines += ["| rule | what it does | source |", "|---|---|---|"]
     for name, maker in inspect.getmembers(weighted, inspect.isfunction):
         if inspect.get_annotations(maker).get("return") == "Rule":
             doc = inspect.getdoc(maker) or ""
             given = ", ".join(f"{p.name}={p.default:g}" for p in inspect.signature(maker).parameters.values())
-            lines.append(f"| `{name}({given})` | {cell(doc.partition(chr(10))[0])} | {cell(source(doc))} |")
+            lines.append(
+                f"| `{name}({given})` | {escape_cell(doc.partition(chr(10))[0])} | {escape_cell(find_published(doc))} |"
+            )
     return "\n".join(lines) + "\n"
 
 
-def cell(text: str) -> str:
+def escape_cell(text: str) -> str:
     """Text that fits a cell of a Markdown table."""
     return text.replace("``", "`").replace("|", "\\|")

@@ -10,22 +10,22 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from fxlrp.reports.drawing.words import Word, coloured, limit, numbered, signed
+from fxlrp.reports.drawing.words import Word, colour_words, find_largest, format_signed, number_words
 
 PIPE_WIDTH = 150
 
 
-def console(*, stderr: bool = False) -> Console:
+def make_console(*, stderr: bool = False) -> Console:
     """Where to print; of fixed width if that is no terminal."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 @contextmanager
-def aside() -> Iterator[Console]:
+def open_stderr_console() -> Iterator[Console]:
     """A console for standard error which still prints where a library's noise is kept from that stream."""
     if not sys.stderr.isatty():
-        yield console(stderr=True)
+        yield make_console(stderr=True)
         return
     with os.fdopen(os.dup(sys.stderr.fileno()), "w") as stream:
         yield Console(file=stream, highlight=False)
@@ -33,12 +33,13 @@ def aside() -> Iterator[Console]:
 
 def show_words(out: Console, *texts: Sequence[Word]) -> None:
     """Print texts, coloured on a terminal and with numbers elsewhere."""
-    largest = limit(*texts)
+    largest = find_largest(*texts)
     for words in texts:
         out.print(
-            coloured(words, largest) if out.is_terminal else numbered(words, largest), soft_wrap=not out.is_terminal
+            colour_words(words, largest) if out.is_terminal else number_words(words, largest),
+            soft_wrap=not out.is_terminal,
         )
         out.print()
     if out.is_terminal:
-        legend = [Word(signed(share * largest, largest), share) for share in (-1.0, -0.5, 0.0, 0.5, 1.0)]
-        out.print(coloured(legend, 1.0), Text("red speaks for it, blue against\n", "dim"))
+        legend = [Word(format_signed(share * largest, largest), share) for share in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+        out.print(colour_words(legend, 1.0), Text("red speaks for it, blue against\n", "dim"))

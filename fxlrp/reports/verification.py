@@ -90,12 +90,12 @@ class Verification:
         return buffer.getvalue().rstrip()
 
 
-def measured(check: str, error: float, tolerance: float, reason: str) -> Check:
+def compare_error(check: str, error: float, tolerance: float, reason: str) -> Check:
     """A check whose error is compared with a tolerance; an error that is no number fails."""
     return Check(check, PASSED if error <= tolerance else FAILED, error, tolerance, reason)
 
 
-def impossible(check: str, reason: str | BaseException) -> Check:
+def skip_check(check: str, reason: str | BaseException) -> Check:
     """A check that could not be made."""
     lines: Sequence[str] = str(reason).strip().splitlines()
     kind = "" if isinstance(reason, str) else f"{type(reason).__name__}: "

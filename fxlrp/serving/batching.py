@@ -16,12 +16,12 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import Manifest
 
 Tensors = Mapping[str, Tensor]
-Run = Callable[[Tensors], Tensors]
-Observe = Callable[[int, float], None]
+RunTensors = Callable[[Tensors], Tensors]
+ObserveCall = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class PendingCall:
     """Tensors that wait to be run, since when, and who waits for the results."""
 
     tensors: Tensors
@@ -46,7 +46,7 @@ class Batcher:
     All calls run in one thread, so that an artefact needs not be safe for several. While a call runs, others gather.
     """
 
-    def __init__(self, run: Run, most: int, wait: float, observe: Observe) -> None:
+    def __init__(self, run: RunTensors, most: int, wait: float, observe: ObserveCall) -> None:
         """Prepare.
 
         Args:
@@ -56,7 +56,7 @@ class Batcher:
             observe: Told of the samples and seconds of every call.
         """
         self.run, self.most, self.wait, self.observe = run, most, wait, observe
-        self.waiting: deque[Job] = deque()
+        self.waiting: deque[PendingCall] = deque()
         self.arrived = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, "artefact")
 
@@ -67,7 +67,7 @@ class Batcher:
             Exception: What ``run`` raises for these tensors alone.
         """
         loop = asyncio.get_running_loop()
-        job = Job(tensors, loop.time(), loop.create_future())
+        job = PendingCall(tensors, loop.time(), loop.create_future())
         self.waiting.append(job)
         self.arrived.set()
         return await job.results
@@ -89,7 +89,7 @@ class Batcher:
         finally:
             self.thread.shutdown()
 
-    async def gather(self) -> list[Job]:
+    async def gather(self) -> list[PendingCall]:
         """The oldest job and those that can run with it, once there are enough or it has waited long enough."""
         loop = asyncio.get_running_loop()
         while not self.waiting:
@@ -105,7 +105,7 @@ class Batcher:
             self.waiting.remove(job)
         return jobs
 
-    def alike(self) -> list[Job]:
+    def alike(self) -> list[PendingCall]:
         """The oldest job and those of the same shapes that have room in the same call."""
         first, *others = self.waiting
         jobs, samples = [first], first.samples
@@ -115,7 +115,7 @@ class Batcher:
                 samples += job.samples
         return jobs
 
-    def outcomes(self, jobs: Sequence[Job]) -> Sequence[Tensors | Exception]:
+    def outcomes(self, jobs: Sequence[PendingCall]) -> Sequence[Tensors | Exception]:
         """The results of each job, or its error. If they fail together each runs alone, so that one fails alone."""
         try:
             return self.together(jobs)
@@ -124,7 +124,7 @@ class Batcher:
                 return [error]
         return [self.outcomes([job])[0] for job in jobs]
 
-    def together(self, jobs: Sequence[Job]) -> Sequence[Tensors]:
+    def together(self, jobs: Sequence[PendingCall]) -> Sequence[Tensors]:
         """The results of one call for all jobs.
 
         A job alone is passed as it is: an artefact whose samples cannot be joined need not have a batch dimension.
@@ -141,7 +141,7 @@ class Batcher:
         return [{name: part[i] for name, part in parts.items()} for i in range(len(jobs))]
 
 
-def joinable(about: Manifest) -> bool:
+def is_joinable(about: Manifest) -> bool:
     """Whether samples of several requests can be one batch: everything has the same first size, which may change.
 
     A size computed of others, which has no name, may depend on the batch: then nothing is joined.

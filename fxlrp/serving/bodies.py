@@ -9,19 +9,19 @@ from contextlib import asynccontextmanager
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-PATIENCE = 5.0
+FREE_SECONDS = 5.0
 """Seconds for which a body may come at any rate."""
-RATE = 2**14
+MIN_RATE = 2**14
 """Bytes per second that it must bring after that."""
-SMALL = 2**20
+UNPACED_BYTES = 2**20
 """Bytes of a body that are taken as fast as they come."""
-PACE = 2**26
+MAX_RATE = 2**26
 """Bytes per second that are taken of all that is larger, so that there is time for others in between."""
-CLOSE = {"Connection": "close"}
-AGAIN = {"Retry-After": "1"}
+CLOSE_HEADER = {"Connection": "close"}
+RETRY_HEADER = {"Retry-After": "1"}
 
 
-def kind_of(request: Request, *kinds: str) -> str:
+def read_content_type(request: Request, *kinds: str) -> str:
     """The kind of a body, one of those that are read; a page of a stranger cannot make a browser send one of these.
 
     Raises:
@@ -36,7 +36,7 @@ def kind_of(request: Request, *kinds: str) -> str:
     return kind
 
 
-class Arrival:
+class ArrivingBody:
     """A body that arrives.
 
     Attributes:
@@ -67,7 +67,7 @@ class Bodies:
         self.most, self.room, self.seconds = most, room, seconds
         self.held = 0
         self.free = 0.0
-        self.arriving: dict[Arrival, None] = {}
+        self.arriving: dict[ArrivingBody, None] = {}
 
     @asynccontextmanager
     async def whole(self, request: Request) -> AsyncIterator[bytes]:
@@ -76,7 +76,7 @@ class Bodies:
         Raises:
             HTTPException: If it is too large, does not come in time, or there is no room for it.
         """
-        arrival = Arrival()
+        arrival = ArrivingBody()
         try:
             yield await self.read(request, arrival, self.most)
         finally:
@@ -84,19 +84,19 @@ class Bodies:
 
     async def spurned(self, request: Request) -> None:
         """Wait until a body that nobody wants has come: many clients read no answer before they have sent it all."""
-        await self.read(request, Arrival(), 0)
+        await self.read(request, ArrivingBody(), 0)
 
-    async def read(self, request: Request, arrival: Arrival, keep: int) -> bytes:
+    async def read(self, request: Request, arrival: ArrivingBody, keep: int) -> bytes:
         """The body; what it has beyond ``keep`` bytes is dropped as it comes, to a limit."""
         request.state.read = True
         start, count = asyncio.get_running_loop().time(), 0
         self.arriving[arrival] = None
         try:
             async with arrival.timeout:
-                arrival.timeout.reschedule(start + min(PATIENCE, self.seconds))
+                arrival.timeout.reschedule(start + min(FREE_SECONDS, self.seconds))
                 async for part in request.stream():
                     count += len(part)
-                    arrival.timeout.reschedule(start + min(PATIENCE + count / RATE, self.seconds))
+                    arrival.timeout.reschedule(start + min(FREE_SECONDS + count / MIN_RATE, self.seconds))
                     if count <= keep:
                         self.keep(arrival, part)
                     else:
@@ -107,24 +107,24 @@ class Bodies:
         except TimeoutError:
             if not arrival.ousted:
                 raise HTTPException(
-                    408, f"the body did not arrive within {self.seconds:g} seconds, or too slowly", CLOSE
+                    408, f"the body did not arrive within {self.seconds:g} seconds, or too slowly", CLOSE_HEADER
                 ) from None
         finally:
             self.arriving.pop(arrival, None)
         if arrival.ousted:
-            raise HTTPException(503, "too much arrives at once: try again later", {**CLOSE, **AGAIN})
+            raise HTTPException(503, "too much arrives at once: try again later", {**CLOSE_HEADER, **RETRY_HEADER})
         if 0 < keep < count:
-            raise HTTPException(413, f"the body has more than {keep} bytes", CLOSE)
+            raise HTTPException(413, f"the body has more than {keep} bytes", CLOSE_HEADER)
         return b"".join(arrival.parts)
 
     async def pace(self, size: int, count: int) -> None:
         """Wait until more may be taken of a body that is large by now; the system holds its sender back meanwhile."""
-        if count > SMALL:
+        if count > UNPACED_BYTES:
             now = asyncio.get_running_loop().time()
-            self.free = max(self.free, now) + size / PACE
+            self.free = max(self.free, now) + size / MAX_RATE
             await asyncio.sleep(self.free - now)
 
-    def keep(self, arrival: Arrival, part: bytes) -> None:
+    def keep(self, arrival: ArrivingBody, part: bytes) -> None:
         """Hold a part of a body; if there is no room for it, the body that has been arriving for longest must go."""
         while self.held + len(part) > self.room:
             oldest = next((other for other in self.arriving if other.size), arrival)
@@ -138,7 +138,7 @@ class Bodies:
         arrival.size += len(part)
         self.held += len(part)
 
-    def drop(self, arrival: Arrival) -> None:
+    def drop(self, arrival: ArrivingBody) -> None:
         """Let go of what has come of a body."""
         self.held -= arrival.size
         arrival.parts.clear()

@@ -11,17 +11,17 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-KEPT = 5
+KEEP_ALIVE_SECONDS = 5
 """Seconds that a connection is kept between two requests."""
-WRITTEN = 30.0
+WRITE_SECONDS = 30.0
 """Seconds in which a client must read its answer."""
 
 
-LAST = 3.0
+LAST_SECONDS = 3.0
 """Seconds in which a client that has just come must ask when the service ends."""
 
 
-class Waits(IntEnum):
+class WaitState(IntEnum):
     """What a connection waits for. Where there are too many, the first of these make room."""
 
     FIRST = 0
@@ -35,12 +35,12 @@ class Waits(IntEnum):
 
 
 @dataclass
-class Standing:
+class OpenConnection:
     """A connection: how to end it, what it waits for, and since when."""
 
     end: Callable[[], None]
     since: float
-    waits: Waits = Waits.FIRST
+    waits: WaitState = WaitState.FIRST
 
 
 class Connections:
@@ -55,18 +55,18 @@ class Connections:
             context: For TLS.
         """
         self.most, self.seconds, self.context = most, seconds, context
-        self.open: dict[asyncio.Protocol, Standing] = {}
+        self.open: dict[asyncio.Protocol, OpenConnection] = {}
 
     def protocol(self, **options: Any) -> asyncio.Protocol:
         """What speaks with one client, for uvicorn."""
-        spoken = Patient(self, **options)
-        return spoken if self.context is None else Handshake(self, self.context, spoken)
+        spoken = TimedProtocol(self, **options)
+        return spoken if self.context is None else TlsHandshake(self, self.context, spoken)
 
-    def enter(self, protocol: asyncio.Protocol, end: Callable[[], None]) -> Standing:
+    def enter(self, protocol: asyncio.Protocol, end: Callable[[], None]) -> OpenConnection:
         """Count a new connection."""
-        standing = Standing(end, asyncio.get_running_loop().time())
+        standing = OpenConnection(end, asyncio.get_running_loop().time())
         if len(self.open) >= self.most:
-            waiting = [other for other in self.open.values() if other.waits is not Waits.ANSWER]
+            waiting = [other for other in self.open.values() if other.waits is not WaitState.ANSWER]
             min(waiting, key=lambda other: (other.waits, other.since), default=standing).end()
         self.open[protocol] = standing
         return standing
@@ -76,14 +76,14 @@ class Connections:
         self.open.pop(protocol, None)
 
 
-class Patient(H11Protocol):
+class TimedProtocol(H11Protocol):
     """HTTP/1.1 with one client, who must not be slow. Uvicorn by itself waits for the rest of a head without end."""
 
     def __init__(self, connections: Connections, **options: Any) -> None:
         super().__init__(**options)
         self.all = connections
         self.clock: asyncio.TimerHandle | None = None
-        self.standing: Standing
+        self.standing: OpenConnection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the head of a request."""
@@ -102,30 +102,30 @@ class Patient(H11Protocol):
         super().data_received(data)
         if self.busy:
             self.expect(None)
-            self.wait(Waits.BODY if self.cycle.more_body else Waits.ANSWER)
+            self.wait(WaitState.BODY if self.cycle.more_body else WaitState.ANSWER)
         elif self.clock is None:
             self.expect(self.all.seconds)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the client to read the last answer."""
-        self.wait(Waits.NEXT)
+        self.wait(WaitState.NEXT)
         super().on_response_complete()
         if self.busy:  # with a request that was sent before this answer had come
-            self.wait(Waits.BODY if self.cycle.more_body else Waits.ANSWER)
+            self.wait(WaitState.BODY if self.cycle.more_body else WaitState.ANSWER)
         elif self.transport.is_closing():
-            self.expect(WRITTEN)
+            self.expect(WRITE_SECONDS)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close, once the last answer has been read."""
         super().timeout_keep_alive_handler()
-        self.expect(WRITTEN)
+        self.expect(WRITE_SECONDS)
 
     def shutdown(self) -> None:
         """Close when what is asked has been answered; a client that has begun to ask, or just come, is heard."""
-        if self.busy or (self.standing.waits is Waits.NEXT and self.clock is None):
+        if self.busy or (self.standing.waits is WaitState.NEXT and self.clock is None):
             super().shutdown()
         else:
-            self.expect(LAST)
+            self.expect(LAST_SECONDS)
 
     @property
     def busy(self) -> bool:
@@ -133,7 +133,7 @@ class Patient(H11Protocol):
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
-    def wait(self, what: Waits) -> None:
+    def wait(self, what: WaitState) -> None:
         """Note what it waits for."""
         if self.standing.waits is not what:
             self.standing.waits, self.standing.since = what, self.loop.time()
@@ -149,10 +149,10 @@ class Patient(H11Protocol):
         self.transport.abort()
 
 
-class Handshake(asyncio.Protocol):
+class TlsHandshake(asyncio.Protocol):
     """A connection before TLS is agreed upon, which counts and must not be slow either."""
 
-    def __init__(self, connections: Connections, context: ssl.SSLContext, spoken: Patient) -> None:
+    def __init__(self, connections: Connections, context: ssl.SSLContext, spoken: TimedProtocol) -> None:
         self.all, self.context, self.spoken = connections, context, spoken
         self.early: list[bytes] = []
         self.task: asyncio.Task[None] | None = None

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.description.manifest import Manifest
-from fxlrp.serving.batching import Batcher, joinable
-from fxlrp.serving.bodies import AGAIN, CLOSE, Bodies
+from fxlrp.serving.batching import Batcher, is_joinable
+from fxlrp.serving.bodies import CLOSE_HEADER, RETRY_HEADER, Bodies
 from fxlrp.serving.messages import Call
 from fxlrp.serving.metrics import Metrics
-from fxlrp.serving.workers import Workers, aside
+from fxlrp.serving.workers import JsonWorkers, run_aside
 
-BODIES = 16
+MAX_BODIES = 16
 """Bodies of the largest size that there is room for at a time."""
-TEXTS = 2
+JSON_PROCESSES = 2
 """Processes that read and write large JSON."""
-MEMORY = 32
+MEMORY_FACTOR = 32
 """Times the largest body that such a process may have: a number of two characters is an object of 32 bytes to it."""
 
 
@@ -49,12 +49,12 @@ class Limits:
     seconds: float = 30.0
 
 
-class Hosted:
+class HostedArtifact:
     """An artefact under its name."""
 
     def __init__(self, name: str, artifact: Artifact, limits: Limits, metrics: Metrics) -> None:
         self.name, self.artifact = name, artifact
-        most = limits.samples if joinable(artifact.manifest) else 1
+        most = limits.samples if is_joinable(artifact.manifest) else 1
         self.batcher = Batcher(artifact.run, most, limits.wait, partial(metrics.called, name))
 
     @property
@@ -69,18 +69,20 @@ class Hosted:
         return given, self.artifact.chosen(given, call.target)
 
 
-class Desk:
+class RequestHandler:
     """What all requests share: artefacts, room for bodies, a queue, and processes for JSON."""
 
     def __init__(self, artifacts: Mapping[str, Artifact], limits: Limits) -> None:
         self.limits = limits
         self.in_flight = 0
-        self.bodies = Bodies(limits.body, BODIES * limits.body, limits.seconds)
-        self.workers = Workers(TEXTS, max(2**28, MEMORY * limits.body))
+        self.bodies = Bodies(limits.body, MAX_BODIES * limits.body, limits.seconds)
+        self.workers = JsonWorkers(JSON_PROCESSES, max(2**28, MEMORY_FACTOR * limits.body))
         self.metrics = Metrics(lambda: self.in_flight, lambda: len(self.bodies.arriving))
-        self.hosts = {name: Hosted(name, artifact, limits, self.metrics) for name, artifact in artifacts.items()}
+        self.hosts = {
+            name: HostedArtifact(name, artifact, limits, self.metrics) for name, artifact in artifacts.items()
+        }
 
-    def host(self, request: Request) -> Hosted:
+    def host(self, request: Request) -> HostedArtifact:
         """The artefact that a request names in its path; one that is alone needs no name.
 
         Raises:
@@ -103,16 +105,18 @@ class Desk:
         """
         async with self.bodies.whole(request) as body:
             if self.in_flight >= self.limits.queue:
-                raise HTTPException(503, f"{self.in_flight} requests are being answered: try again later", AGAIN)
+                raise HTTPException(503, f"{self.in_flight} requests are being answered: try again later", RETRY_HEADER)
             self.in_flight += 1
             try:
                 yield body
             except asyncio.CancelledError:
-                raise HTTPException(503, "the service stops", CLOSE) from None
+                raise HTTPException(503, "the service stops", CLOSE_HEADER) from None
             finally:
                 self.in_flight -= 1
 
-    async def explained(self, request: Request, host: Hosted, size: int, read: Callable[[], Call]) -> dict[str, Tensor]:
+    async def explained(
+        self, request: Request, host: HostedArtifact, size: int, read: Callable[[], Call]
+    ) -> dict[str, Tensor]:
         """The results for a request.
 
         Args:
@@ -124,14 +128,14 @@ class Desk:
         Raises:
             FxlrpError: If they do not fit the artefact.
         """
-        given, chosen = await aside(size, host.asked, read)
+        given, chosen = await run_aside(size, host.asked, read)
         tensors = {**given, **chosen}
         request.state.samples = next((len(tensor) for tensor in tensors.values() if tensor.ndim), 1)
         results = dict(await host.batcher.submit(tensors))
         host.artifact.check_reached(chosen, results)
         return results
 
-    async def document(self, body: bytes, host: Hosted) -> Any:
+    async def document(self, body: bytes, host: HostedArtifact) -> Any:
         """What a body of JSON says; of lists with more numbers than the artefact can take, no more than that."""
         most = host.about.most_entries()
         return await self.workers.parse(body, len(body) if most is None else most)

@@ -13,8 +13,8 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError
-from fxlrp.serving.messages import Call, check_truth, filled
-from fxlrp.serving.texts import Numbers, pack
+from fxlrp.serving.messages import Call, check_booleans, convert_numbers
+from fxlrp.serving.texts import Numbers, pack_lists
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES = {
@@ -26,18 +26,18 @@ DATATYPES = {
 """The protocol's names of torch's types."""
 
 
-def metadata(spec: Spec) -> dict[str, Any]:
+def describe_tensor(spec: Spec) -> dict[str, Any]:
     """A tensor as the protocol describes it."""
     shape = [size if isinstance(size, int) else -1 for size in spec.shape]
     return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}
 
 
-def datatype(tensor: Tensor) -> str:
+def name_datatype(tensor: Tensor) -> str:
     """The protocol's name of a tensor's type."""
     return DATATYPES[str(tensor.dtype).removeprefix("torch.")]
 
 
-def head_length(header: str | None, size: int) -> int:
+def read_head_length(header: str | None, size: int) -> int:
     """Bytes of a body that are JSON.
 
     Raises:
@@ -51,7 +51,7 @@ def head_length(header: str | None, size: int) -> int:
 
 
 @dataclass(frozen=True)
-class Asked:
+class InferRequest:
     """A request without its tensors.
 
     Attributes:
@@ -67,27 +67,27 @@ class Asked:
     id: Mapping[str, str]
 
     @classmethod
-    def of(cls, document: Any, about: Manifest) -> Asked:
+    def of(cls, document: Any, about: Manifest) -> InferRequest:
         """Read the JSON of a request.
 
         Raises:
             RequestError: If it is not as the protocol says, or an unknown output is wanted.
         """
-        expect(document, dict, "the body")
-        binary = flag(document, "binary_data_output", False, ())
+        expect_type(document, dict, "the body")
+        binary = read_flag(document, "binary_data_output", False, ())
         names = [spec.name for spec in about.outputs]
         outputs = {}
-        for entry in expect(document.get("outputs", []), list, "outputs"):
-            name = expect(expect(entry, dict, "an output").get("name"), str, "the name of an output")
+        for entry in expect_type(document.get("outputs", []), list, "outputs"):
+            name = expect_type(expect_type(entry, dict, "an output").get("name"), str, "the name of an output")
             if name not in names:
                 raise RequestError(f"there is no output {name!r}, but {', '.join(names)}")
-            outputs[name] = flag(entry, "binary_data", binary, {"binary_data"})
-        inputs = [expect(entry, dict, "an input") for entry in expect(document.get("inputs"), list, "inputs")]
-        known = {"id": expect(document["id"], str, "id")} if "id" in document else {}
+            outputs[name] = read_flag(entry, "binary_data", binary, {"binary_data"})
+        inputs = [expect_type(entry, dict, "an input") for entry in expect_type(document.get("inputs"), list, "inputs")]
+        known = {"id": expect_type(document["id"], str, "id")} if "id" in document else {}
         return cls(inputs, outputs, binary, known)
 
 
-def expect(value: Any, kind: type, what: str) -> Any:
+def expect_type(value: Any, kind: type, what: str) -> Any:
     """The value, which must be of a type.
 
     Raises:
@@ -99,12 +99,12 @@ def expect(value: Any, kind: type, what: str) -> Any:
     return value
 
 
-def flag(entry: Mapping[str, Any], name: str, default: bool, known: Collection[str]) -> bool:
+def read_flag(entry: Mapping[str, Any], name: str, default: bool, known: Collection[str]) -> bool:
     """A parameter that is true or false; of a tensor others must not be given, as they would change what is meant."""
-    parameters = expect(entry.get("parameters", {}), dict, "parameters")
+    parameters = expect_type(entry.get("parameters", {}), dict, "parameters")
     if known and (unknown := parameters.keys() - set(known)):
         raise RequestError(f"the parameter {min(unknown)!r} is not supported here")
-    return bool(expect(parameters.get(name, default), bool, name))
+    return bool(expect_type(parameters.get(name, default), bool, name))
 
 
 def read_tensors(inputs: Sequence[Mapping[str, Any]], rest: bytes, about: Manifest) -> Call:
@@ -123,47 +123,47 @@ def read_tensors(inputs: Sequence[Mapping[str, Any]], rest: bytes, about: Manife
     tensors: dict[str, Tensor] = {}
     start = 0
     for entry in inputs:
-        name = expect(entry.get("name"), str, "the name of an input")
+        name = expect_type(entry.get("name"), str, "the name of an input")
         if name not in specs:
             raise SignatureError(f"there is no input {name!r}\n{about.signature()}")
         if name in tensors:
             raise RequestError(f"the input {name!r} comes twice")
-        shape = shape_of(entry, specs[name])
-        parameters = expect(entry.get("parameters", {}), dict, "parameters")
+        shape = read_shape(entry, specs[name])
+        parameters = expect_type(entry.get("parameters", {}), dict, "parameters")
         if "binary_data_size" not in parameters:
-            tensors[name] = from_lists(entry.get("data"), shape, specs[name])
+            tensors[name] = read_tensor_lists(entry.get("data"), shape, specs[name])
             continue
         if parameters.keys() != {"binary_data_size"} or "data" in entry:
             raise RequestError(f"the input {name!r} has data and other parameters besides its binary_data_size")
-        size = expect(parameters["binary_data_size"], int, "binary_data_size")
-        tensors[name] = from_bytes(rest[start : start + size] if size >= 0 else b"", shape, specs[name])
+        size = expect_type(parameters["binary_data_size"], int, "binary_data_size")
+        tensors[name] = read_tensor_bytes(rest[start : start + size] if size >= 0 else b"", shape, specs[name])
         start += size
     if start != len(rest):
         raise RequestError(f"{len(rest)} bytes follow the JSON, and the inputs are of {start}")
     return Call({name: t for name, t in tensors.items() if name != TARGET}, tensors.get(TARGET))
 
 
-def shape_of(entry: Mapping[str, Any], spec: Spec) -> list[int]:
+def read_shape(entry: Mapping[str, Any], spec: Spec) -> list[int]:
     """The shape of an input, whose type must be that of the artefact."""
     if (found := entry.get("datatype")) != (wanted := DATATYPES[spec.dtype]):
         raise SignatureError(f"'{spec.name}' must have the datatype {wanted}, not {found!r}")
-    shape: list[int] = expect(entry.get("shape"), list, "shape")
+    shape: list[int] = expect_type(entry.get("shape"), list, "shape")
     if not all(type(size) is int and 0 < size < 2**31 for size in shape):
         raise RequestError(f"the shape of '{spec.name}' must be a list of numbers, none of them 0")
     return shape
 
 
-def from_bytes(data: bytes, shape: Sequence[int], spec: Spec) -> Tensor:
+def read_tensor_bytes(data: bytes, shape: Sequence[int], spec: Spec) -> Tensor:
     """The tensor of bytes, the lowest of each number first."""
     dtype = getattr(torch, spec.dtype)
     if math.prod(shape) * dtype.itemsize != len(data):
         raise RequestError(f"'{spec.name}' of shape {shape} has {len(data)} bytes")
-    return check_truth(torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape), spec.name)
+    return check_booleans(torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape), spec.name)
 
 
-def from_lists(data: Any, shape: Sequence[int], spec: Spec) -> Tensor:
+def read_tensor_lists(data: Any, shape: Sequence[int], spec: Spec) -> Tensor:
     """The tensor of lists, nested or not."""
-    numbers = data if isinstance(data, Numbers) else pack(data)
+    numbers = data if isinstance(data, Numbers) else pack_lists(data)
     if math.prod(numbers.shape) != math.prod(shape) or not numbers.shape:
         raise RequestError(f"the data of '{spec.name}' must be a list, or lists nested evenly, of shape {shape}")
-    return filled(numbers, spec).reshape(list(shape))
+    return convert_numbers(numbers, spec).reshape(list(shape))

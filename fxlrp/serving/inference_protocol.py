@@ -17,19 +17,26 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
-from fxlrp.serving.bodies import kind_of
-from fxlrp.serving.desk import Desk, Hosted
-from fxlrp.serving.inference_messages import HEADER_LENGTH, Asked, datatype, head_length, metadata, read_tensors
-from fxlrp.serving.messages import JSON, bytes_of, numbers_of, size_of
-from fxlrp.serving.workers import aside
+from fxlrp.serving.bodies import read_content_type
+from fxlrp.serving.desk import HostedArtifact, RequestHandler
+from fxlrp.serving.inference_messages import (
+    HEADER_LENGTH,
+    InferRequest,
+    describe_tensor,
+    name_datatype,
+    read_head_length,
+    read_tensors,
+)
+from fxlrp.serving.messages import JSON, count_bytes, pack_tensor, view_bytes
+from fxlrp.serving.workers import run_aside
 
-VERSION = "1"
+ARTIFACT_VERSION = "1"
 """Of every artefact; another one is another file."""
-BYTES = "application/octet-stream"
-Check = Callable[[Request], Awaitable[Response]]
+OCTET_STREAM = "application/octet-stream"
+HealthCheck = Callable[[Request], Awaitable[Response]]
 
 
-def routes(desk: Desk, health: Check, ready: Check) -> list[Route]:
+def make_routes(desk: RequestHandler, health: HealthCheck, ready: HealthCheck) -> list[Route]:
     """The paths of the protocol.
 
     Args:
@@ -37,10 +44,10 @@ def routes(desk: Desk, health: Check, ready: Check) -> list[Route]:
         health: Says whether the service lives.
         ready: Says whether it would take a request.
     """
-    protocol = Protocol(desk)
+    protocol = InferenceProtocol(desk)
     model, versioned = "/v2/models/{name}", "/versions/{version}"
     return [
-        Route("/v2", server),
+        Route("/v2", describe_server),
         Route("/v2/health/live", health),
         Route("/v2/health/ready", ready),
         Route("/v2/repository/index", protocol.index, methods=["POST"]),
@@ -50,27 +57,27 @@ def routes(desk: Desk, health: Check, ready: Check) -> list[Route]:
     ]
 
 
-async def server(_: Request) -> Response:
+async def describe_server(_: Request) -> Response:
     """What the server is."""
     return JSONResponse({"name": "fxlrp", "version": version("fxlrp"), "extensions": ["binary_tensor_data"]})
 
 
-class Protocol:
+class InferenceProtocol:
     """Answers about artefacts, and runs them."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: RequestHandler) -> None:
         self.desk = desk
 
-    def host(self, request: Request) -> Hosted:
+    def host(self, request: Request) -> HostedArtifact:
         """The artefact that a path names, with its only version."""
-        if (given := request.path_params.get("version", VERSION)) != VERSION:
-            raise HTTPException(404, f"there is no version {given!r}, but {VERSION}")
+        if (given := request.path_params.get("version", ARTIFACT_VERSION)) != ARTIFACT_VERSION:
+            raise HTTPException(404, f"there is no version {given!r}, but {ARTIFACT_VERSION}")
         return self.desk.host(request)
 
     async def index(self, _: Request) -> Response:
         """The artefacts."""
         return JSONResponse(
-            [{"name": name, "version": VERSION, "state": "READY", "reason": ""} for name in self.desk.hosts]
+            [{"name": name, "version": ARTIFACT_VERSION, "state": "READY", "reason": ""} for name in self.desk.hosts]
         )
 
     async def model(self, request: Request) -> Response:
@@ -80,10 +87,10 @@ class Protocol:
         return JSONResponse(
             {
                 "name": host.name,
-                "versions": [VERSION],
+                "versions": [ARTIFACT_VERSION],
                 "platform": f"fxlrp_{about.format}",
-                "inputs": [metadata(spec) for spec in about.inputs],
-                "outputs": [metadata(spec) for spec in about.outputs],
+                "inputs": [describe_tensor(spec) for spec in about.inputs],
+                "outputs": [describe_tensor(spec) for spec in about.outputs],
             }
         )
 
@@ -94,38 +101,38 @@ class Protocol:
     async def infer(self, request: Request) -> Response:
         """Run an artefact."""
         host = self.host(request)
-        kind_of(request, JSON, BYTES, "")  # Triton's client says none
+        read_content_type(request, JSON, OCTET_STREAM, "")  # Triton's client says none
         async with self.desk.taken(request) as body:
-            length = head_length(request.headers.get(HEADER_LENGTH), len(body))
+            length = read_head_length(request.headers.get(HEADER_LENGTH), len(body))
             document = await self.desk.document(body[:length], host)
-            asked = Asked.of(document, host.about)
+            asked = InferRequest.of(document, host.about)
             read = partial(read_tensors, asked.inputs, body[length:], host.about)
             found = await self.desk.explained(request, host, len(body), read)
             return await self.written(host.name, asked, found)
 
-    async def written(self, name: str, asked: Asked, found: Mapping[str, Tensor]) -> Response:
+    async def written(self, name: str, asked: InferRequest, found: Mapping[str, Tensor]) -> Response:
         """The answer."""
         wanted = asked.outputs or dict.fromkeys(found, asked.binary)
-        outputs, blobs = await aside(size_of(found), described, wanted, found)
+        outputs, blobs = await run_aside(count_bytes(found), describe_outputs, wanted, found)
         plain = {output: found[output] for output, binary in wanted.items() if not binary}
-        document = {"model_name": name, "model_version": VERSION, **asked.id, "outputs": outputs}
+        document = {"model_name": name, "model_version": ARTIFACT_VERSION, **asked.id, "outputs": outputs}
         head = await self.desk.text(document, plain)
         if not blobs:
             return Response(head, media_type=JSON)
-        whole = await aside(size_of(found), b"".join, [head, *blobs])
-        return Response(whole, media_type=BYTES, headers={HEADER_LENGTH: str(len(head))})
+        whole = await run_aside(count_bytes(found), b"".join, [head, *blobs])
+        return Response(whole, media_type=OCTET_STREAM, headers={HEADER_LENGTH: str(len(head))})
 
 
-def described(wanted: Mapping[str, bool], found: Mapping[str, Tensor]) -> tuple[list[Any], list[memoryview]]:
+def describe_outputs(wanted: Mapping[str, bool], found: Mapping[str, Tensor]) -> tuple[list[Any], list[memoryview]]:
     """The outputs as JSON has them, and the bytes of those that shall be binary."""
     outputs, blobs = [], []
     for output, binary in wanted.items():
         tensor = found[output]
-        entry: dict[str, Any] = {"name": output, "datatype": datatype(tensor), "shape": list(tensor.shape)}
+        entry: dict[str, Any] = {"name": output, "datatype": name_datatype(tensor), "shape": list(tensor.shape)}
         if binary:
-            blobs.append(bytes_of(tensor))
+            blobs.append(view_bytes(tensor))
             entry["parameters"] = {"binary_data_size": tensor.nbytes}
         else:
-            entry["data"] = numbers_of(tensor.flatten())
+            entry["data"] = pack_tensor(tensor.flatten())
         outputs.append(entry)
     return outputs, blobs

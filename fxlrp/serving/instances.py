@@ -16,21 +16,21 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError
-from fxlrp.serving.bodies import kind_of
-from fxlrp.serving.desk import Desk
-from fxlrp.serving.messages import JSON, Call, call_of, numbers_of, size_of, target_of, tensor_of
+from fxlrp.serving.bodies import read_content_type
+from fxlrp.serving.desk import RequestHandler
+from fxlrp.serving.messages import JSON, Call, count_bytes, make_call, pack_tensor, read_target, read_tensor
 from fxlrp.serving.texts import Numbers
-from fxlrp.serving.workers import aside
+from fxlrp.serving.workers import run_aside
 
-FORM = (
+INSTANCES_FORM = (
     '{"instances": [nested lists of the only input, or {NAME: nested lists}, ...], '
     '"target": null (the largest), a class, or a list with one per instance}'
 )
 
 
-def routes(desk: Desk) -> list[Route]:
+def make_routes(desk: RequestHandler) -> list[Route]:
     """The paths of the protocol."""
-    protocol = Instances(desk)
+    protocol = InstancesProtocol(desk)
     return [
         Route("/v1/models", protocol.index),
         Route("/v1/models/{name}:explain", protocol.explain, methods=["POST"]),
@@ -38,10 +38,10 @@ def routes(desk: Desk) -> list[Route]:
     ]
 
 
-class Instances:
+class InstancesProtocol:
     """Answers about artefacts, and runs them."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: RequestHandler) -> None:
         self.desk = desk
 
     async def index(self, _: Request) -> Response:
@@ -55,13 +55,13 @@ class Instances:
     async def explain(self, request: Request) -> Response:
         """Run an artefact, and give each instance its part of the results."""
         host = self.desk.host(request)
-        kind_of(request, JSON)
+        read_content_type(request, JSON)
         check_batched(host.about)
         async with self.desk.taken(request) as body:
             document = await self.desk.document(body, host)
             read = partial(read_instances, document, host.about)
             found = await self.desk.explained(request, host, len(body), read)
-            parts = await aside(size_of(found), parted, found)
+            parts = await run_aside(count_bytes(found), split_results, found)
             return Response(await self.desk.text(parts, found), media_type=JSON)
 
 
@@ -84,7 +84,7 @@ def read_instances(document: Any, about: Manifest) -> Call:
         SignatureError: If an input is unknown, or has entries that its type cannot hold.
     """
     if not isinstance(document, dict) or document.keys() - {"instances", TARGET}:
-        raise RequestError(f"the body must be {FORM}")
+        raise RequestError(f"the body must be {INSTANCES_FORM}")
     found, target = document.get("instances"), document.get(TARGET)
     specs = {spec.name: spec for spec in about.inputs if spec.name != TARGET}
     if isinstance(found, list) and found and all(isinstance(part, dict) for part in found):
@@ -93,36 +93,36 @@ def read_instances(document: Any, about: Manifest) -> Call:
         if unknown := found[0].keys() - specs.keys():
             raise SignatureError(f"there is no input {min(unknown)!r}\n{about.signature()}")
         return Call(
-            {name: stacked([part[name] for part in found], specs[name]) for name in found[0]},
-            target_of(target, about),
+            {name: stack_instances([part[name] for part in found], specs[name]) for name in found[0]},
+            read_target(target, about),
         )
     if len(specs) != 1 or not isinstance(found, (list, Numbers)):
-        raise RequestError(f"the body must be {FORM}\n{about.signature()}")
-    return call_of(dict.fromkeys(specs, found), target, about)
+        raise RequestError(f"the body must be {INSTANCES_FORM}\n{about.signature()}")
+    return make_call(dict.fromkeys(specs, found), target, about)
 
 
-def stacked(values: Sequence[Any], spec: Spec) -> Tensor:
+def stack_instances(values: Sequence[Any], spec: Spec) -> Tensor:
     """One tensor of the values of all instances."""
     if not any(isinstance(value, Numbers) for value in values):
-        return tensor_of(list(values), spec)
-    tensors = [tensor_of(value, replace(spec, shape=spec.shape[1:])) for value in values]
+        return read_tensor(list(values), spec)
+    tensors = [read_tensor(value, replace(spec, shape=spec.shape[1:])) for value in values]
     if len({tensor.shape for tensor in tensors}) > 1:
         raise SignatureError(f"'{spec.name}' must have the same shape in every instance: {spec}")
     return torch.stack(tensors)
 
 
-def parted(found: Mapping[str, Tensor]) -> dict[str, Any]:
+def split_results(found: Mapping[str, Tensor]) -> dict[str, Any]:
     """The results of each sample: the model's outputs, and what explains them."""
     kinds = {"predictions": False, "explanations": True}
     return {
-        kind: each({name: t for name, t in found.items() if name.startswith(("relevance", "read")) is explains})
+        kind: list_samples({name: t for name, t in found.items() if name.startswith(("relevance", "read")) is explains})
         for kind, explains in kinds.items()
     }
 
 
-def each(found: Mapping[str, Tensor]) -> list[dict[str, Numbers]]:
+def list_samples(found: Mapping[str, Tensor]) -> list[dict[str, Numbers]]:
     """The results of each sample."""
     return [
-        {name: numbers_of(tensor) for name, tensor in zip(found, sample, strict=True)}
+        {name: pack_tensor(tensor) for name, tensor in zip(found, sample, strict=True)}
         for sample in zip(*found.values(), strict=True)
     ]

@@ -16,18 +16,18 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError, TargetError
-from fxlrp.serving.texts import Numbers, nested, pack
+from fxlrp.serving.texts import Numbers, nest_numbers, pack_lists
 
 JSON = "application/json"
-BINARY = "application/x-safetensors"
-FORM = (
+SAFETENSORS = "application/x-safetensors"
+BODY_FORM = (
     '{"inputs": {NAME: nested lists, the batch dimension too}, '
     '"target": null (the largest), a class, or a list with a class or an index per sample}'
 )
 INPUTS = "inputs"
-HEADER = 2**16
+MAX_HEADER_BYTES = 2**16
 """Bytes of the header of safetensors, which is JSON."""
-LIKE_JSON = {"bool": {"bool"}, "int": {"int"}, "float": {"int", "float"}}
+PYTHON_TYPES = {"bool": {"bool"}, "int": {"int"}, "float": {"int", "float"}}
 """Python's types for the entries of a tensor. A truth value is no number, and 3.0 is no index."""
 
 
@@ -44,24 +44,24 @@ class Call:
     target: Any
 
 
-def read_binary(body: bytes) -> Call:
+def read_safetensors(body: bytes) -> Call:
     """Tensors by name; ``target`` is one of them, and may be left out.
 
     Raises:
         RequestError: If the body is not safetensors.
     """
-    if int.from_bytes(body[:8], "little") > HEADER:
-        raise RequestError(f"the body is not safetensors: its header has more than {HEADER} bytes")
+    if int.from_bytes(body[:8], "little") > MAX_HEADER_BYTES:
+        raise RequestError(f"the body is not safetensors: its header has more than {MAX_HEADER_BYTES} bytes")
     try:
         tensors = load(body)
     except (SafetensorError, ValueError, KeyError) as error:
         raise RequestError(f"the body is not safetensors: {error}") from error
-    checked = {name: check_truth(tensor, name) for name, tensor in tensors.items()}
+    checked = {name: check_booleans(tensor, name) for name, tensor in tensors.items()}
     target = checked.pop(TARGET, None)
     return Call(checked, target)
 
 
-def check_truth(tensor: Tensor, name: str) -> Tensor:
+def check_booleans(tensor: Tensor, name: str) -> Tensor:
     """The tensor, in which no byte of a truth value is other than 0 and 1: ops differ in what they make of it.
 
     Raises:
@@ -76,7 +76,7 @@ def read_document(document: Any, about: Manifest) -> Call:
     """``{"inputs": {NAME: nested lists}, "target": ...}``.
 
     Args:
-        document: What `fxlrp.serving.texts.parse` read.
+        document: What `fxlrp.serving.texts.parse_json` read.
         about: Says of which type each input is.
 
     Raises:
@@ -89,11 +89,11 @@ def read_document(document: Any, about: Manifest) -> Call:
         or not isinstance(document.get(INPUTS), dict)
         or document.keys() - {INPUTS, TARGET}
     ):
-        raise RequestError(f"the body must be {FORM}")
-    return call_of(document[INPUTS], document.get(TARGET), about)
+        raise RequestError(f"the body must be {BODY_FORM}")
+    return make_call(document[INPUTS], document.get(TARGET), about)
 
 
-def call_of(values: Mapping[str, Any], target: Any, about: Manifest) -> Call:
+def make_call(values: Mapping[str, Any], target: Any, about: Manifest) -> Call:
     """The call for nested lists by name and a target.
 
     Raises:
@@ -103,32 +103,32 @@ def call_of(values: Mapping[str, Any], target: Any, about: Manifest) -> Call:
     specs = {spec.name: spec for spec in about.inputs if spec.name != TARGET}
     if unknown := values.keys() - specs.keys():
         raise SignatureError(f"there is no input {min(unknown)!r}\n{about.signature()}")
-    return Call({name: tensor_of(value, specs[name]) for name, value in values.items()}, target_of(target, about))
+    return Call({name: read_tensor(value, specs[name]) for name, value in values.items()}, read_target(target, about))
 
 
-def target_of(target: Any, about: Manifest) -> Any:
+def read_target(target: Any, about: Manifest) -> Any:
     """The target of JSON, as `fxlrp.artifacts.artifact.Artifact` takes it."""
     if about.target == "seed" and target is not None:
-        return tensor_of(target, about.inputs[-1])
-    return index_of(target)
+        return read_tensor(target, about.inputs[-1])
+    return read_index(target)
 
 
-def tensor_of(value: Any, spec: Spec) -> Tensor:
+def read_tensor(value: Any, spec: Spec) -> Tensor:
     """The tensor of nested lists; whether its shape fits is checked elsewhere, once for all kinds of bodies.
 
     Raises:
         SignatureError: If the lists are not nested evenly, or hold what the type of the input cannot.
     """
-    numbers = value if isinstance(value, Numbers) else pack(value)
+    numbers = value if isinstance(value, Numbers) else pack_lists(value)
     depth = len(spec.shape)
     if 0 in numbers.shape[:depth]:
         raise SignatureError(f"'{spec.name}' has an empty list in it: {spec}")
     if len(numbers.shape) < depth:
         raise SignatureError(f"'{spec.name}' must be lists nested evenly, {depth} deep: {spec}")
-    return filled(numbers if len(numbers.shape) == depth else replace(numbers, types=("list",)), spec)
+    return convert_numbers(numbers if len(numbers.shape) == depth else replace(numbers, types=("list",)), spec)
 
 
-def filled(numbers: Numbers, spec: Spec) -> Tensor:
+def convert_numbers(numbers: Numbers, spec: Spec) -> Tensor:
     """The tensor of an array, of its shape.
 
     Raises:
@@ -136,22 +136,22 @@ def filled(numbers: Numbers, spec: Spec) -> Tensor:
     """
     dtype = getattr(torch, spec.dtype)
     kind = "float" if dtype.is_floating_point else "bool" if dtype is torch.bool else "int"
-    if wrong := set(numbers.types) - LIKE_JSON[kind]:
+    if wrong := set(numbers.types) - PYTHON_TYPES[kind]:
         names = ", ".join(sorted(wrong))
         raise SignatureError(f"'{spec.name}' has entries of type {names}, and takes {kind}: {spec}")
-    if (tensor := flat_tensor(numbers, dtype)) is None:
+    if (tensor := convert_entries(numbers, dtype)) is None:
         raise SignatureError(f"'{spec.name}' has more numbers than fit, or one that {spec.dtype} cannot hold: {spec}")
     return tensor.reshape(numbers.shape)
 
 
-def flat_tensor(numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
+def convert_entries(numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
     """The tensor of an array's entries, or None if one is beyond its type."""
     if not numbers.code:
         return None
     entries = np.frombuffer(numbers.data, numbers.code)
     if dtype.is_floating_point:
         tensor = torch.from_numpy(entries.astype(np.float64)).to(dtype)
-        return tensor if finite(tensor) else None
+        return tensor if is_finite(tensor) else None
     if dtype is torch.bool:
         return torch.from_numpy(entries.astype(np.bool_))
     limits = torch.iinfo(dtype)
@@ -162,14 +162,14 @@ def flat_tensor(numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
     return torch.from_numpy(entries.astype(str(dtype).removeprefix("torch.")))
 
 
-def index_of(target: Any) -> Any:
+def read_index(target: Any) -> Any:
     """A target as Python writes it: an index of several dimensions is a tuple there, and JSON has lists only.
 
     Raises:
         TargetError: If it is none of null, an index, and a list of one per sample.
     """
     if isinstance(target, Numbers):
-        target = nested(target) if target.code else [""]
+        target = nest_numbers(target) if target.code else [""]
     entries = target if isinstance(target, list) else [target]
     flat = chain.from_iterable(entry if isinstance(entry, list) else [entry] for entry in entries)
     if {type(part) for part in flat} - {int, type(None)}:
@@ -182,42 +182,42 @@ def index_of(target: Any) -> Any:
     return [tuple(entry) if isinstance(entry, list) else entry for entry in target]
 
 
-def write_binary(results: Mapping[str, Tensor]) -> bytes:
+def write_safetensors(results: Mapping[str, Tensor]) -> bytes:
     """Every result by its name, as safetensors."""
     return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in results.items()})
 
 
-def size_of(results: Mapping[str, Tensor]) -> int:
+def count_bytes(results: Mapping[str, Tensor]) -> int:
     """Bytes of all results."""
     return sum(tensor.nbytes for tensor in results.values())
 
 
-def packed_results(results: Mapping[str, Tensor]) -> dict[str, Numbers]:
+def pack_results(results: Mapping[str, Tensor]) -> dict[str, Numbers]:
     """Every result by its name, as an array."""
-    return {name: numbers_of(tensor) for name, tensor in results.items()}
+    return {name: pack_tensor(tensor) for name, tensor in results.items()}
 
 
-def numbers_of(tensor: Tensor) -> Numbers:
+def pack_tensor(tensor: Tensor) -> Numbers:
     """The array of a tensor."""
     if tensor.is_floating_point():
-        return Numbers(tuple(tensor.shape), ("float",), "d", bytes_of(tensor.double()))
+        return Numbers(tuple(tensor.shape), ("float",), "d", view_bytes(tensor.double()))
     if tensor.dtype is torch.bool:
-        return Numbers(tuple(tensor.shape), ("bool",), "b", bytes_of(tensor))
+        return Numbers(tuple(tensor.shape), ("bool",), "b", view_bytes(tensor))
     code, wide = ("Q", tensor) if tensor.dtype is torch.uint64 else ("q", tensor.to(torch.int64))
-    return Numbers(tuple(tensor.shape), ("int",), code, bytes_of(wide))
+    return Numbers(tuple(tensor.shape), ("int",), code, view_bytes(wide))
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
+def view_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, in order."""
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether all of it is."""
     return bool(tensor.isfinite().all())
 
 
-def describe(name: str, about: Manifest, most: int) -> dict[str, Any]:
+def describe_artifact(name: str, about: Manifest, most: int) -> dict[str, Any]:
     """What an artefact is and how it is asked, as JSON."""
     takes = [spec for spec in about.inputs if spec.name != TARGET]
     return {
@@ -233,5 +233,5 @@ def describe(name: str, about: Manifest, most: int) -> dict[str, Any]:
         "fixed": about.fixed,
         "fingerprint": about.fingerprint,
         "bytes": most,
-        "usage": f"POST /models/{name}/explain with {JSON} as {FORM}, or {BINARY} with tensors of the same names",
+        "usage": f"POST /models/{name}/explain with {JSON} as {BODY_FORM}, or {SAFETENSORS} with tensors of the same names",
     }

@@ -15,8 +15,8 @@ from prometheus_client import (
 )
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-SAMPLES = tuple(2**i for i in range(11))
-SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+SAMPLE_BUCKETS = tuple(2**i for i in range(11))
+SECOND_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 class Metrics:
@@ -32,9 +32,13 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter("fxlrp_requests", "Answers.", ["path", "model", "status"], registry=self.registry)
-        self.seconds = self.histogram("fxlrp_request_seconds", "From headers to answer.", SECONDS, "path", "model")
-        self.samples = self.histogram("fxlrp_batch_samples", "Samples in one call of an artefact.", SAMPLES, "model")
-        self.calls = self.histogram("fxlrp_call_seconds", "Time of one call of an artefact.", SECONDS, "model")
+        self.seconds = self.histogram(
+            "fxlrp_request_seconds", "From headers to answer.", SECOND_BUCKETS, "path", "model"
+        )
+        self.samples = self.histogram(
+            "fxlrp_batch_samples", "Samples in one call of an artefact.", SAMPLE_BUCKETS, "model"
+        )
+        self.calls = self.histogram("fxlrp_call_seconds", "Time of one call of an artefact.", SECOND_BUCKETS, "model")
         for name, text, count in (
             ("fxlrp_in_flight", "Requests that wait or run.", in_flight),
             ("fxlrp_arriving", "Requests whose body is not there yet.", arriving),

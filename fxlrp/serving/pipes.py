@@ -15,43 +15,43 @@ from contextlib import suppress
 from typing import IO, Any
 
 from fxlrp.errors import RequestError
-from fxlrp.serving.texts import Numbers, TooLarge, parse, shrunk, write
+from fxlrp.serving.texts import Numbers, TooLarge, parse_json, shrink_document, write_json
 
 LENGTH = struct.Struct("<Q")
-SMALL = 2**18
+MAX_HEAD_BYTES = 2**18
 """Bytes of a document without its arrays: the other side reads them while others wait."""
-ERRORS: dict[str, type[RequestError]] = {"RequestError": RequestError, "TooLarge": TooLarge}
+ERROR_TYPES: dict[str, type[RequestError]] = {"RequestError": RequestError, "TooLarge": TooLarge}
 
 Buffer = bytearray | memoryview
-Where = tuple[str | int, ...]
+DocumentPath = tuple[str | int, ...]
 """The names and positions that lead to a part of a document."""
 
 
-def split(value: Any, path: Where, found: list[tuple[Where, Numbers]]) -> Any:
+def separate_numbers(value: Any, path: DocumentPath, found: list[tuple[DocumentPath, Numbers]]) -> Any:
     """The document with null in place of each array, which is added to those found."""
     if isinstance(value, Numbers):
         found.append((path, value))
         return None
     if isinstance(value, dict):
-        return {name: split(part, (*path, name), found) for name, part in value.items()}
+        return {name: separate_numbers(part, (*path, name), found) for name, part in value.items()}
     if isinstance(value, list):
-        return [split(part, (*path, i), found) for i, part in enumerate(value)]
+        return [separate_numbers(part, (*path, i), found) for i, part in enumerate(value)]
     return value
 
 
-def send(stream: IO[bytes], document: Any, blobs: Sequence[bytes | Buffer] = (), error: str = "") -> None:
+def send_document(stream: IO[bytes], document: Any, blobs: Sequence[bytes | Buffer] = (), error: str = "") -> None:
     """Write a document and bytes into a pipe.
 
     Raises:
         TooLarge: If what is left of the document without its arrays is larger than the other side reads.
     """
-    found: list[tuple[Where, Numbers]] = []
-    skeleton = split(document, (), found)
+    found: list[tuple[DocumentPath, Numbers]] = []
+    skeleton = separate_numbers(document, (), found)
     parts = [*blobs, *(numbers.data for _, numbers in found)]
     places = [(path, numbers.shape, numbers.types, numbers.code) for path, numbers in found]
     sizes = [len(part) for part in parts]
     head = json.dumps({"document": skeleton, "places": places, "sizes": sizes, "error": error}).encode()
-    if len(head) > SMALL:
+    if len(head) > MAX_HEAD_BYTES:
         raise TooLarge("the body has too much in it that is not numbers: send safetensors")
     stream.write(LENGTH.pack(len(head)) + head)
     for part in parts:
@@ -59,8 +59,8 @@ def send(stream: IO[bytes], document: Any, blobs: Sequence[bytes | Buffer] = (),
     stream.flush()
 
 
-def receive(stream: IO[bytes], allocate: Callable[[int], Buffer] = bytearray) -> tuple[Any, list[Buffer], str]:
-    """Read what `send` wrote: the document, the bytes, and the error.
+def receive_document(stream: IO[bytes], allocate: Callable[[int], Buffer] = bytearray) -> tuple[Any, list[Buffer], str]:
+    """Read what `send_document` wrote: the document, the bytes, and the error.
 
     Args:
         stream: The pipe.
@@ -69,9 +69,9 @@ def receive(stream: IO[bytes], allocate: Callable[[int], Buffer] = bytearray) ->
     Raises:
         EOFError: If the other side has gone.
     """
-    (size,) = LENGTH.unpack(taken(stream, LENGTH.size))
-    head = json.loads(bytes(taken(stream, size)))
-    parts = [taken(stream, size, allocate) for size in head["sizes"]]
+    (size,) = LENGTH.unpack(read_exactly(stream, LENGTH.size))
+    head = json.loads(bytes(read_exactly(stream, size)))
+    parts = [read_exactly(stream, size, allocate) for size in head["sizes"]]
     blobs = parts[: len(parts) - len(head["places"])]
     document = [head["document"]]
     for (path, shape, types, code), data in zip(head["places"], parts[len(blobs) :], strict=True):
@@ -83,7 +83,7 @@ def receive(stream: IO[bytes], allocate: Callable[[int], Buffer] = bytearray) ->
     return document[0], blobs, head["error"]
 
 
-def taken(stream: IO[bytes], size: int, allocate: Callable[[int], Buffer] = bytearray) -> Buffer:
+def read_exactly(stream: IO[bytes], size: int, allocate: Callable[[int], Buffer] = bytearray) -> Buffer:
     """So many bytes."""
     data = allocate(size)
     if size and stream.readinto(data) != size:  # type: ignore[attr-defined]
@@ -91,10 +91,14 @@ def taken(stream: IO[bytes], size: int, allocate: Callable[[int], Buffer] = byte
     return data
 
 
-def done(document: Any, blobs: Sequence[Buffer]) -> tuple[Any, Sequence[bytes], str]:
+def answer_request(document: Any, blobs: Sequence[Buffer]) -> tuple[Any, Sequence[bytes], str]:
     """What is sent back: the document of a text, with lists of so many numbers; or the text of a document."""
     try:
-        return (shrunk(parse(bytes(blobs[0])), document), (), "") if blobs else (None, [write(document)], "")
+        return (
+            (shrink_document(parse_json(bytes(blobs[0])), document), (), "")
+            if blobs
+            else (None, [write_json(document)], "")
+        )
     except RequestError as error:
         return str(error), (), type(error).__name__
     except RecursionError:
@@ -118,10 +122,10 @@ def work(memory: int) -> None:
         score.write("1000")  # where memory runs out, this process ends and not the service
     with suppress(EOFError, BrokenPipeError):
         while True:
-            document, blobs, _ = receive(sys.stdin.buffer)
-            found, texts, error = done(document, blobs)
+            document, blobs, _ = receive_document(sys.stdin.buffer)
+            found, texts, error = answer_request(document, blobs)
             try:
-                send(sys.stdout.buffer, found, texts, error)
+                send_document(sys.stdout.buffer, found, texts, error)
             except TooLarge as large:
-                send(sys.stdout.buffer, str(large), error=TooLarge.__name__)
+                send_document(sys.stdout.buffer, str(large), error=TooLarge.__name__)
             del document, blobs, found, texts

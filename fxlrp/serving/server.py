@@ -21,24 +21,24 @@ import uvicorn
 from starlette.applications import Starlette
 
 from fxlrp.errors import FxlrpError
-from fxlrp.serving.connections import KEPT, Connections
+from fxlrp.serving.connections import KEEP_ALIVE_SECONDS, Connections
 
-LOCAL = ("127.0.0.1", "::1", "localhost")
+LOCAL_ADDRESSES = ("127.0.0.1", "::1", "localhost")
 """Addresses that other machines cannot reach."""
-GRACE = 10
+GRACE_SECONDS = 10
 """Seconds that requests have to be answered once no others are taken."""
-GREETED = 0.2
+GREETING_SECONDS = 0.2
 """Seconds in which who has been greeted comes to be taken."""
 ATTACH_FILTER = 26
 """Linux's SO_ATTACH_FILTER, which Python does not name."""
-SPARE = 128
+SPARE_FILES = 128
 """Files that are open besides connections."""
 BACKLOG = 128
 """Clients that may wait to be taken."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class ServerSettings:
     """On which clients are served.
 
     Attributes:
@@ -78,7 +78,7 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def check_files(terms: Terms) -> None:
+def check_open_files(terms: ServerSettings) -> None:
     """Refuse more connections than the process may have files open, of which each is one.
 
     Raises:
@@ -88,14 +88,14 @@ def check_files(terms: Terms) -> None:
         import resource
 
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most != resource.RLIM_INFINITY and most < terms.connections + SPARE:
+        if most != resource.RLIM_INFINITY and most < terms.connections + SPARE_FILES:
             raise FxlrpError(
-                f"{terms.connections} connections need {terms.connections + SPARE} open files, and this process may "
+                f"{terms.connections} connections need {terms.connections + SPARE_FILES} open files, and this process may "
                 f"have {most}: give fewer --connections, or raise the limit with ulimit -n"
             )
 
 
-def secured(certificate: Path, key: Path | None) -> ssl.SSLContext:
+def make_tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     """What is needed for TLS.
 
     Raises:
@@ -148,7 +148,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.05)
         for sock in sockets or []:
             refuse_greetings(sock)
-        await asyncio.sleep(GREETED)
+        await asyncio.sleep(GREETING_SECONDS)
         for sock in sockets or []:
             await self.take_last(sock)
         await super().shutdown(sockets)
@@ -168,7 +168,7 @@ class Server(uvicorn.Server):
         return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-def server(application: Starlette, terms: Terms, told: Callable[[], None]) -> Server:
+def make_server(application: Starlette, terms: ServerSettings, told: Callable[[], None]) -> Server:
     """What serves an application.
 
     Args:
@@ -188,8 +188,8 @@ def server(application: Starlette, terms: Terms, told: Callable[[], None]) -> Se
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEPT,
-        timeout_graceful_shutdown=GRACE,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
     return Server(config, terms.drain, told)
 

@@ -22,26 +22,26 @@ from starlette.routing import Route
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.errors import FxlrpError, RequestError
 from fxlrp.serving import inference_protocol, instances
-from fxlrp.serving.bodies import AGAIN, CLOSE, kind_of
-from fxlrp.serving.desk import Desk, Limits
+from fxlrp.serving.bodies import CLOSE_HEADER, RETRY_HEADER, read_content_type
+from fxlrp.serving.desk import Limits, RequestHandler
 from fxlrp.serving.messages import (
-    BINARY,
     JSON,
-    describe,
-    packed_results,
-    read_binary,
+    SAFETENSORS,
+    count_bytes,
+    describe_artifact,
+    pack_results,
     read_document,
-    size_of,
-    write_binary,
+    read_safetensors,
+    write_safetensors,
 )
 from fxlrp.serving.metrics import CONTENT_TYPE
 from fxlrp.serving.texts import TooLarge
-from fxlrp.serving.watching import Door, Watch
-from fxlrp.serving.workers import Busy, aside
+from fxlrp.serving.watching import TokenMiddleware, WatchMiddleware
+from fxlrp.serving.workers import Busy, run_aside
 
-LONGEST_ERROR = 2000
+MAX_ERROR_CHARACTERS = 2000
 """Characters of an error that are sent: it may quote what was received."""
-OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
 """Paths for those who watch over the process, who have no token."""
 
 
@@ -58,7 +58,7 @@ class Service:
             limits: What is taken.
             tokens: Digests of those that clients must have one of; none if anybody may ask.
         """
-        self.desk = Desk(artifacts, limits)
+        self.desk = RequestHandler(artifacts, limits)
         self.tokens = tokens
         self.ending = False
         self.tasks: list[asyncio.Task[None]] = []
@@ -73,11 +73,18 @@ class Service:
             Route("/health", self.health),
             Route("/ready", self.ready),
             Route("/metrics", self.metrics),
-            *inference_protocol.routes(self.desk, self.health, self.ready),
-            *instances.routes(self.desk),
+            *inference_protocol.make_routes(self.desk, self.health, self.ready),
+            *instances.make_routes(self.desk),
         ]
-        watch = Middleware(Watch, routes=routes, answered=self.desk.metrics.answered, ending=lambda: self.ending)
-        door = Middleware(Door, tokens=self.tokens, open=OPEN, refused=partial(self.on_http, error=unknown()))
+        watch = Middleware(
+            WatchMiddleware, routes=routes, answered=self.desk.metrics.answered, ending=lambda: self.ending
+        )
+        door = Middleware(
+            TokenMiddleware,
+            tokens=self.tokens,
+            open=OPEN_PATHS,
+            refused=partial(self.on_http, error=make_unauthorized_error()),
+        )
         return Starlette(
             routes=routes,
             middleware=[watch, door] if self.tokens else [watch],
@@ -86,8 +93,8 @@ class Service:
                 ClientDisconnect: on_gone,
                 Busy: on_busy,
                 TooLarge: on_large,
-                RequestError: on_unread,
-                FxlrpError: on_unfit,
+                RequestError: on_unreadable,
+                FxlrpError: on_unfitting,
                 Exception: on_bug,
             },
             lifespan=self.lifespan,
@@ -113,25 +120,25 @@ class Service:
             return await self.about_one(request)
         most = self.desk.limits.body
         return JSONResponse(
-            {"models": {name: describe(name, host.about, most) for name, host in self.desk.hosts.items()}}
+            {"models": {name: describe_artifact(name, host.about, most) for name, host in self.desk.hosts.items()}}
         )
 
     async def about_one(self, request: Request) -> Response:
         """What an artefact is, takes and returns."""
         host = self.desk.host(request)
-        return JSONResponse(describe(host.name, host.about, self.desk.limits.body))
+        return JSONResponse(describe_artifact(host.name, host.about, self.desk.limits.body))
 
     async def health(self, _: Request) -> Response:
         """Whether the process does its work; otherwise it should be started anew."""
         alive = bool(self.tasks) and not any(task.done() for task in self.tasks)
-        return answer("alive" if alive else "a thread that runs an artefact has stopped", 200 if alive else 500)
+        return make_answer("alive" if alive else "a thread that runs an artefact has stopped", 200 if alive else 500)
 
     async def ready(self, request: Request) -> Response:
         """Whether the next request would be taken."""
         if self.ending:
-            return answer("the service stops", 503)
+            return make_answer("the service stops", 503)
         if self.desk.in_flight >= self.desk.limits.queue:
-            return answer("the queue is full", 503, AGAIN)
+            return make_answer("the queue is full", 503, RETRY_HEADER)
         return await self.health(request)
 
     async def metrics(self, _: Request) -> Response:
@@ -140,15 +147,15 @@ class Service:
 
     async def explain(self, request: Request) -> Response:
         """Run an artefact on what the body holds."""
-        host, kind = self.desk.host(request), kind_of(request, JSON, BINARY)
+        host, kind = self.desk.host(request), read_content_type(request, JSON, SAFETENSORS)
         async with self.desk.taken(request) as body:
-            if kind == BINARY:
-                found = await self.desk.explained(request, host, len(body), partial(read_binary, body))
-                return Response(await aside(size_of(found), write_binary, found), media_type=kind)
+            if kind == SAFETENSORS:
+                found = await self.desk.explained(request, host, len(body), partial(read_safetensors, body))
+                return Response(await run_aside(count_bytes(found), write_safetensors, found), media_type=kind)
             document = await self.desk.document(body, host)
             read = partial(read_document, document, host.about)
             found = await self.desk.explained(request, host, len(body), read)
-            results = await aside(size_of(found), packed_results, found)
+            results = await run_aside(count_bytes(found), pack_results, found)
             return Response(await self.desk.text({"results": results}, found), media_type=kind)
 
     async def on_http(self, request: Request, error: Exception) -> Response:
@@ -157,48 +164,48 @@ class Service:
         if not getattr(request.state, "read", False):
             with suppress(HTTPException, ClientDisconnect):
                 await self.desk.bodies.spurned(request)
-        return answer(error.detail, error.status_code, dict(error.headers or {}))
+        return make_answer(error.detail, error.status_code, dict(error.headers or {}))
 
 
-def unknown() -> HTTPException:
+def make_unauthorized_error() -> HTTPException:
     """The error of a client without a token."""
     return HTTPException(
         401, "this needs the header Authorization: Bearer TOKEN", {"WWW-Authenticate": 'Bearer realm="fxlrp"'}
     )
 
 
-def answer(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+def make_answer(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
     """An answer without results."""
     key = "status" if status < 400 else "error"
-    text = message if len(message) <= LONGEST_ERROR else message[:LONGEST_ERROR] + " ..."
+    text = message if len(message) <= MAX_ERROR_CHARACTERS else message[:MAX_ERROR_CHARACTERS] + " ..."
     return JSONResponse({key: text.encode(errors="replace").decode()}, status, headers)
 
 
 async def on_gone(_: Request, error: Exception) -> Response:
     """Of a client that left; nobody reads the answer, but it is counted."""
-    return answer("the body is incomplete", 400, CLOSE)
+    return make_answer("the body is incomplete", 400, CLOSE_HEADER)
 
 
 async def on_busy(_: Request, error: Exception) -> Response:
     """Of what could be answered later."""
-    return answer(str(error), 503, AGAIN)
+    return make_answer(str(error), 503, RETRY_HEADER)
 
 
 async def on_large(_: Request, error: Exception) -> Response:
     """Of what is too much to read."""
-    return answer(str(error), 413)
+    return make_answer(str(error), 413)
 
 
-async def on_unread(_: Request, error: Exception) -> Response:
+async def on_unreadable(_: Request, error: Exception) -> Response:
     """What cannot be read."""
-    return answer(str(error), 400)
+    return make_answer(str(error), 400)
 
 
-async def on_unfit(_: Request, error: Exception) -> Response:
+async def on_unfitting(_: Request, error: Exception) -> Response:
     """What can be read and does not fit the artefact."""
-    return answer(str(error), 422)
+    return make_answer(str(error), 422)
 
 
 async def on_bug(_: Request, error: Exception) -> Response:
     """What should not happen; the server writes the traceback to its log."""
-    return answer(f"the service failed: {type(error).__name__}", 500)
+    return make_answer(f"the service failed: {type(error).__name__}", 500)

@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from fxlrp.artifacts.description.fields import unique
+from fxlrp.artifacts.description.fields import refuse_repeated_names
 from fxlrp.errors import RequestError
 
-FEW = 64
+MAX_LISTED_NUMBERS = 64
 """Numbers of a list that is left as it is."""
-MANY = 4096
+MAX_LISTED_ENTRIES = 4096
 """Entries of a list that is left as it is because it holds not only numbers."""
-MARKS = {b"{": 4096, b'"': 32768}
+MAX_MARKS = {b"{": 4096, b'"': 32768}
 """How many of these a request may have: the rest is numbers and brackets."""
 
 
@@ -48,18 +48,18 @@ class Numbers:
     data: bytes | bytearray | memoryview
 
 
-def parse(text: bytes) -> Any:
+def parse_json(text: bytes) -> Any:
     """The document of a text.
 
     Raises:
         RequestError: If it is not JSON, has a name twice in one object, NaN, or far more objects than a request.
         TooLarge: If there is not enough memory for it.
     """
-    for mark, most in MARKS.items():
+    for mark, most in MAX_MARKS.items():
         if text.count(mark) > most:
             raise RequestError(f"the body has more than {most} times {mark.decode()} in it, which no request has")
     try:
-        return json.loads(text.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(text.decode(), object_pairs_hook=refuse_repeated_names, parse_constant=refuse_constant)
     except RecursionError:
         raise RequestError("the body is nested too deeply") from None
     except MemoryError:
@@ -68,12 +68,12 @@ def parse(text: bytes) -> Any:
         raise RequestError(f"the body is not JSON: {error}") from error
 
 
-def refuse(constant: str) -> Any:
+def refuse_constant(constant: str) -> Any:
     """Of NaN and Infinity, which Python reads and JSON does not have."""
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def pack(value: Any) -> Numbers:
+def pack_lists(value: Any) -> Numbers:
     """A number, or lists as deep as they are nested evenly."""
     shape: list[int] = []
     level = [value]
@@ -81,11 +81,11 @@ def pack(value: Any) -> Numbers:
         shape.append(len(level[0]))
         level = list(chain.from_iterable(level))
     types = tuple(sorted({type(part).__name__ for part in level}))
-    code, data = packed(level, types)
+    code, data = pack_entries(level, types)
     return Numbers(tuple(shape), types, code, data)
 
 
-def packed(entries: Sequence[Any], types: tuple[str, ...]) -> tuple[str, bytes]:
+def pack_entries(entries: Sequence[Any], types: tuple[str, ...]) -> tuple[str, bytes]:
     """The first kind of array that holds the entries, and its bytes."""
     kinds = {(): "d", ("bool",): "b", ("int",): "qQd", ("float",): "d", ("float", "int"): "d"}
     for code in kinds.get(types, ""):
@@ -94,7 +94,7 @@ def packed(entries: Sequence[Any], types: tuple[str, ...]) -> tuple[str, bytes]:
     return "", b""
 
 
-def shrunk(value: Any, most: int) -> Any:
+def shrink_document(value: Any, most: int) -> Any:
     """The document with its large lists packed; what is neither small nor numbers loses its entries.
 
     Args:
@@ -102,27 +102,27 @@ def shrunk(value: Any, most: int) -> Any:
         most: Numbers that a list may have; more are lost too.
     """
     if isinstance(value, dict):
-        return {name: shrunk(part, most) for name, part in value.items()}
+        return {name: shrink_document(part, most) for name, part in value.items()}
     if not isinstance(value, list):
         return value
-    numbers = pack(value)
+    numbers = pack_lists(value)
     count = math.prod(numbers.shape)
     if count > most:
         return replace(numbers, code="", data=b"")
-    if numbers.code and count > FEW:
+    if numbers.code and count > MAX_LISTED_NUMBERS:
         return numbers
-    if "dict" in numbers.types and len(value) <= MANY:
-        return [shrunk(part, most) for part in value]
+    if "dict" in numbers.types and len(value) <= MAX_LISTED_ENTRIES:
+        return [shrink_document(part, most) for part in value]
     flat = sum(len(part) if isinstance(part, list) else 1 for part in value)
-    return value if max(count, flat) <= MANY else numbers
+    return value if max(count, flat) <= MAX_LISTED_ENTRIES else numbers
 
 
-def write(document: Any) -> bytes:
+def write_json(document: Any) -> bytes:
     """The text of a document whose arrays become nested lists, with all digits that tell numbers apart."""
-    return json.dumps(document, default=nested, allow_nan=False, separators=(",", ":")).encode()
+    return json.dumps(document, default=nest_numbers, allow_nan=False, separators=(",", ":")).encode()
 
 
-def nested(numbers: Any) -> Any:
+def nest_numbers(numbers: Any) -> Any:
     """Lists of an array's entries; what is not finite is spelled, as Protocol Buffers do in JSON."""
     if not isinstance(numbers, Numbers):
         raise TypeError(f"{type(numbers).__name__} is not written as JSON")
@@ -130,13 +130,13 @@ def nested(numbers: Any) -> Any:
     entries.frombytes(numbers.data)
     level: list[Any] = list(map(bool, entries)) if numbers.types == ("bool",) else entries.tolist()
     if not all(map(math.isfinite, level)):
-        level = [entry if math.isfinite(entry) else spelled(entry) for entry in level]
+        level = [entry if math.isfinite(entry) else spell_number(entry) for entry in level]
     for depth in range(len(numbers.shape) - 1, 0, -1):
         size = numbers.shape[depth]
         level = [level[i * size : (i + 1) * size] for i in range(math.prod(numbers.shape[:depth]))]
     return level if numbers.shape else level[0]
 
 
-def spelled(number: float) -> str:
+def spell_number(number: float) -> str:
     """Its name."""
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

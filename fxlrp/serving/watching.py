@@ -21,12 +21,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fxlrp.errors import FxlrpError
 
-LOG = logging.getLogger("fxlrp.requests")
+REQUEST_LOG = logging.getLogger("fxlrp.requests")
 PLAIN_ID = re.compile(r"[\w.:\-]{1,64}", re.ASCII)
 REQUEST_ID = "X-Request-Id"
 
 
-class Watch:
+class WatchMiddleware:
     """Middleware that counts and logs answers, and names the request in them."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Watch:
         finally:
             seconds = time.perf_counter() - start
             self.answered(self.pattern(scope["path"]), notes.get("model", ""), status, seconds)
-            if LOG.isEnabledFor(logging.INFO):
+            if REQUEST_LOG.isEnabledFor(logging.INFO):
                 line = {
                     "id": name,
                     "method": scope["method"],
@@ -87,14 +87,14 @@ class Watch:
                     "bytes_out": sizes[1],
                     "samples": notes.get("samples", 0),
                 }
-                LOG.info("answered", extra={"line": line})
+                REQUEST_LOG.info("answered", extra={"line": line})
 
     def pattern(self, path: str) -> str:
         """The route of a path."""
         return next((route.path for route in self.routes if route.path_regex.match(path)), "other")
 
 
-class Door:
+class TokenMiddleware:
     """Middleware that lets in who has a token."""
 
     def __init__(
@@ -125,11 +125,11 @@ class Door:
     def admits(self, headers: Headers) -> bool:
         """Whether there is one of the tokens, in a time that says nothing about them."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        found = [hmac.compare_digest(digest(token.strip()), known) for known in self.tokens]
+        found = [hmac.compare_digest(digest_token(token.strip()), known) for known in self.tokens]
         return scheme.lower() == "bearer" and any(found)
 
 
-class Lines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Every record as a line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -144,11 +144,11 @@ class Lines(logging.Formatter):
 def log_requests() -> None:
     """Write a line for every request to stderr, and what goes wrong in the same form."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines())
-    for name in (LOG.name, "uvicorn.error"):
+    handler.setFormatter(JsonFormatter())
+    for name in (REQUEST_LOG.name, "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-    LOG.setLevel(logging.INFO)
+    REQUEST_LOG.setLevel(logging.INFO)
 
 
 def read_tokens(path: Path) -> frozenset[bytes]:
@@ -163,9 +163,9 @@ def read_tokens(path: Path) -> frozenset[bytes]:
         raise FxlrpError(f"{path} cannot be read: {error}") from error
     if not tokens or not all(re.fullmatch(r"[\x21-\x7e]+", token) for token in tokens):
         raise FxlrpError(f"{path} must have a token of plain characters on each line")
-    return frozenset(digest(token) for token in tokens)
+    return frozenset(digest_token(token) for token in tokens)
 
 
-def digest(token: str) -> bytes:
+def digest_token(token: str) -> bytes:
     """Of equal length for all tokens, so that comparing them says nothing about one."""
     return hashlib.sha256(token.encode()).digest()

@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fxlrp.errors import FxlrpError
-from fxlrp.serving.pipes import ERRORS, Buffer, receive, send
-from fxlrp.serving.texts import TooLarge, parse, write
+from fxlrp.serving.pipes import ERROR_TYPES, Buffer, receive_document, send_document
+from fxlrp.serving.texts import TooLarge, parse_json, write_json
 
-LARGE = 2**15
+MAX_INLINE_BYTES = 2**15
 """Bytes of a text that is not read here: so many take some two milliseconds, whatever they are."""
-WAITING = 8
+MAX_WAITING = 8
 """Large texts per process that are read or wait for it; those of one client must not fill the service's queue."""
-ENTRIES = 2**12
+MAX_INLINE_NUMBERS = 2**12
 """Numbers that are not written here."""
-SECONDS = 20.0
+MAX_SECONDS = 20.0
 """That a process has for one text."""
-START = """
+START_CODE = """
 import sys, types
 package = types.ModuleType("fxlrp")  # without what it imports, which is torch
 package.__path__ = [sys.argv[1]]
@@ -43,10 +43,10 @@ class Busy(FxlrpError):
     """There is too much to do at the moment."""
 
 
-class Workers:
+class JsonWorkers:
     """Reads and writes texts: small ones at once, others in one of a few processes that are started when needed."""
 
-    def __init__(self, count: int, memory: int, seconds: float = SECONDS) -> None:
+    def __init__(self, count: int, memory: int, seconds: float = MAX_SECONDS) -> None:
         """Prepare.
 
         Args:
@@ -55,7 +55,7 @@ class Workers:
             seconds: After which one that is not ready is stopped.
         """
         self.memory, self.seconds = memory, seconds
-        self.room = asyncio.Semaphore(WAITING * count)
+        self.room = asyncio.Semaphore(MAX_WAITING * count)
         self.threads = ThreadPoolExecutor(count, "texts")
         self.own = threading.local()
         self.processes: set[subprocess.Popen[bytes]] = set()
@@ -72,8 +72,8 @@ class Workers:
             TooLarge: If it takes too much time or memory.
             Busy: If too many others are read.
         """
-        if len(text) <= LARGE:
-            return parse(text)
+        if len(text) <= MAX_INLINE_BYTES:
+            return parse_json(text)
         if self.room.locked():
             raise Busy("many large bodies of JSON are being read: try again later, or send safetensors")
         async with self.room:
@@ -87,8 +87,8 @@ class Workers:
             document: The document.
             entries: How many numbers there are.
         """
-        if entries <= ENTRIES:
-            return write(document)
+        if entries <= MAX_INLINE_NUMBERS:
+            return write_json(document)
         _, (text,) = await self.asked(document, [])
         return bytes(text)
 
@@ -104,15 +104,15 @@ class Workers:
         alarm = threading.Timer(self.seconds, process.kill)
         alarm.start()
         try:
-            send(process.stdin, document, blobs)
-            found, texts, error = receive(process.stdout, room_for)
+            send_document(process.stdin, document, blobs)
+            found, texts, error = receive_document(process.stdout, allocate_bytes)
         except (EOFError, BrokenPipeError):
             self.stop(process)
             raise TooLarge("as JSON it takes too much time or memory: use safetensors") from None
         finally:
             alarm.cancel()
         if error:
-            raise ERRORS[error](found)
+            raise ERROR_TYPES[error](found)
         return found, texts
 
     def process(self) -> subprocess.Popen[bytes]:
@@ -122,7 +122,7 @@ class Workers:
             self.stop(process)
             process = None
         if process is None:
-            command = [sys.executable, "-P", "-c", START, str(Path(__file__).parents[1]), str(self.memory)]
+            command = [sys.executable, "-P", "-c", START_CODE, str(Path(__file__).parents[1]), str(self.memory)]
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=-1
             )
@@ -147,11 +147,11 @@ class Workers:
         self.threads.shutdown()
 
 
-def room_for(size: int) -> memoryview:
+def allocate_bytes(size: int) -> memoryview:
     """Bytes that are not set to 0 before they are read, while others wait."""
     return np.empty(size, np.uint8).data
 
 
-async def aside(size: int, call: Callable[..., T], *args: Any) -> T:
+async def run_aside(size: int, call: Callable[..., T], *args: Any) -> T:
     """The result of a call that lets go of Python's lock: in a thread, if what it works on has many bytes."""
-    return await asyncio.to_thread(call, *args) if size > LARGE else call(*args)
+    return await asyncio.to_thread(call, *args) if size > MAX_INLINE_BYTES else call(*args)

@@ -15,14 +15,14 @@ from torch.export import ExportedProgram
 from fxlrp import passes
 from fxlrp._torch import tree_flatten, tree_leaves, tree_map_only
 from fxlrp.backends.choice import Runner
-from fxlrp.capture.double import stand_in
-from fxlrp.capture.export import known_parts
-from fxlrp.emit.trace import emit
+from fxlrp.capture.double import double_model
+from fxlrp.capture.export import drop_unknown_parts
+from fxlrp.emit.trace import trace_program
 from fxlrp.errors import VerificationError
 from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Program
-from fxlrp.ir.provenance import modules
-from fxlrp.ir.targets import SEED
+from fxlrp.ir.provenance import find_modules
+from fxlrp.ir.targets import SEED_FORM
 from fxlrp.plan.decide import Plan
 
 Model = nn.Module | ExportedProgram
@@ -44,24 +44,24 @@ def check_output(model: Model, inputs: Inputs, output: Any, unit: float, explain
         model: The model.
         inputs: Its arguments.
         output: What the program returned in place of the model.
-        unit: The `unit` of its graph.
+        unit: The `find_rounding_unit` of its graph.
         explain: Says where the two part, if they do.
 
     Raises:
         VerificationError: If they differ beyond rounding, or the model's outputs differ from call to call.
     """
-    own = run(model, inputs, output)
-    worst, allowed = difference(own, output), unit**0.5
+    own = run_model(model, inputs, output)
+    worst, allowed = measure_difference(own, output), unit**0.5
     if worst <= allowed:
         return
     name = type(model).__name__
-    if (unsteady := difference(own, run(model, inputs, output))) > allowed:
+    if (unsteady := measure_difference(own, run_model(model, inputs, output))) > allowed:
         raise VerificationError(
             f"{name} returns another output for the same inputs at a second call, {unsteady:.2g} of its largest entry "
             "away, so that no program can compute it. Find what is random in it, or what it remembers between calls."
         )
-    shaken = run(model, tree_map_only(Tensor, partial(shake, unit=unit), inputs), output)
-    if worst > SENSITIVITY * difference(own, shaken):
+    shaken = run_model(model, tree_map_only(Tensor, partial(shake, unit=unit), inputs), output)
+    if worst > SENSITIVITY * measure_difference(own, shaken):
         sizes = ", ".join(str(tuple(x.shape)) for x in tree_leaves(inputs) if isinstance(x, Tensor))
         raise VerificationError(
             f"the program does not compute what {name} does: its output is {worst:.2g} of the largest entry away, "
@@ -71,7 +71,7 @@ def check_output(model: Model, inputs: Inputs, output: Any, unit: float, explain
         )
 
 
-def run(model: Model, inputs: Inputs, like: Any) -> Any:
+def run_model(model: Model, inputs: Inputs, like: Any) -> Any:
     """The model's own output, of the same structure as ``like``."""
     args, kwargs = inputs
     call = model.module() if isinstance(model, ExportedProgram) else model
@@ -84,7 +84,7 @@ def run(model: Model, inputs: Inputs, like: Any) -> Any:
             f"{type(model).__name__} itself does not run on these inputs, so that its program cannot be compared with "
             f"it\n  {type(error).__name__}: {error}\nMake the model run first; verify='never' explains it all the same."
         ) from error
-    return own if tree_flatten(own)[1] == tree_flatten(like)[1] else known_parts(own)
+    return own if tree_flatten(own)[1] == tree_flatten(like)[1] else drop_unknown_parts(own)
 
 
 def shake(x: Tensor, unit: float) -> Tensor:
@@ -95,24 +95,24 @@ def shake(x: Tensor, unit: float) -> Tensor:
     return x * (1 + 2 * max(unit, torch.finfo(x.dtype).eps) * signs).to(x.dtype)
 
 
-def floats(output: Any) -> list[Tensor]:
+def find_inexact_tensors(output: Any) -> list[Tensor]:
     """The tensors of an output that rounding changes; integers may jump with it, and are not compared."""
     return [x for x in tree_leaves(output) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
 
 
-def unit(graph: fx.Graph) -> float:
+def find_rounding_unit(graph: fx.Graph) -> float:
     """The distance of 1 from the next number of the coarsest dtype that a model computes in, inside it too."""
     values = [part for node in graph.nodes for part in tree_leaves(node.meta.get("val")) if isinstance(part, Tensor)]
-    return max((torch.finfo(x.dtype).eps for x in floats(values)), default=0.0)
+    return max((torch.finfo(x.dtype).eps for x in find_inexact_tensors(values)), default=0.0)
 
 
-def difference(one: Any, other: Any) -> float:
+def measure_difference(one: Any, other: Any) -> float:
     """The largest difference of two outputs, relative to the largest entry of the tensor that it is in."""
-    pairs = list(zip(floats(one), floats(other), strict=True))
-    return max((apart(a, b) for a, b in pairs), default=0.0)
+    pairs = list(zip(find_inexact_tensors(one), find_inexact_tensors(other), strict=True))
+    return max((measure_distance(a, b) for a, b in pairs), default=0.0)
 
 
-def apart(a: Tensor, b: Tensor) -> float:
+def measure_distance(a: Tensor, b: Tensor) -> float:
     """``max |a - b| / max |a|`` over entries that are finite in both; infinite if they are so in one only."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
@@ -126,7 +126,7 @@ def apart(a: Tensor, b: Tensor) -> float:
     return largest / float(a.abs().max()) if largest and a.any() else largest
 
 
-def agree(one: Tensor, other: Tensor) -> bool:
+def is_close(one: Tensor, other: Tensor) -> bool:
     """Whether two results are the same but for rounding."""
     if one.shape != other.shape:
         return False
@@ -153,24 +153,24 @@ def find_difference(
     def outputs(env: Env, found: Env) -> list[Any]:
         return [env[node] for node in nodes.values()]
 
-    module = emit(plan.captured, {}, SEED, outputs)
-    passes.run(module, passes.CLEANUP)
+    module = trace_program(plan.captured, {}, SEED_FORM, outputs)
+    passes.run_passes(module, passes.CLEANUP)
     module.graph.erase_node(module.graph.find_nodes(op="placeholder")[-1])  # the seed, which nothing reads
     module.recompile()
     made = backend(Program(module, len(nodes), (), ()))(*values)
-    own = watched(model, inputs)
+    own = record_outputs(model, inputs)
     for (path, node), value in zip(nodes.items(), made, strict=True):
-        same = [x for x in floats(own.get(path)) if x.shape == value.shape]
-        away = min((apart(x, value) for x in same), default=0.0)
-        if away > unit(plan.captured.graph) ** 0.5:
-            kind = modules(node).get(path, "").rpartition(".")[2]
+        same = [x for x in find_inexact_tensors(own.get(path)) if x.shape == value.shape]
+        away = min((measure_distance(x, value) for x in same), default=0.0)
+        if away > find_rounding_unit(plan.captured.graph) ** 0.5:
+            kind = find_modules(node).get(path, "").rpartition(".")[2]
             return f"the first module whose output differs is '{path}' ({kind}), by {away:.2g} of its largest entry"
     return "the output of every module agrees: what differs is computed outside of them"
 
 
-def watched(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+def record_outputs(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """What every module of a model returns, by path; behind that of a second call is ``@1``."""
-    double, calls, found = stand_in(model), Counter[str](), dict[str, Any]()
+    double, calls, found = double_model(model), Counter[str](), dict[str, Any]()
 
     def note(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.ir.numerics import opmath
-from fxlrp.ir.program import device_of
-from fxlrp.ir.targets import Form, Target, lower
-from fxlrp.plan.named_places import passing
+from fxlrp.ir.numerics import widen_dtype
+from fxlrp.ir.program import find_device
+from fxlrp.ir.targets import Form, Target, split_target
+from fxlrp.plan.named_places import find_passing_point
 from fxlrp.plan.read_points import Point
-from fxlrp.session.signature import Entry
+from fxlrp.session.signature import CapturedSignature
 
 
-def conditioned(
-    entry: Entry,
+def lower_conditions(
+    entry: CapturedSignature,
     sizes: Mapping[Any, int],
     target: Target,
     inject: Mapping[str, Tensor] | None,
@@ -34,17 +34,17 @@ def conditioned(
     if inject is not None and not inject:
         raise SignatureError("inject is empty: give a coefficient by the name of a node")
     if inject is None:
-        form, numbers = lower(target, entry.shape(sizes))
+        form, numbers = split_target(target, entry.shape(sizes))
     elif target is None:
-        form, numbers = Form((), (), starts=tuple(inject)), fitted(entry, sizes, inject, "inject")
+        form, numbers = Form((), (), starts=tuple(inject)), fit_to_nodes(entry, sizes, inject, "inject")
     else:
         raise TargetError("give a target, at the output, or inject=, where relevance starts in its place; not both")
     masks = keep or {}
-    return replace(form, kept=tuple(masks)), [*numbers, *fitted(entry, sizes, masks, "keep")]
+    return replace(form, kept=tuple(masks)), [*numbers, *fit_to_nodes(entry, sizes, masks, "keep")]
 
 
-def several(
-    entry: Entry, sizes: Mapping[Any, int], targets: Any, chunk: Any, keep: Mapping[str, Tensor] | None
+def lower_targets(
+    entry: CapturedSignature, sizes: Mapping[Any, int], targets: Any, chunk: Any, keep: Mapping[str, Tensor] | None
 ) -> tuple[Form, list[Tensor], list[Tensor]]:
     """Form of many targets, their tensors with a leading dimension for them, and masks that serve them all.
 
@@ -57,7 +57,7 @@ def several(
         raise TargetError(f"targets={targets!r} is no list of targets: give one or more of what target= takes")
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise TargetError(f"chunk={chunk!r} is no number of targets: give 1 or more")
-    lowered = [lower(target, entry.shape(sizes)) for target in targets]
+    lowered = [split_target(target, entry.shape(sizes)) for target in targets]
     form = lowered[0][0]
     for i, (other, _) in enumerate(lowered):
         if other != form:
@@ -65,31 +65,33 @@ def several(
                 f"targets[{i}] is of another kind than targets[0]: give only classes, only indices with None in the "
                 "same places, only contrasts, or only seeds; make one call for each kind"
             )
-    device = device_of(entry.plan.captured.explained)
+    device = find_device(entry.plan.captured.explained)
     stacks = [torch.stack(tensors).to(device) for tensors in zip(*(t for _, t in lowered), strict=True)]
     masks = keep or {}
-    return replace(form, kept=tuple(masks)), stacks, list(fitted(entry, sizes, masks, "keep"))
+    return replace(form, kept=tuple(masks)), stacks, list(fit_to_nodes(entry, sizes, masks, "keep"))
 
 
-def fitted(entry: Entry, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor], option: str) -> tuple[Tensor, ...]:
+def fit_to_nodes(
+    entry: CapturedSignature, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor], option: str
+) -> tuple[Tensor, ...]:
     """The tensors, expanded to the nodes that they are for."""
     found = []
-    points = [passing(entry.plan.captured, name, entry.plan.twins, option) for name in tensors]
+    points = [find_passing_point(entry.plan.captured, name, entry.plan.twins, option) for name in tensors]
     if len(set(points)) < len(points):
         raise SignatureError(f"{option}: two names are of one node, {', '.join(tensors)}")
     for point, (name, given) in zip(points, tensors.items(), strict=True):
         node = point.node
-        shape, dtype = entry.shape(sizes, node), opmath(node.meta["val"].dtype)
+        shape, dtype = entry.shape(sizes, node), widen_dtype(node.meta["val"].dtype)
         tensor = torch.as_tensor(given)
         if not tensor.isfinite().all():
             raise SignatureError(f"{option}={name!r} has entries that are not finite")
         try:
-            found.append(tensor.to(device=device_of(node), dtype=dtype).expand(shape).contiguous())
+            found.append(tensor.to(device=find_device(node), dtype=dtype).expand(shape).contiguous())
         except RuntimeError:
             raise SignatureError(
                 f"{option}={name!r} has shape {tuple(tensor.shape)}, which does not expand to the node's, {shape}"
             ) from None
-        if option == "inject" and (channels := lost(point, found[-1], entry.plan.captured.constants)):
+        if option == "inject" and (channels := find_lost_channels(point, found[-1], entry.plan.captured.constants)):
             raise SignatureError(
                 f"inject={name!r}: relevance would start in channels {', '.join(map(str, channels))}, which the norm "
                 f"{point.norms[0].name} behind it multiplies by 0; in the merged op there are no weights to pass it on"
@@ -97,7 +99,7 @@ def fitted(entry: Entry, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor]
     return tuple(found)
 
 
-def lost(point: Point, c: Tensor, constants: Mapping[Any, Any]) -> list[int]:
+def find_lost_channels(point: Point, c: Tensor, constants: Mapping[Any, Any]) -> list[int]:
     """Channels that something starts in and that norms behind the point multiply by 0."""
     if not point.norms:
         return []

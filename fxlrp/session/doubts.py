@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp.ir.targets import Form, flat_position
+from fxlrp.ir.targets import Form, find_flat_position
 
-ABSORBED = 0.9
+MAX_ABSORBED = 0.9
 """A greater share of the explained value than this, absorbed or leaked, is worth a warning."""
-GROWN = 50.0
+MAX_GROWTH = 50.0
 """So is absolute relevance beyond this multiple of the explained value."""
-NAMED = 3
+MAX_NAMED = 3
 """How many samples a warning names."""
 
 
@@ -46,11 +46,11 @@ class Question:
             return None
         y = self.choose(output)
         if not self.several:
-            return explained(y, self.form, self.numbers)
-        return torch.stack([explained(y, self.form, numbers) for numbers in zip(*self.numbers, strict=True)])
+            return compute_explained(y, self.form, self.numbers)
+        return torch.stack([compute_explained(y, self.form, numbers) for numbers in zip(*self.numbers, strict=True)])
 
 
-def explained(y: Tensor, form: Form, numbers: Sequence[Tensor]) -> Tensor:
+def compute_explained(y: Tensor, form: Form, numbers: Sequence[Tensor]) -> Tensor:
     """One number per sample of the output ``y``: the sum of its entries times their seed."""
     y = y if y.ndim else y.reshape(1)
     if not form.weights:
@@ -58,14 +58,14 @@ def explained(y: Tensor, form: Form, numbers: Sequence[Tensor]) -> Tensor:
     if y.ndim == 1:
         return sum(form.weights) * y.double()
     terms = [
-        weight * y.flatten(1).gather(1, flat_position(y, wild, index.to(y.device))).double()
+        weight * y.flatten(1).gather(1, find_flat_position(y, wild, index.to(y.device))).double()
         for weight, wild, index in zip(form.weights, form.wild, numbers, strict=True)
     ]
     return torch.cat(terms, 1).sum(1)
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleAccount:
     """One sample: where it is, its explained value, the sum of its relevance, and that of its absolute relevance."""
 
     place: str
@@ -84,25 +84,29 @@ class Row:
         return self.size / abs(self.value) if self.value else math.inf if self.size else 0.0
 
 
-def doubts(values: Tensor, relevances: Sequence[Tensor]) -> tuple[str, ...]:
+def find_doubts(values: Tensor, relevances: Sequence[Tensor]) -> tuple[str, ...]:
     """A sentence for each thing that looks wrong.
 
     Args:
         values: Explained value of each sample, or of each target and sample.
         relevances: Relevance of every input. Inputs without a dimension for the samples are judged for all together.
     """
-    found = rows(values, relevances)
+    found = account_samples(values, relevances)
     wild = [row for row in found if not math.isfinite(row.value + row.size)]
-    lost = sorted((row for row in found if row.lost > ABSORBED), key=lambda row: -row.lost)
-    grown = sorted((row for row in found if math.inf > row.size and row.growth > GROWN), key=lambda row: -row.growth)
+    lost = sorted((row for row in found if row.lost > MAX_ABSORBED), key=lambda row: -row.lost)
+    grown = sorted(
+        (row for row in found if math.inf > row.size and row.growth > MAX_GROWTH), key=lambda row: -row.growth
+    )
     said = []
     if wild:
-        said.append(f"the explained value or relevance of {named(wild)} is not finite: attributor.verify() finds where")
+        said.append(
+            f"the explained value or relevance of {list_places(wild)} is not finite: attributor.verify() finds where"
+        )
     if lost:
         row = lost[0]
         said.append(
             f"of the explained value {row.value:.6g} of {row.place} the inputs receive {row.sum:.4g}: "
-            f"{100 * row.lost:.2f} % is absorbed by parameters or leaked by rules{others(lost)}. "
+            f"{100 * row.lost:.2f} % is absorbed by parameters or leaked by rules{mention_others(lost)}. "
             "attributor.ledger() says by which; another rule set may pass more on"
         )
     if grown:
@@ -110,13 +114,13 @@ def doubts(values: Tensor, relevances: Sequence[Tensor]) -> tuple[str, ...]:
         times = f"{row.growth:.3g} times" if row.value else "out of all proportion to"
         said.append(
             f"the absolute relevance of {row.place} sums to {row.size:.4g}, {times} its explained value "
-            f"{row.value:.6g}{others(grown)}: contributions cancel, so that small changes may turn the picture over. "
+            f"{row.value:.6g}{mention_others(grown)}: contributions cancel, so that small changes may turn the picture over. "
             "attributor.ledger() says where relevance grows; another rule set may keep it in proportion"
         )
     return tuple(said)
 
 
-def rows(values: Tensor, relevances: Sequence[Tensor]) -> list[Row]:
+def account_samples(values: Tensor, relevances: Sequence[Tensor]) -> list[SampleAccount]:
     """The account of every sample, or of all together."""
     apart = all(r.shape[: values.ndim] == values.shape for r in relevances)
     if not apart:
@@ -127,21 +131,21 @@ def rows(values: Tensor, relevances: Sequence[Tensor]) -> list[Row]:
     numbers = torch.stack([values.detach(), sums, sizes], -1).reshape(-1, 3).tolist()
     titles = ("target", "sample") if values.ndim + (not apart) > 1 else ("sample",)
     places = itertools.product(*(range(n) for n in values.shape))
-    return [Row(place(titles, index, apart), *row) for index, row in zip(places, numbers, strict=True)]
+    return [SampleAccount(name_sample(titles, index, apart), *row) for index, row in zip(places, numbers, strict=True)]
 
 
-def place(titles: Sequence[str], index: Sequence[int], apart: bool) -> str:
+def name_sample(titles: Sequence[str], index: Sequence[int], apart: bool) -> str:
     """Which sample, in words."""
     words = [f"{title} {i}" for title, i in zip(titles, index, strict=False)]
     return ", ".join(words if apart else [*words, "all samples"])
 
 
-def named(found: Sequence[Row]) -> str:
+def list_places(found: Sequence[SampleAccount]) -> str:
     """The first few places, and how many more there are."""
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return "; ".join(row.place for row in found[:NAMED]) + more
+    more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+    return "; ".join(row.place for row in found[:MAX_NAMED]) + more
 
 
-def others(found: Sequence[Row]) -> str:
+def mention_others(found: Sequence[SampleAccount]) -> str:
     """The places behind the worst one."""
-    return f" (likewise {named(found[1:])})" if len(found) > 1 else ""
+    return f" (likewise {list_places(found[1:])})" if len(found) > 1 else ""

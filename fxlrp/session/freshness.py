@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp._torch import global_hooks
+from fxlrp._torch import list_global_hooks
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 """Attributes that are compared by value; any others are by identity."""
-OFTEN = 2
+MANY_WRITES = 2
 """An attribute that so many runs of the model have written is one that it writes whenever it runs."""
-TABLES = (
+MODULE_TABLES = (
     "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs",
 )  # fmt: skip
@@ -39,14 +39,16 @@ class Structure:
     def _look(self) -> None:
         self.modules = list(self.model.modules()) if isinstance(self.model, nn.Module) else []
         self.attributes = [dict(module.__dict__) for module in self.modules]
-        self.tensors = list(tensors_of(self.model))
-        self.forms = [form(tensor) for tensor in self.tensors]
-        self.parts = [list(parts(module)) for module in self.modules]  # holds on to them, so that identities last
+        self.tensors = list(list_tensors(self.model))
+        self.forms = [describe_tensor(tensor) for tensor in self.tensors]
+        self.parts = [list(list_parts(module)) for module in self.modules]  # holds on to them, so that identities last
         self.identities = self._identities()
 
     def _identities(self) -> list[tuple[int, ...]]:
-        found = [tuple(map(id, itertools.chain(module.__dict__.values(), parts(module)))) for module in self.modules]
-        return [*(found or [tuple(map(id, tensors_of(self.model)))]), tuple(map(id, global_hooks()))]
+        found = [
+            tuple(map(id, itertools.chain(module.__dict__.values(), list_parts(module)))) for module in self.modules
+        ]
+        return [*(found or [tuple(map(id, list_tensors(self.model)))]), tuple(map(id, list_global_hooks()))]
 
     def changed(self) -> bool:
         """Whether the model is another one now."""
@@ -55,14 +57,14 @@ class Structure:
             if self._differs():
                 return True
             self.identities = now
-        return any(form(tensor) != known for tensor, known in zip(self.tensors, self.forms, strict=True))
+        return any(describe_tensor(tensor) != known for tensor, known in zip(self.tensors, self.forms, strict=True))
 
     def _differs(self) -> bool:
         """The same, attribute by attribute: equal numbers may be different objects."""
-        if not self.modules or list(map(id, global_hooks())) != list(self.identities[-1]):
+        if not self.modules or list(map(id, list_global_hooks())) != list(self.identities[-1]):
             return True
         for module, known, held in zip(self.modules, self.attributes, self.parts, strict=True):
-            if list(map(id, parts(module))) != list(map(id, held)) or self.changes(module, known):
+            if list(map(id, list_parts(module))) != list(map(id, held)) or self.changes(module, known):
                 return True
         return False
 
@@ -72,8 +74,8 @@ class Structure:
         return [
             name
             for name in now.keys() | known.keys()
-            if self.runs[id(module), name] < OFTEN
-            and not (name in now and name in known and same(now[name], known[name]))
+            if self.runs[id(module), name] < MANY_WRITES
+            and not (name in now and name in known and is_same(now[name], known[name]))
         ]
 
     def ran(self) -> None:
@@ -83,17 +85,17 @@ class Structure:
         self._look()
 
 
-def parts(module: nn.Module) -> Iterator[Any]:
+def list_parts(module: nn.Module) -> Iterator[Any]:
     """The function that runs a module, its parameters, buffers, submodules and hooks."""
     own = module.__dict__
     yield type(module)
     yield next((base.__dict__["forward"] for base in type(module).__mro__ if "forward" in base.__dict__), None)
-    for table in TABLES:
+    for table in MODULE_TABLES:
         if held := own.get(table):
             yield from held.values()
 
 
-def tensors_of(model: object) -> Iterable[Tensor]:
+def list_tensors(model: object) -> Iterable[Tensor]:
     """Parameters and buffers; none of what is no model, as its capture will say."""
     if isinstance(model, nn.Module):
         return [*model.parameters(), *model.buffers()]
@@ -101,11 +103,11 @@ def tensors_of(model: object) -> Iterable[Tensor]:
     return [t for table in held for t in table.values() if isinstance(t, Tensor)]
 
 
-def same(one: Any, other: Any) -> bool:
+def is_same(one: Any, other: Any) -> bool:
     """Whether two attributes are the same object, or equal plain values."""
-    return one is other or (type(one) is type(other) and isinstance(one, PLAIN) and one == other)
+    return one is other or (type(one) is type(other) and isinstance(one, PLAIN_TYPES) and one == other)
 
 
-def form(tensor: Tensor) -> tuple[Any, ...]:
+def describe_tensor(tensor: Tensor) -> tuple[Any, ...]:
     """What a program knows of a tensor."""
     return tensor.dtype, tensor.device, tensor.shape

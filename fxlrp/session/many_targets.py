@@ -19,12 +19,12 @@ from fxlrp._torch import (
     tree_flatten,
 )
 from fxlrp.backends.choice import Runner
-from fxlrp.backends.constants import constant
+from fxlrp.backends.constants import find_constant_nodes
 from fxlrp.cache import Cache
-from fxlrp.emit.trace import own_constants, trace
+from fxlrp.emit.trace import attach_constants, trace_functional
 from fxlrp.ir.program import Program
-from fxlrp.ir.provenance import role
-from fxlrp.passes.lowering.recompute import RECOMPUTED, following
+from fxlrp.ir.provenance import find_role
+from fxlrp.passes.lowering.recompute import RECOMPUTED, find_following
 from fxlrp.passes.manager import is_impure
 
 aten = torch.ops.aten
@@ -32,10 +32,10 @@ aten = torch.ops.aten
 ANY_STRIDES: dict[Any, Any] = dict.fromkeys((aten.view.default, aten._unsafe_view.default), aten.reshape.default)
 """With one more dimension, or by another backend, memory may not be in the order that a view asks for."""
 
-CACHE = 16
+MAX_PROGRAMS = 16
 """Programs kept for different sizes, least recently used out first."""
 
-ATTENTION = (
+ATTENTION_ADJOINTS = (
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
     aten._scaled_dot_product_flash_attention_backward.default,
     aten._scaled_dot_product_efficient_attention_backward.default,
@@ -45,7 +45,7 @@ ATTENTION = (
 """Kernels for one batch of queries, keys and values, which torch would call once for each target."""
 
 
-class Many:
+class ManyTargets:
     """A program in two halves: what is the same for every target, and the rest for several targets at a time.
 
     Values that are computed twice to save memory are computed in the second half, once for every chunk of targets.
@@ -63,8 +63,8 @@ class Many:
         self.program, self.backend = program, backend
         self.given = graph.find_nodes(op="placeholder")[inputs : inputs + numbers]
         self.found: Sequence[fx.Node] = results[program.outputs :]
-        self.late = following(graph, {*self.given, *(n for n in graph.nodes if role(n) == RECOMPUTED)})
-        fixed = constant(graph)  # what depends on weights alone: the backend keeps it between calls
+        self.late = find_following(graph, {*self.given, *(n for n in graph.nodes if find_role(n) == RECOMPUTED)})
+        fixed = find_constant_nodes(graph)  # what depends on weights alone: the backend keeps it between calls
         taken = dict.fromkeys(self.found)
         for node in reversed(graph.nodes):
             if node in self.late or (node in fixed and node in taken):
@@ -73,7 +73,7 @@ class Many:
         self.attributes = [n for n in taken if n.op == "get_attr"]
         self.saved = [n for n in taken if not (n in self.late or n in fixed or n in self.given)]
         self.first = backend(self.forward([*results[: program.outputs], *self.saved]))
-        self.second: Cache[Any, Runner] = Cache(CACHE)
+        self.second: Cache[Any, Runner] = Cache(MAX_PROGRAMS)
 
     def __call__(
         self, tensors: Sequence[Tensor], numbers: Sequence[Tensor], masks: Sequence[Tensor], chunk: int
@@ -91,7 +91,7 @@ class Many:
         values = self.first(*tensors, *masks)
         own, saved = values[: self.program.outputs], dict(zip(self.saved, values[self.program.outputs :], strict=True))
         chunks = [
-            dict(zip(self.given, (filled(t[start : start + size], size) for t in numbers), strict=True))
+            dict(zip(self.given, (pad_chunk(t[start : start + size], size) for t in numbers), strict=True))
             for start in range(0, count, size)
         ]
         run = self.runner(saved | chunks[0])
@@ -133,32 +133,34 @@ class Many:
             env: dict[fx.Node, Any] = {**everything, **dict(zip(taken, tensors, strict=True))}
             for node in self.steps:
                 with set_current_meta(node):
-                    env[node] = spread(node, env, batched) if node in batched else once(node, env, batched)
+                    env[node] = (
+                        call_per_target(node, env, batched) if node in batched else call_once(node, env, batched)
+                    )
             return [env[n] if n in batched else env[n].expand(count, *env[n].shape) for n in self.found]
 
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with mode, enable_python_dispatcher(), preserve_node_meta(), torch.no_grad():
             fakes = [mode.from_tensor(everything[n].detach()) for n in taken]
-            module = trace(program, fakes)
+            module = trace_functional(program, fakes)
         for node in module.graph.nodes:
             node.target = ANY_STRIDES.get(node.target, node.target)
-        own_constants(module, [(str(n.target), x) for n, x in attributes.items() if isinstance(x, Tensor)])
-        passes.run(module, passes.CLEANUP)
+        attach_constants(module, [(str(n.target), x) for n, x in attributes.items() if isinstance(x, Tensor)])
+        passes.run_passes(module, passes.CLEANUP)
         return replace(self.program, module=module, outputs=0)
 
 
-def once(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node] = ()) -> Any:
+def call_once(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node] = ()) -> Any:
     """The value of a node, which is the same for every target, as sizes are."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n][0] if n in batched else env[n])
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def spread(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
+def call_per_target(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
     """The values of a node for several targets, which are the first dimension of some of its operands."""
     if node.target is operator.getitem:
-        return once(node, env)
-    if node.target in ATTENTION:
-        return folded(node, env, batched)
+        return call_once(node, env)
+    if node.target in ATTENTION_ADJOINTS:
+        return call_folded(node, env, batched)
     op: Any = ANY_STRIDES.get(node.target, node.target)
     own = [n for n in node.all_input_nodes if n in batched]
     outputs: list[Any] = []
@@ -174,7 +176,7 @@ def spread(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Nod
     return spec.unflatten([None if missing else next(results) for missing in absent])
 
 
-def folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
+def call_folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
     """The same for a kernel whose operands have a batch: targets times samples are its batch."""
     gradient = env[node.all_input_nodes[0]]
     targets, samples = gradient.shape[:2]
@@ -189,6 +191,6 @@ def folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Nod
     return tuple(y.unflatten(0, (targets, samples)) for y in node.target(*args, **kwargs))  # type: ignore[operator]
 
 
-def filled(tensor: Tensor, size: int) -> Tensor:
+def pad_chunk(tensor: Tensor, size: int) -> Tensor:
     """A chunk of targets, its last one repeated until there are as many as the program takes."""
     return torch.cat([tensor, tensor[-1:].expand(size - len(tensor), *tensor.shape[1:])])

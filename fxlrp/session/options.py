@@ -6,7 +6,7 @@ import pickle
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fxlrp.backends.choice import backend
+from fxlrp.backends.choice import find_backend
 from fxlrp.capture.explained_output import Objective, Output
 from fxlrp.errors import RuleError, SignatureError
 from fxlrp.ir.rule_set import RuleSet
@@ -14,11 +14,11 @@ from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.passes.lowering.release_order import MEMORY
 from fxlrp.rules import PRESETS
 
-VERIFY = ("first", "always", "never")
+VERIFY_CHOICES = ("first", "always", "never")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Options:
     """The arguments of `fxlrp.compile` besides the model and its inputs, which say what they mean.
 
     Raises:
@@ -36,7 +36,7 @@ class Settings:
     strict: bool = True
     verify: str = "first"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Options:
         """Nothing in it changes."""
         return self
 
@@ -50,17 +50,17 @@ class Settings:
         if PRESETS.get(self.rules.name) == self.rules:
             values["rules"] = self.rules.name
         else:
-            check_pickles(self.rules)
-        return restored, (values,)
+            check_picklable(self.rules)
+        return restore_options, (values,)
 
     def __post_init__(self) -> None:
-        backend(self.backend)
-        for name, allowed in (("memory", MEMORY), ("precision", PRECISION), ("verify", VERIFY)):
+        find_backend(self.backend)
+        for name, allowed in (("memory", MEMORY), ("precision", PRECISION), ("verify", VERIFY_CHOICES)):
             if (given := getattr(self, name)) not in allowed:
                 raise SignatureError(f"{name}={given!r} is none of {', '.join(map(repr, allowed))}")
 
 
-def check_pickles(rules: RuleSet) -> None:
+def check_picklable(rules: RuleSet) -> None:
     """Refuse rules that are made by calls, of which pickle saves none.
 
     Raises:
@@ -75,7 +75,7 @@ def check_pickles(rules: RuleSet) -> None:
         ) from error
 
 
-def restored(values: dict[str, Any]) -> Settings:
+def restore_options(values: dict[str, Any]) -> Options:
     """Settings that were pickled."""
     rules = values["rules"]
-    return Settings(**{**values, "rules": PRESETS[rules] if isinstance(rules, str) else rules})
+    return Options(**{**values, "rules": PRESETS[rules] if isinstance(rules, str) else rules})

@@ -14,12 +14,12 @@ from torch.export import ExportedProgram
 from fxlrp import passes
 from fxlrp._torch import TreeSpec, lazy_modules, tree_flatten
 from fxlrp.backends.choice import BACKENDS, Runner
-from fxlrp.backends.constants import Store
-from fxlrp.cache import MAKING, Cache
-from fxlrp.capture.explained_output import pick
+from fxlrp.backends.constants import ConstantStore
+from fxlrp.cache import COMPILE_LOCK, Cache
+from fxlrp.capture.explained_output import pick_output
 from fxlrp.capture.functional_graph import capture
-from fxlrp.capture.open_sizes import with_batch_of_two
-from fxlrp.emit.lower import lower
+from fxlrp.capture.open_sizes import double_batch
+from fxlrp.emit.lower import emit_program
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.ir.guards import is_symbolic
 from fxlrp.ir.program import Captured, Program
@@ -27,13 +27,13 @@ from fxlrp.ir.targets import Form
 from fxlrp.passes.analyses.constants import remove_biases
 from fxlrp.passes.lowering.bfloat16 import PRECISION
 from fxlrp.passes.lowering.release_order import MEMORY
-from fxlrp.plan.decide import Plan, plan
-from fxlrp.session.agreement import check_output, find_difference, unit
+from fxlrp.plan.decide import Plan, make_plan
+from fxlrp.session.agreement import check_output, find_difference, find_rounding_unit
 from fxlrp.session.freshness import Structure
-from fxlrp.session.options import Settings
-from fxlrp.session.signature import Entry, bind, dense, signature, summary
+from fxlrp.session.options import Options
+from fxlrp.session.signature import CapturedSignature, bind_arguments, describe_inputs, make_dense, summarise_argument
 
-CACHE = 16
+MAX_SIGNATURES = 16
 """Signatures kept per model, least recently used out first."""
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -45,12 +45,12 @@ class Programs:
     Threads may share it: whatever is made is made by one of them.
     """
 
-    def __init__(self, model: nn.Module | ExportedProgram, settings: Settings) -> None:
+    def __init__(self, model: nn.Module | ExportedProgram, settings: Options) -> None:
         self._model, self._settings = model, settings
         self._saving = *PRECISION[settings.precision], *MEMORY[settings.memory]
         self._captures = 0
-        self._entries: Cache[int, Entry] = Cache(CACHE)
-        self._last: tuple[Entry, Program] | None = None
+        self._entries: Cache[int, CapturedSignature] = Cache(MAX_SIGNATURES)
+        self._last: tuple[CapturedSignature, Program] | None = None
         self._runs: Counter[tuple[int, str]] = Counter()
         self.refresh()
 
@@ -60,13 +60,13 @@ class Programs:
 
     def refresh(self) -> None:
         """Forget every program: the next call captures the model as it is then."""
-        with MAKING:
+        with COMPILE_LOCK:
             self._entries.clear()
             self._structure: Structure | None = None
-            self._store = Store()
+            self._store = ConstantStore()
 
     @property
-    def last(self) -> tuple[Entry, Program]:
+    def last(self) -> tuple[CapturedSignature, Program]:
         """Signature and program of the last call.
 
         Raises:
@@ -82,7 +82,9 @@ class Programs:
         """Make a program run, sharing with the others of this model what depends on its tensors alone."""
         return BACKENDS[self._settings.backend](program, self._store)
 
-    def entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, list[Any], dict[Any, int]]:
+    def entry(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[CapturedSignature, list[Any], dict[Any, int]]:
         """The captured signature that the inputs fit, made if there is none; their leaves, and the value of each size.
 
         Raises:
@@ -91,19 +93,21 @@ class Programs:
         structure = self._structure
         if structure is not None and structure.changed():
             self.refresh()
-        args, kwargs = bind(self._model, args, kwargs)
+        args, kwargs = bind_arguments(self._model, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
-        leaves = [dense(leaf) for leaf in leaves]
+        leaves = [make_dense(leaf) for leaf in leaves]
         found = self._found(leaves, spec)
         if found is None:
-            with MAKING:  # another thread may have made it while this one waited
+            with COMPILE_LOCK:  # another thread may have made it while this one waited
                 found = self._found(leaves, spec) or self._made(args, kwargs, leaves, spec)
         entry, sizes = found
         return entry, leaves, sizes
 
-    def open_entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, list[Any], dict[Any, int]]:
+    def open_entry(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[CapturedSignature, list[Any], dict[Any, int]]:
         """As `entry`, but for two samples in place of one where that leaves the batch open."""
-        doubled = with_batch_of_two((args, kwargs))
+        doubled = double_batch((args, kwargs))
         if doubled is not None and (
             self._settings.dynamic_shapes is not None or isinstance(self._model, ExportedProgram)
         ):
@@ -114,19 +118,21 @@ class Programs:
                     return found
         return self.entry(args, kwargs)
 
-    def program(self, entry: Entry, form: Form) -> tuple[Program, Runner]:
+    def program(self, entry: CapturedSignature, form: Form) -> tuple[Program, Runner]:
         """The program of a signature for a form of target, made if there is none."""
 
         def make() -> tuple[Program, Runner]:
-            program = lower(entry.plan, form)
-            passes.run(program.module, self._saving)
+            program = emit_program(entry.plan, form)
+            passes.run_passes(program.module, self._saving)
             return program, self.backend(program)
 
         found = entry.programs(form, make)
         self._last = entry, found[0]
         return found
 
-    def verify(self, entry: Entry, kind: Hashable, inputs: Inputs, output: Any, tensors: Sequence[Tensor]) -> None:
+    def verify(
+        self, entry: CapturedSignature, kind: Hashable, inputs: Inputs, output: Any, tensors: Sequence[Tensor]
+    ) -> None:
         """Compare what a program returned in place of the model with the model's own output, if that is asked for.
 
         Args:
@@ -143,27 +149,27 @@ class Programs:
         when = self._settings.verify
         if when == "never" or (when == "first" and entry.verified.find((kind, sizes))):
             return
-        with MAKING:  # while another thread exports, torch tells models that they are being exported
+        with COMPILE_LOCK:  # while another thread exports, torch tells models that they are being exported
             explain = partial(find_difference, self._model, inputs, entry.plan, self.backend, tensors)
-            check_output(self._model, inputs, output, unit(entry.plan.captured.graph), explain)
+            check_output(self._model, inputs, output, find_rounding_unit(entry.plan.captured.graph), explain)
             if self._structure is not None:
                 self._structure.ran()
         entry.verified.put((kind, sizes), True)
 
     def choose(self, output: Any) -> Tensor:
         """What is explained of the model's output: the tensor that targets select from."""
-        y: Tensor = pick(output, self._settings.output)
+        y: Tensor = pick_output(output, self._settings.output)
         return y if self._settings.objective is None else self._settings.objective(y)
 
     def without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
         """The plan of the model with zeros in place of its additive parameters."""
-        with MAKING:
-            captured = self._captured(*bind(self._model, args, kwargs))
-            passes.run(captured.module, passes.CANONICAL)
+        with COMPILE_LOCK:
+            captured = self._captured(*bind_arguments(self._model, args, kwargs))
+            passes.run_passes(captured.module, passes.CANONICAL)
             remove_biases(captured)
-            return plan(captured, self._settings.rules.optional(), (), self._settings.strict)
+            return make_plan(captured, self._settings.rules.optional(), (), self._settings.strict)
 
-    def _found(self, leaves: list[Any], spec: TreeSpec) -> tuple[Entry, dict[Any, int]] | None:
+    def _found(self, leaves: list[Any], spec: TreeSpec) -> tuple[CapturedSignature, dict[Any, int]] | None:
         for entry in self._entries.values():
             if entry.spec == spec and (sizes := entry.sizes(leaves)) is not None:
                 self._entries.find(entry.number)
@@ -172,24 +178,24 @@ class Programs:
 
     def _made(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec
-    ) -> tuple[Entry, dict[Any, int]]:
+    ) -> tuple[CapturedSignature, dict[Any, int]]:
         structure = self._structure or Structure(self._model, self._runs)
         captured = self._captured(args, kwargs)
         if captured.in_spec != spec:
             raise SignatureError(
                 "give the exported program its inputs as at its export: by position what was by position, by keyword "
-                f"what was by keyword\n{signature(captured)}"
+                f"what was by keyword\n{describe_inputs(captured)}"
             )
-        kept = tuple(map(summary, leaves))
-        made = plan(captured, self._settings.rules, self._settings.read, self._settings.strict)
+        kept = tuple(map(summarise_argument, leaves))
+        made = make_plan(captured, self._settings.rules, self._settings.read, self._settings.strict)
         self._captures += 1
-        entry = Entry(made, spec, kept, self._captures)
+        entry = CapturedSignature(made, spec, kept, self._captures)
         self._structure = structure
         self._entries.put(entry.number, entry)
         sizes = entry.sizes(leaves)
         if sizes is None:
             raise SignatureError(
-                f"these inputs do not fit the program that was exported\n{signature(entry.plan.captured)}"
+                f"these inputs do not fit the program that was exported\n{describe_inputs(entry.plan.captured)}"
             )
         return entry, sizes
 

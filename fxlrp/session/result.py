@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from fxlrp.ir.program import Program
-from fxlrp.session.doubts import Question, doubts
-from fxlrp.session.signature import Entry, plain_mode
+from fxlrp.session.doubts import Question, find_doubts
+from fxlrp.session.signature import CapturedSignature, plain_mode
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,16 @@ class Result:
         """
         relevances = self.relevance.values() if isinstance(self.relevance, Mapping) else [self.relevance]
         with plain_mode():
-            return () if self.explained is None else doubts(self.explained, list(relevances))
+            return () if self.explained is None else find_doubts(self.explained, list(relevances))
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: the warnings, without the question, which holds the caller's functions."""
         return {**vars(self), "explained": self.explained, "warnings": self.warnings, "question": None}
 
 
-def pack(entry: Entry, program: Program, flat: list[Any], question: Question | None = None) -> Result:
+def make_result(
+    entry: CapturedSignature, program: Program, flat: list[Any], question: Question | None = None
+) -> Result:
     """Put a program's flat results into the shape that the user knows."""
     own, rest = flat[: program.outputs], flat[program.outputs :]
     relevances = dict(zip(program.relevances, rest, strict=False))

@@ -17,18 +17,18 @@ from fxlrp.backends.choice import Runner
 from fxlrp.cache import Cache
 from fxlrp.capture.unsupported import check_inputs
 from fxlrp.errors import SignatureError
-from fxlrp.ir.guards import is_symbolic, solve
+from fxlrp.ir.guards import is_symbolic, solve_size
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
 from fxlrp.plan.decide import Plan
-from fxlrp.session.many_targets import Many
+from fxlrp.session.many_targets import ManyTargets
 
-FORMS = 16
+MAX_FORMS = 16
 """Programs kept per signature, one for each form of target, least recently used out first."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class TensorKind:
     """What a tensor is, beside its type and its sizes.
 
     Attributes:
@@ -41,25 +41,25 @@ class Kind:
 
 
 @dataclass
-class Entry:
+class CapturedSignature:
     """One captured signature: its plan and the programs made of it."""
 
     plan: Plan
     spec: TreeSpec
     leaves: tuple[Any, ...]  # a tensor by its kind
     number: int
-    programs: Cache[Form, tuple[Program, Runner]] = field(default_factory=lambda: Cache(FORMS))
-    many: Cache[Form, Many] = field(default_factory=lambda: Cache(FORMS))
-    reports: Cache[Hashable, Any] = field(default_factory=lambda: Cache(FORMS))
-    verified: Cache[Hashable, bool] = field(default_factory=lambda: Cache(64 * FORMS))
+    programs: Cache[Form, tuple[Program, Runner]] = field(default_factory=lambda: Cache(MAX_FORMS))
+    many: Cache[Form, ManyTargets] = field(default_factory=lambda: Cache(MAX_FORMS))
+    reports: Cache[Hashable, Any] = field(default_factory=lambda: Cache(MAX_FORMS))
+    verified: Cache[Hashable, bool] = field(default_factory=lambda: Cache(64 * MAX_FORMS))
 
     def sizes(self, leaves: Sequence[Any]) -> dict[Any, int] | None:
         """Value of each symbolic size for new inputs, or None if they are of another signature."""
         sizes: dict[Any, int] = {}
         for node, known, leaf in zip(self.plan.captured.inputs, self.leaves, leaves, strict=True):
-            if not alike(known, summary(leaf)):
+            if not is_same_argument(known, summarise_argument(leaf)):
                 return None
-            if isinstance(leaf, Tensor) and not match(node.meta["val"], leaf, sizes):
+            if isinstance(leaf, Tensor) and not match_shape(node.meta["val"], leaf, sizes):
                 return None
         return sizes if self.computed(leaves, sizes) and self.admits(sizes) else None
 
@@ -67,7 +67,7 @@ class Entry:
         """Whether sizes that are computed of others agree with new inputs; remembers what they tell of the others."""
         for node, leaf in zip(self.plan.captured.inputs, leaves, strict=True):
             for size, n in zip(node.meta["val"].shape, leaf.shape, strict=True) if isinstance(leaf, Tensor) else ():
-                if is_symbolic(size) and not size.node.expr.is_Symbol and not solve(size.node.expr, n, sizes):
+                if is_symbolic(size) and not size.node.expr.is_Symbol and not solve_size(size.node.expr, n, sizes):
                     return False
         return True
 
@@ -81,7 +81,7 @@ class Entry:
         return tuple(n if isinstance(n, int) else int(n.node.expr.xreplace(sizes)) for n in shape)
 
 
-def match(captured: Tensor, tensor: Tensor, sizes: dict[Any, int]) -> bool:
+def match_shape(captured: Tensor, tensor: Tensor, sizes: dict[Any, int]) -> bool:
     """Whether a tensor is of the captured type and shape; remembers what symbols stand for."""
     if (captured.dtype, captured.ndim) != (tensor.dtype, tensor.ndim):
         return False
@@ -95,19 +95,19 @@ def match(captured: Tensor, tensor: Tensor, sizes: dict[Any, int]) -> bool:
     return True
 
 
-def alike(known: Any, leaf: Any) -> bool:
+def is_same_argument(known: Any, leaf: Any) -> bool:
     """Whether an argument that is no tensor is the captured one: 1, 1.0 and True are three."""
     if type(known) is not type(leaf):
         return False
     return repr(known) == repr(leaf) if isinstance(known, (float, complex)) else bool(known == leaf)
 
 
-def summary(leaf: Any) -> Any:
+def summarise_argument(leaf: Any) -> Any:
     """What must agree of an argument, beside the type and the sizes of a tensor."""
-    return Kind(leaf.device, order(leaf)) if isinstance(leaf, Tensor) else leaf
+    return TensorKind(leaf.device, find_memory_order(leaf)) if isinstance(leaf, Tensor) else leaf
 
 
-def order(tensor: Tensor) -> tuple[int, ...] | None:
+def find_memory_order(tensor: Tensor) -> tuple[int, ...] | None:
     """The dimensions in the order that they lie in memory, None if it is the usual one: models may ask for it."""
     if tensor.is_contiguous():
         return None
@@ -115,7 +115,7 @@ def order(tensor: Tensor) -> tuple[int, ...] | None:
     return tuple(sorted(range(tensor.ndim), key=lambda dim: (-strides[dim], -tensor.shape[dim], dim)))
 
 
-def dense(leaf: Any) -> Any:
+def make_dense(leaf: Any) -> Any:
     """A tensor without gaps or overlaps in memory, as a copy of it would be; anything else as it is."""
     if not isinstance(leaf, Tensor) or leaf.is_contiguous():
         return leaf
@@ -132,7 +132,9 @@ def plain_mode() -> Iterator[None]:
         yield
 
 
-def bind(model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+def bind_arguments(
+    model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
     """Check the arguments against the model's forward and put keywords in a fixed order."""
     if isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):  # those have no signature
         try:
@@ -145,7 +147,7 @@ def bind(model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict
     return args, dict(sorted(kwargs.items()))
 
 
-def check_finite(entry: Entry, leaves: Sequence[Any]) -> None:
+def check_finite(entry: CapturedSignature, leaves: Sequence[Any]) -> None:
     """Refuse NaN and +inf, whose relevance would be a wrong number; -inf is what masks are made of."""
     for node, leaf in zip(entry.plan.captured.inputs, leaves, strict=True):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
@@ -157,7 +159,7 @@ def check_finite(entry: Entry, leaves: Sequence[Any]) -> None:
                     )
 
 
-def signature(captured: Captured) -> str:
+def describe_inputs(captured: Captured) -> str:
     """The inputs that a captured model takes."""
     lines = [
         f"  {node.name}: {tuple(val.shape)} {val.dtype}" if isinstance(val, Tensor) else f"  {node.name}: {val!r}"

@@ -7,23 +7,23 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
-from fxlrp.ir.program import Captured, floating, overload
+from fxlrp.ir.program import Captured, find_op, is_floating
 from fxlrp.ir.rule import RULES
-from fxlrp.passes.manager import insert, reaches
+from fxlrp.passes.manager import find_input_dependent, insert
 
 aten = torch.ops.aten
 
-ADDITIVE = ("linear", "norms")
+ADDITIVE_KINDS = ("linear", "norms")
 """Kinds of rules whose ops add their constants to what the operands give."""
 
 
-FACTORS = ("weight", "running_var", "per_sample_weights", "grid")
+FACTOR_ARGUMENTS = ("weight", "running_var", "per_sample_weights", "grid")
 """Their arguments that multiply or place, and add nothing."""
 
 
-def origins(captured: Captured) -> dict[fx.Node, tuple[str, ...]]:
+def find_origins(captured: Captured) -> dict[fx.Node, tuple[str, ...]]:
     """Names of the parameters and buffers that each constant node is computed from."""
-    dependent = reaches(captured.graph)
+    dependent = find_input_dependent(captured.graph)
     found: dict[fx.Node, tuple[str, ...]] = {}
     for node in captured.graph.nodes:
         if node in captured.names:
@@ -34,14 +34,14 @@ def origins(captured: Captured) -> dict[fx.Node, tuple[str, ...]]:
     return found
 
 
-def additive(node: fx.Node, constants: Mapping[fx.Node, tuple[str, ...]]) -> list[fx.Node]:
+def find_additive(node: fx.Node, constants: Mapping[fx.Node, tuple[str, ...]]) -> list[fx.Node]:
     """Constant operands that an op of degree 1 adds: biases, class tokens, position tables, fill values."""
-    rule = RULES.get(overload(node))
-    if rule is None or rule.kind not in ADDITIVE:
+    rule = RULES.get(find_op(node))
+    if rule is None or rule.kind not in ADDITIVE_KINDS:
         return []
     schema = node.target._schema.arguments  # type: ignore[union-attr]
-    factors = [arg for a, arg in zip(schema, node.args, strict=False) if a.name in FACTORS]
-    return [n for n in node.all_input_nodes if n in constants and floating(n) and n not in factors]
+    factors = [arg for a, arg in zip(schema, node.args, strict=False) if a.name in FACTOR_ARGUMENTS]
+    return [n for n in node.all_input_nodes if n in constants and is_floating(n) and n not in factors]
 
 
 def is_bias(node: fx.Node, constant: fx.Node) -> bool:
@@ -55,13 +55,13 @@ def remove_biases(captured: Captured) -> int:
 
     The model then is another one, of which relevance can be lost in its nonlinear ops only.
     """
-    constants = origins(captured)
+    constants = find_origins(captured)
     own = {captured.names[node] for node in captured.parameters}
     hits = 0
     for node in list(captured.graph.nodes):
         if node.op != "call_function":
             continue
-        for constant in additive(node, constants):
+        for constant in find_additive(node, constants):
             # among constants a sum with a parameter may make a weight, such as 1 + w; a bias is a bias
             inside = node in constants and not is_bias(node, constant)
             if own & set(constants[constant]) and not inside:

@@ -57,7 +57,7 @@ SCALES = ELEMENTWISE | OFFSETS | {aten.sqrt.default, aten.clamp.default, aten.cl
 INVERSES = frozenset({aten.rsqrt.default, aten.reciprocal.default})
 
 
-def factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
+def find_factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
     """Nodes that only gate or normalise: held fixed where they multiply something else.
 
     A *gate* is not zero where its own input is zero: sigmoid, exp, ``1 + tanh``. A *statistic* is the inverse
@@ -67,11 +67,11 @@ def factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
     kinds: dict[fx.Node, str] = {}
     for node in graph.nodes:
         if node in dependent and node.op == "call_function":
-            kinds[node] = factor_kind(node, [kinds.get(n, "") for n in node.all_input_nodes if n in dependent])
+            kinds[node] = classify_factor(node, [kinds.get(n, "") for n in node.all_input_nodes if n in dependent])
     return {node for node, kind in kinds.items() if kind in ("gate", "statistic")}
 
 
-def factor_kind(node: fx.Node, inputs: list[str]) -> str:
+def classify_factor(node: fx.Node, inputs: list[str]) -> str:
     """``gate``, ``odd`` (a gate once a number is added), ``scale``, ``statistic``, or nothing."""
     op, kinds = node.target, set(inputs)
     one = next(iter(kinds)) if len(kinds) == 1 else ""

@@ -9,24 +9,24 @@ import torch
 from torch import fx
 
 from fxlrp._torch import tree_flatten
-from fxlrp.ir.program import floating
+from fxlrp.ir.program import is_floating
 from fxlrp.ir.rule import Facts, Rule
 from fxlrp.passes.analyses.factors import ELEMENTWISE, is_division_by_number
-from fxlrp.passes.analyses.signs import nonnegative
+from fxlrp.passes.analyses.signs import find_nonnegative
 
 aten = torch.ops.aten
 
 
-def dependents(graph: fx.Graph, starts: Iterable[fx.Node]) -> set[fx.Node]:
+def find_dependents(graph: fx.Graph, starts: Iterable[fx.Node]) -> set[fx.Node]:
     """Floating nodes with a differentiable path from a source."""
     found = set(starts)
     for node in graph.nodes:
-        if node.op == "call_function" and floating(node) and any(n in found for n in node.all_input_nodes):
+        if node.op == "call_function" and is_floating(node) and any(n in found for n in node.all_input_nodes):
             found.add(node)
     return found
 
 
-def between(graph: fx.Graph, dependent: Collection[fx.Node], end: fx.Node) -> list[fx.Node]:
+def find_path(graph: fx.Graph, dependent: Collection[fx.Node], end: fx.Node) -> list[fx.Node]:
     """The ops on a path from a source to the explained output, whatever their rules do, in graph order."""
     needed = {end}
     for node in reversed(graph.nodes):
@@ -39,12 +39,12 @@ Slots = dict[fx.Node, tuple[int, ...]]
 Hold = Callable[[fx.Node, tuple[int, ...]], Iterable[int]]
 
 
-def leaves(node: fx.Node) -> list[Any]:
+def flatten_arguments(node: fx.Node) -> list[Any]:
     """Flattened arguments, in which slots are positions."""
     return tree_flatten((node.args, node.kwargs))[0]
 
 
-def live(
+def find_live(
     graph: fx.Graph, starts: Collection[fx.Node], end: fx.Node, rules: Mapping[fx.Node, Rule], held: Hold
 ) -> Slots:
     """Nodes on a path from a source to the explained output, with the slots of their operands.
@@ -61,29 +61,31 @@ def live(
     slots: Slots = {node: () for node in graph.nodes if node in starts}
     for node in graph.nodes:
         stops = node in rules and rules[node].stops
-        if node.op != "call_function" or node in slots or stops or not floating(node):
+        if node.op != "call_function" or node in slots or stops or not is_floating(node):
             continue
-        reached = tuple(i for i, leaf in enumerate(leaves(node)) if isinstance(leaf, fx.Node) and leaf in slots)
+        reached = tuple(
+            i for i, leaf in enumerate(flatten_arguments(node)) if isinstance(leaf, fx.Node) and leaf in slots
+        )
         if passed := tuple(i for i in reached if i not in set(held(node, reached))):
             slots[node] = passed
     needed = {end} & slots.keys()
     for node in reversed(graph.nodes):
         if node in needed:
-            needed |= set(operands(node, slots))
+            needed |= set(list_operands(node, slots))
     return {node: slots[node] for node in graph.nodes if node in needed}
 
 
-def operands(node: fx.Node, slots: Slots) -> list[fx.Node]:
+def list_operands(node: fx.Node, slots: Slots) -> list[fx.Node]:
     """The nodes in a node's live slots, one per slot."""
-    given = leaves(node)
+    given = flatten_arguments(node)
     return [given[i] for i in slots.get(node, ())]
 
 
-def freeze(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], frozen: bool) -> Hold:
+def make_hold(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], frozen: bool) -> Hold:
     """What is held fixed: what the node's rule says, and gates and statistics inside products."""
 
     def held(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-        given, rule = leaves(node), rules.get(node)
+        given, rule = flatten_arguments(node), rules.get(node)
         factors = {i for i in reached if frozen and node.target is aten.mul.Tensor and given[i] in held_factors}
         if len(factors) == len(reached):
             factors = set()
@@ -93,21 +95,21 @@ def freeze(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], fro
     return held
 
 
-def dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node) -> set[fx.Node]:
+def find_dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node) -> set[fx.Node]:
     """Nodes that relevance reaches only through ReLU: the coefficient is 0 where they are negative.
 
     Not where relevance is injected, see `pipeline.lower`.
     """
     found = set()
     for node in slots:
-        users = [u for u in node.users if node in operands(u, slots)]
+        users = [u for u in node.users if node in list_operands(u, slots)]
         gated = all(u.target is aten.relu.default and rules[u].kills_negative for u in users)
         if users and gated and node is not end:
             found.add(node)
     return found
 
 
-def chain_shares(slots: Slots) -> dict[fx.Node, tuple[float, ...]]:
+def split_chains(slots: Slots) -> dict[fx.Node, tuple[float, ...]]:
     """Shares of the factors of a product chain, so that each factor of the whole chain takes the same part.
 
     ``(a * b) * c`` gives its left operand 2/3 and its right 1/3; ``a * b`` then halves the 2/3. Views, signs and
@@ -121,28 +123,29 @@ def chain_shares(slots: Slots) -> dict[fx.Node, tuple[float, ...]]:
 
     for node in slots:
         if node.target is aten.mul.Tensor and slots[node]:
-            counts = [count(n) for n in operands(node, slots)]
+            counts = [count(n) for n in list_operands(node, slots)]
             factors[node] = sum(counts)
             found[node] = tuple(c / sum(counts) for c in counts)
-        elif node.target is aten.pow.Tensor_Scalar and slots[node] and is_whole(node.args[1]):
-            factors[node] = int(node.args[1]) * count(operands(node, slots)[0])  # type: ignore[arg-type]
+        elif node.target is aten.pow.Tensor_Scalar and slots[node] and is_whole_number(node.args[1]):
+            factors[node] = int(node.args[1]) * count(list_operands(node, slots)[0])  # type: ignore[arg-type]
         elif len(slots[node]) == 1 and (node.target in ELEMENTWISE or is_division_by_number(node)):
-            factors[node] = count(operands(node, slots)[0])
+            factors[node] = count(list_operands(node, slots)[0])
     return found
 
 
-def is_whole(number: object) -> bool:
+def is_whole_number(number: object) -> bool:
     """A positive whole number."""
     return isinstance(number, (int, float)) and number > 0 and number == int(number)
 
 
-def facts(
+def prove_facts(
     graph: fx.Graph, slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node, invariant: bool
 ) -> dict[fx.Node, Facts]:
     """Everything proved about each live node."""
-    positive = nonnegative(graph)
-    dead = dead_below_zero(slots, rules, end)
-    shares = chain_shares(slots) if invariant else {}
+    positive = find_nonnegative(graph)
+    dead = find_dead_below_zero(slots, rules, end)
+    shares = split_chains(slots) if invariant else {}
     return {
-        node: Facts(all(n in positive for n in operands(node, slots)), node in dead, shares.get(node)) for node in slots
+        node: Facts(all(n in positive for n in list_operands(node, slots)), node in dead, shares.get(node))
+        for node in slots
     }

@@ -9,14 +9,14 @@ from torch import Tensor, fx
 
 from fxlrp.errors import RuleError
 from fxlrp.ir.decisions import Twin
-from fxlrp.ir.program import floating
+from fxlrp.ir.program import is_floating
 from fxlrp.ir.provenance import describe
 from fxlrp.ir.rule import Facts, Parts, Rule, Site
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.passes.analyses.liveness import leaves
+from fxlrp.passes.analyses.liveness import flatten_arguments
 
 
-def derived(graph: fx.Graph, parameters: Collection[fx.Node], dependent: Collection[fx.Node]) -> set[fx.Node]:
+def find_derived(graph: fx.Graph, parameters: Collection[fx.Node], dependent: Collection[fx.Node]) -> set[fx.Node]:
     """The parameters and what is computed of them alone: folded weights, expanded tokens, rows of tables.
 
     Args:
@@ -26,12 +26,12 @@ def derived(graph: fx.Graph, parameters: Collection[fx.Node], dependent: Collect
     """
     found = set(parameters)
     for node in graph.nodes:
-        if node not in dependent and floating(node) and any(n in found for n in node.all_input_nodes):
+        if node not in dependent and is_floating(node) and any(n in found for n in node.all_input_nodes):
             found.add(node)
     return found
 
 
-def leading(graph: fx.Graph, made: Collection[fx.Node], live: Collection[fx.Node]) -> set[fx.Node]:
+def find_leading(graph: fx.Graph, made: Collection[fx.Node], live: Collection[fx.Node]) -> set[fx.Node]:
     """Those of ``made`` from which a live node is computed."""
     found: set[fx.Node] = set()
     for node in reversed(graph.nodes):
@@ -40,7 +40,7 @@ def leading(graph: fx.Graph, made: Collection[fx.Node], live: Collection[fx.Node
     return found
 
 
-def read_too(
+def extend_twins(
     graph: fx.Graph, twins: Mapping[fx.Node, Twin], ends: Collection[fx.Node], made: Collection[fx.Node], rules: RuleSet
 ) -> dict[fx.Node, Twin]:
     """Twins that also pass relevance on to what is made of parameters.
@@ -52,7 +52,7 @@ def read_too(
         graph: The canonical graph.
         twins: Twins of the live nodes.
         ends: Live nodes where relevance ends, such as lookups of tokens.
-        made: Parameters and what is made of them, see `derived`.
+        made: Parameters and what is made of them, see `find_derived`.
         rules: The rule set.
 
     Returns:
@@ -64,15 +64,15 @@ def read_too(
     others = [n for n in graph.nodes if n in ends and n not in twins and n.op == "call_function"]
     ruled |= replace(rules, overrides=()).assign([*constant, *others])
     for node, rule in ruled.items():
-        slots = tuple(i for i, leaf in enumerate(leaves(node)) if isinstance(leaf, fx.Node) and leaf in made)
+        slots = tuple(i for i, leaf in enumerate(flatten_arguments(node)) if isinstance(leaf, fx.Node) and leaf in made)
         held = rule.holds(node, slots) if slots and rule.holds is not None else ()
         if slots := tuple(slot for slot in slots if slot not in set(held)):
             own = twins.get(node, Twin(rule, (), Facts()))
-            found[node] = replace(own, rule=twice(rule, node, own.slots, slots), slots=(*own.slots, *slots))
+            found[node] = replace(own, rule=apply_twice(rule, node, own.slots, slots), slots=(*own.slots, *slots))
     return found
 
 
-def twice(rule: Rule, node: fx.Node, operands: tuple[int, ...], parameters: tuple[int, ...]) -> Rule:
+def apply_twice(rule: Rule, node: fx.Node, operands: tuple[int, ...], parameters: tuple[int, ...]) -> Rule:
     """A rule for operands, then for parameters."""
 
     def apply(site: Site, c: Tensor) -> Parts:

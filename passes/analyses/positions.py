@@ -11,8 +11,8 @@ from torch import fx
 from fxlrp._torch import OpOverload
 from fxlrp.ir.decisions import Tail, Twin
 from fxlrp.ir.rule import Rule
-from fxlrp.passes.analyses.liveness import leaves
-from fxlrp.passes.manager import same, shape
+from fxlrp.passes.analyses.liveness import flatten_arguments
+from fxlrp.passes.manager import is_same_shape, shape_of
 
 aten = torch.ops.aten
 
@@ -21,7 +21,7 @@ NORMS = (aten.layer_norm.default, aten.rms_norm.default)
 SOFTMAX = (aten.softmax.int, aten.log_softmax.int)
 
 
-def tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Collection[fx.Node]) -> Tail | None:
+def find_tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Collection[fx.Node]) -> Tail | None:
     """The tail of an explained sequence, or None if there is none.
 
     A node belongs to it if its op treats positions (dimension 1) apart and everything that it takes relevance from
@@ -33,8 +33,8 @@ def tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Co
         end: The explained node.
         whole: Nodes that have to be walked for all positions.
     """
-    lead = shape(end)[:2]
-    if len(shape(end)) < 3 or same(lead[1:], (1,)):
+    lead = shape_of(end)[:2]
+    if len(shape_of(end)) < 3 or is_same_shape(lead[1:], (1,)):
         return None
     receivers: dict[fx.Node, list[fx.Node]] = {}
     taken: dict[fx.Node, set[fx.Node]] = {}
@@ -42,10 +42,10 @@ def tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Co
         if node not in twins:
             continue
         users = receivers.get(node, [])
-        own = None if node in whole or not is_known(twins[node].rule) else by_position(node, twins[node], lead)
+        own = None if node in whole or not is_own_rule(twins[node].rule) else find_aligned(node, twins[node], lead)
         if own is not None and (users or node is end) and all(user in taken for user in users):
             taken[node] = own
-        for operand in live(node, twins[node]):
+        for operand in operands_of(node, twins[node]):
             receivers.setdefault(operand, []).append(node)
     aligned = set(taken).union(*taken.values())
     fixed = {node: set(node.all_input_nodes) - own for node, own in taken.items()}
@@ -56,13 +56,13 @@ def tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Co
     return Tail(end, frozenset(taken), frozenset(aligned), () if shared else tuple(columns))
 
 
-def live(node: fx.Node, twin: Twin) -> list[Any]:
+def operands_of(node: fx.Node, twin: Twin) -> list[Any]:
     """The operands of a node."""
-    given = leaves(node)
+    given = flatten_arguments(node)
     return [given[slot] for slot in twin.slots]
 
 
-def is_known(rule: Rule) -> bool:
+def is_own_rule(rule: Rule) -> bool:
     """Whether the rule is one of fxlrp's: linear in the coefficient, and apart where its op treats positions apart.
 
     Nothing is known of others: one that cuts negative coefficients off must see all terms of a target at once.
@@ -70,18 +70,20 @@ def is_known(rule: Rule) -> bool:
     return getattr(rule.apply, "__module__", "").startswith("fxlrp.rules.")
 
 
-def by_position(node: fx.Node, twin: Twin, lead: tuple[Any, ...]) -> set[fx.Node] | None:
+def find_aligned(node: fx.Node, twin: Twin, lead: tuple[Any, ...]) -> set[fx.Node] | None:
     """The arguments that an op reads position by position, or None if it mixes positions."""
-    size, args, op = shape(node), tuple[Any, ...](node.args), node.target
-    if not same(size[:2], lead):
+    size, args, op = shape_of(node), tuple[Any, ...](node.args), node.target
+    if not is_same_shape(size[:2], lead):
         return None
     found: set[fx.Node] | None = None
     within = op in NORMS and len(args[1]) <= len(size) - 2
     if op is aten.linear.default or within or (op in SOFTMAX and args[1] % len(size) >= 2):
         found = {args[0]}
     elif is_elementwise(op):
-        found = broadcast(node, lead)
-    plain = found is not None and all(n in found and same(shape(n)[:2], lead) for n in live(node, twin))
+        found = find_elementwise_aligned(node, lead)
+    plain = found is not None and all(
+        n in found and is_same_shape(shape_of(n)[:2], lead) for n in operands_of(node, twin)
+    )
     return found if plain else None
 
 
@@ -90,14 +92,14 @@ def is_elementwise(op: object) -> bool:
     return op is aten._to_copy.default or (isinstance(op, OpOverload) and torch.Tag.pointwise in op.tags)
 
 
-def broadcast(node: fx.Node, lead: tuple[Any, ...]) -> set[fx.Node] | None:
+def find_elementwise_aligned(node: fx.Node, lead: tuple[Any, ...]) -> set[fx.Node] | None:
     """The arguments of an elementwise op that have positions; None if one has them in its first dimension."""
-    rank = len(shape(node))
+    rank = len(shape_of(node))
     found = set()
     for n in node.all_input_nodes:
-        own = shape(n)
-        if len(own) >= rank - 1 and not same(own[-(rank - 1) :][:1], (1,)):
-            if len(own) < rank or not same(own[1:2], lead[1:]):
+        own = shape_of(n)
+        if len(own) >= rank - 1 and not is_same_shape(own[-(rank - 1) :][:1], (1,)):
+            if len(own) < rank or not is_same_shape(own[1:2], lead[1:]):
                 return None
             found.add(n)
     return found

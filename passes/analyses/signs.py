@@ -20,7 +20,7 @@ Proof = Callable[[Mapping[str, Any], Known], bool]
 UNSIGNED = (torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 
-def nonnegative(graph: fx.Graph) -> set[fx.Node]:
+def find_nonnegative(graph: fx.Graph) -> set[fx.Node]:
     """Nodes whose entries are proved to be at least 0."""
     found: set[fx.Node] = set()
 
@@ -30,26 +30,26 @@ def nonnegative(graph: fx.Graph) -> set[fx.Node]:
         return value in found if isinstance(value, fx.Node) else isinstance(value, (int, float)) and value >= 0
 
     for node in graph.nodes:
-        if by_type(node.meta.get("val")) or by_op(node, known):
+        if is_nonnegative_by_type(node.meta.get("val")) or is_nonnegative_by_op(node, known):
             found.add(node)
     return found
 
 
-def by_type(value: object) -> bool:
+def is_nonnegative_by_type(value: object) -> bool:
     """Whether no value of the dtype is negative, or no size that the guards admit."""
     if isinstance(value, (SymInt, SymFloat)):
         return statically_known_true(value >= 0)
     return isinstance(value, Tensor) and value.dtype in UNSIGNED
 
 
-def by_op(node: fx.Node, known: Known) -> bool:
+def is_nonnegative_by_op(node: fx.Node, known: Known) -> bool:
     """Whether the op proves it. Sums and products of signed integers, and casts to them, may wrap around."""
     value, proof = node.meta.get("val"), PROOFS.get(node.target)
     if proof is None or not isinstance(value, Tensor):
         return False
     if node.target is aten._to_copy.default and not value.is_floating_point():
         return is_truth(node.args[0])
-    return (value.is_floating_point() or proof is moved) and proof(arguments(node), known)
+    return (value.is_floating_point() or proof is prove_moved) and proof(arguments(node), known)
 
 
 def is_truth(node: Any) -> bool:
@@ -64,49 +64,49 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return {**{a.name: a.default_value for a in schema}, **given, **node.kwargs}
 
 
-def always(a: Mapping[str, Any], known: Known) -> bool:
+def prove_always(a: Mapping[str, Any], known: Known) -> bool:
     """By the function's range."""
     return True
 
 
-def moved(a: Mapping[str, Any], known: Known) -> bool:
+def prove_moved(a: Mapping[str, Any], known: Known) -> bool:
     """Entries are moved, repeated, or left out."""
     return known(a["tensors"] if "tensors" in a else a["self"])
 
 
-def averaged(a: Mapping[str, Any], known: Known) -> bool:
+def prove_average(a: Mapping[str, Any], known: Known) -> bool:
     """Sums and means, with zeros for what is padded; a divisor of the caller's may be negative."""
     return known(a["self"]) and (a.get("divisor_override") is None or known(a["divisor_override"]))
 
 
-def pooled(a: Mapping[str, Any], known: Known) -> bool:
+def prove_pool(a: Mapping[str, Any], known: Known) -> bool:
     """The largest of a window, which with a dilation may hold nothing but padding: minus infinity."""
     dilation = a["dilation"]
     return known(a["self"]) and all(d == 1 for d in (dilation if isinstance(dilation, (list, tuple)) else [dilation]))
 
 
-def added(a: Mapping[str, Any], known: Known) -> bool:
+def prove_sum(a: Mapping[str, Any], known: Known) -> bool:
     """A sum with a weight."""
     return known(a["self"]) and known(a["other"]) and known(a["alpha"])
 
 
-def multiplied(a: Mapping[str, Any], known: Known) -> bool:
+def prove_product(a: Mapping[str, Any], known: Known) -> bool:
     """A product."""
     return known(a["self"]) and known(a["other"])
 
 
-def larger(a: Mapping[str, Any], known: Known) -> bool:
+def prove_maximum(a: Mapping[str, Any], known: Known) -> bool:
     """The larger of two."""
     return known(a["self"]) or known(a["other"])
 
 
-def bounded(a: Mapping[str, Any], known: Known) -> bool:
+def prove_clamp(a: Mapping[str, Any], known: Known) -> bool:
     """Between two bounds, of which the upper one wins where they cross."""
     low, high = (a.get(name, a.get(f"{name}_val")) for name in ("min", "max"))
     return (known(a["self"]) or known(low)) and (high is None or known(high))
 
 
-def softened(a: Mapping[str, Any], known: Known) -> bool:
+def prove_softplus(a: Mapping[str, Any], known: Known) -> bool:
     """``log(1 + exp(b x)) / b``, and x where ``b x`` is above a threshold."""
     beta, threshold = a["beta"], a["threshold"]
     return isinstance(beta, (int, float)) and beta > 0 and known(threshold)
@@ -124,7 +124,7 @@ PROOFS: dict[Any, Proof] = {
             aten.sqrt.default,
             aten.linalg_vector_norm.default,
         ),
-        always,
+        prove_always,
     ),
     **dict.fromkeys(
         (
@@ -141,7 +141,7 @@ PROOFS: dict[Any, Proof] = {
             aten.cat.default,
             aten._to_copy.default,
         ),
-        moved,
+        prove_moved,
     ),
     **dict.fromkeys(
         (
@@ -157,9 +157,9 @@ PROOFS: dict[Any, Proof] = {
             aten.adaptive_avg_pool2d.default,
             aten.adaptive_avg_pool3d.default,
         ),
-        averaged,
+        prove_average,
     ),
-    **dict.fromkeys((aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default), pooled),
+    **dict.fromkeys((aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default), prove_pool),
     **dict.fromkeys(
         (
             aten.clamp.default,
@@ -168,11 +168,11 @@ PROOFS: dict[Any, Proof] = {
             aten.clamp_max.default,
             aten.hardtanh.default,
         ),
-        bounded,
+        prove_clamp,
     ),
-    aten.add.Tensor: added,
-    aten.mul.Tensor: multiplied,
-    aten.maximum.default: larger,
-    aten.softplus.default: softened,
+    aten.add.Tensor: prove_sum,
+    aten.mul.Tensor: prove_product,
+    aten.maximum.default: prove_maximum,
+    aten.softplus.default: prove_softplus,
 }
 """Not `rsqrt`, which of -0 is minus infinity."""

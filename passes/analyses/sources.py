@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.errors import SignatureError
-from fxlrp.ir.program import Captured, Source, floating, overload
+from fxlrp.ir.program import AttributedInput, Captured, find_op, is_floating
 from fxlrp.ir.provenance import describe, module_path
-from fxlrp.passes.manager import named, reaches, shape
+from fxlrp.passes.manager import find_input_dependent, named, shape_of
 
 aten = torch.ops.aten
 
@@ -50,7 +50,7 @@ Trails = dict[fx.Node, Trail | None]
 """By node that is computed from integer inputs; None where one position is not one position of one input."""
 
 
-def sources(captured: Captured) -> list[Source]:
+def find_sources(captured: Captured) -> list[AttributedInput]:
     """Where relevance is read: floating inputs, and lookups whose indices come from an integer input.
 
     The relevance of a token is the sum over the entries of a table that it looked up, as it stands in the input: a
@@ -60,36 +60,36 @@ def sources(captured: Captured) -> list[Source]:
     Raises:
         SignatureError: If an integer input takes entries of a parameter by an op that is none of the known lookups.
     """
-    found = [Source(node, node.name) for node in captured.inputs if floating(node)]
+    found = [AttributedInput(node, node.name) for node in captured.inputs if is_floating(node)]
     live = {source.node for source in found}
     trails: Trails = {node: Trail(node.name) for node in captured.inputs if is_integer(node)}
-    tables, needed = learned(captured), ancestors(captured.explained)
+    tables, needed = find_learned(captured), find_ancestors(captured.explained)
     for node in captured.graph.nodes:
         inputs = [n for n in node.all_input_nodes if n in trails]
         if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
             continue
         if not live.isdisjoint(node.all_input_nodes):
-            live |= {node} if floating(node) else set()
-        elif inputs and (source := lookup(node, trails, tables)):
+            live |= {node} if is_floating(node) else set()
+        elif inputs and (source := find_lookup(node, trails, tables)):
             found.append(source)
             live.add(node)
         elif inputs:
-            trails[node] = followed(node, trails)
+            trails[node] = follow_trail(node, trails)
             if node in needed:
-                check(node, trails, tables)
+                refuse_unknown_lookup(node, trails, tables)
     return found
 
 
-def learned(captured: Captured) -> set[fx.Node]:
+def find_learned(captured: Captured) -> set[fx.Node]:
     """Parameters and what is computed from them without an input."""
-    dependent, found = reaches(captured.graph), set(captured.parameters)
+    dependent, found = find_input_dependent(captured.graph), set(captured.parameters)
     for node in captured.graph.nodes:
-        if node not in dependent and floating(node) and not found.isdisjoint(node.all_input_nodes):
+        if node not in dependent and is_floating(node) and not found.isdisjoint(node.all_input_nodes):
             found.add(node)
     return found
 
 
-def ancestors(end: fx.Node) -> set[fx.Node]:
+def find_ancestors(end: fx.Node) -> set[fx.Node]:
     """A node and everything that it is computed from."""
     found, rest = {end}, [end]
     while rest:
@@ -110,11 +110,11 @@ def is_elementwise(node: fx.Node) -> bool:
     return node.target is aten._to_copy.default or torch.Tag.pointwise in getattr(node.target, "tags", ())
 
 
-def followed(node: fx.Node, trails: Trails) -> Trail | None:
+def follow_trail(node: fx.Node, trails: Trails) -> Trail | None:
     """The trail of a node that is no lookup."""
     operands = [n for n in node.all_input_nodes if n in trails and not is_boolean(n)]
     if len(operands) != 1 or is_boolean(node):
-        return hot(node, trails)
+        return follow_one_hot(node, trails)
     (operand,) = operands
     moved = node.target in MOVES and (node.args[0] is operand or node.target is aten.cat.default)
     trail = trails[operand]
@@ -126,7 +126,7 @@ def is_boolean(node: fx.Node) -> bool:
     return getattr(node.meta.get("val"), "dtype", None) is torch.bool
 
 
-def hot(node: fx.Node, trails: Trails) -> Trail | None:
+def follow_one_hot(node: fx.Node, trails: Trails) -> Trail | None:
     """The trail of the one-hot form of integers: where they are equal to a range, or what that is cast to."""
     if node.target is aten._to_copy.default:
         operand: Any = node.args[0]
@@ -139,9 +139,9 @@ def hot(node: fx.Node, trails: Trails) -> Trail | None:
     return None
 
 
-def lookup(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> Source | None:
+def find_lookup(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> AttributedInput | None:
     """The source that a node is, if it takes entries of a table by integers."""
-    found = LOOKUPS[node.target](node, tables) if node.target in LOOKUPS else encoded(node, trails, tables)
+    found = LOOKUPS[node.target](node, tables) if node.target in LOOKUPS else read_one_hot(node, trails, tables)
     if found is None:
         return None
     indices, dims = found
@@ -150,21 +150,21 @@ def lookup(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> Source | None
         return None
     name, trail = module_path(node) or node.name, next(iter(by.values()))
     if len(by) > 1 or trail is None:
-        return Source(node, name, dims)
-    return Source(node, trail.name, dims, (*trail.steps, (node, next(iter(by)))))
+        return AttributedInput(node, name, dims)
+    return AttributedInput(node, trail.name, dims, (*trail.steps, (node, next(iter(by)))))
 
 
-Taken = tuple[list[fx.Node], tuple[int, ...]]
+LookupIndices = tuple[list[fx.Node], tuple[int, ...]]
 """The integers by which a lookup takes entries, and the dimensions of its output in which they are laid out."""
 
 
-def embedding(node: fx.Node, tables: set[fx.Node]) -> Taken | None:
+def read_embedding(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
     """Rows of any table: parameters, buffers, and what is computed from them."""
     index: Any = node.args[1]
-    return [index], tuple(range(len(shape(index))))
+    return [index], tuple(range(len(shape_of(index))))
 
 
-def indexed(node: fx.Node, tables: set[fx.Node]) -> Taken | None:
+def read_index(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
     """``table[:, ids]``: the integers' dimensions stand where the first is, or first where others stand between."""
     arguments: Any = node.args
     table, indices = arguments[:2]
@@ -173,41 +173,41 @@ def indexed(node: fx.Node, tables: set[fx.Node]) -> Taken | None:
     places = [i for i, n in enumerate(indices) if n is not None]
     given = [indices[i] for i in places]
     start = places[0] if places[-1] - places[0] + 1 == len(places) else 0
-    return given, tuple(range(start, start + max(len(shape(n)) for n in given)))
+    return given, tuple(range(start, start + max(len(shape_of(n)) for n in given)))
 
 
-def selected(node: fx.Node, tables: set[fx.Node]) -> Taken | None:
+def read_index_select(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
     """``table.index_select(dim, ids)``."""
     arguments: Any = node.args
     table, dim, index = arguments
-    return ([index], (dim % len(shape(node)),)) if table in tables else None
+    return ([index], (dim % len(shape_of(node)),)) if table in tables else None
 
 
-def gathered(node: fx.Node, tables: set[fx.Node]) -> Taken | None:
+def read_gather(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
     """``table.gather(dim, ids)``: one entry for each."""
     arguments: Any = node.args
     table, _, index = arguments
-    return ([index], tuple(range(len(shape(node))))) if table in tables else None
+    return ([index], tuple(range(len(shape_of(node))))) if table in tables else None
 
 
-def encoded(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> Taken | None:
+def read_one_hot(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> LookupIndices | None:
     """Integers in one-hot form as floating numbers, of which nothing but products with tables is taken."""
     arguments: Any = node.args
     if node.target is aten.scatter.value and named(node)["value"] == 1:
         zeros, dim, index, *_ = arguments
-        known = shape(index)[dim] == 1 and is_zero(zeros)
+        known = shape_of(index)[dim] == 1 and is_zero(zeros)
     elif node.target is aten._to_copy.default:
         index = arguments[0]
-        known = came_from_equality(index, trails)
+        known = is_one_hot(index, trails)
     else:
         return None
     products = all(u.target is aten.linear.default and u.args[0] is node and u.args[1] in tables for u in node.users)
-    if not (known and floating(node) and node.users and products):
+    if not (known and is_floating(node) and node.users and products):
         return None
-    return [index], tuple(range(len(shape(node))))
+    return [index], tuple(range(len(shape_of(node))))
 
 
-def came_from_equality(node: Any, trails: Trails) -> bool:
+def is_one_hot(node: Any, trails: Trails) -> bool:
     """Whether a node is the one-hot form of integers, not yet as floating numbers."""
     trail = trails.get(node)
     return trail is not None and any(step.target is aten.eq.Tensor for step, _ in trail.steps)
@@ -220,22 +220,22 @@ def is_zero(node: Any) -> bool:
 
 ZEROS = (aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default)
 
-LOOKUPS: dict[Any, Callable[[fx.Node, set[fx.Node]], Taken | None]] = {
-    aten.embedding.default: embedding,
-    aten.index.Tensor: indexed,
-    aten._unsafe_index.Tensor: indexed,
-    aten.index_select.default: selected,
-    aten.gather.default: gathered,
+LOOKUPS: dict[Any, Callable[[fx.Node, set[fx.Node]], LookupIndices | None]] = {
+    aten.embedding.default: read_embedding,
+    aten.index.Tensor: read_index,
+    aten._unsafe_index.Tensor: read_index,
+    aten.index_select.default: read_index_select,
+    aten.gather.default: read_gather,
 }
 
 
-def check(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> None:
+def refuse_unknown_lookup(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> None:
     """Refuse an op by which integers take entries of a parameter that is none of the known lookups."""
     given = [n for n in node.all_input_nodes if n in trails and is_integer(n)]
     taken = [n for n in node.all_input_nodes if n in tables]
-    if given and taken and floating(node) and not is_elementwise(node):
+    if given and taken and is_floating(node) and not is_elementwise(node):
         raise SignatureError(
             f"integers of {given[0].name} take entries of {taken[0].name} by an op that is no known lookup, so that "
-            f"their relevance cannot be told\n  at {describe(node)} ({overload(node)})\n"
+            f"their relevance cannot be told\n  at {describe(node)} ({find_op(node)})\n"
             "Use an embedding, an index, index_select or gather there, or explain the part of the model behind it."
         )

@@ -5,24 +5,24 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxlrp.passes.manager import insert, reaches, shape, substitute
+from fxlrp.passes.manager import find_input_dependent, insert, shape_of, substitute
 
 aten = torch.ops.aten
 
 
-def merge(graph: fx.Graph) -> int:
+def merge_products(graph: fx.Graph) -> int:
     """``addmm(b, x, W)``, ``mm(x, W)`` and ``matmul(x, W)`` with constant ``W`` become ``linear(x, W^T, b)``."""
-    dependent = reaches(graph)
+    dependent = find_input_dependent(graph)
     hits = 0
     for node in list(graph.nodes):
-        if (new := as_linear(node, dependent)) is not None:
+        if (new := write_as_linear(node, dependent)) is not None:
             substitute(node, new)
             dependent.add(new)
             hits += 1
     return hits
 
 
-def as_linear(node: fx.Node, dependent: set[fx.Node]) -> fx.Node | None:
+def write_as_linear(node: fx.Node, dependent: set[fx.Node]) -> fx.Node | None:
     """The node as a linear op, or None if it is none."""
     if node.target is aten.addmm.default and not node.kwargs:
         bias, x, w = node.args
@@ -31,8 +31,8 @@ def as_linear(node: fx.Node, dependent: set[fx.Node]) -> fx.Node | None:
     else:
         return None
     assert isinstance(w, fx.Node)
-    if x not in dependent or w in dependent or bias in dependent or len(shape(w)) != 2:
+    if x not in dependent or w in dependent or bias in dependent or len(shape_of(w)) != 2:
         return None
-    if isinstance(bias, fx.Node) and len(shape(bias)) != 1:
+    if isinstance(bias, fx.Node) and len(shape_of(bias)) != 1:
         return None
     return insert(node, aten.linear.default, x, insert(node, aten.t.default, w), bias)

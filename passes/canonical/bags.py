@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from fxlrp.ir.program import OneOutput
-from fxlrp.passes.manager import insert, named, reaches, substitute
+from fxlrp.passes.manager import find_input_dependent, insert, named, substitute
 
 aten = torch.ops.aten
 
@@ -16,19 +16,19 @@ SUM, MEAN = 0, 1
 
 def open_bags(graph: fx.Graph) -> int:
     """A sum or mean over bags of rows of a constant table, picked by an input, becomes a lookup and a sum."""
-    dependent = reaches(graph)
+    dependent = find_input_dependent(graph)
     hits = 0
     for node in list(graph.nodes):
         if node.target == OneOutput(aten._embedding_bag.default, 0):
             args = named(node)
             picked = args["indices"] in dependent and args["weight"] not in dependent
             if picked and args["mode"] in (SUM, MEAN):
-                substitute(node, opened(node))
+                substitute(node, open_bag(node))
                 hits += 1
     return hits
 
 
-def opened(node: fx.Node) -> fx.Node:
+def open_bag(node: fx.Node) -> fx.Node:
     """``index_add(0, bag of each index, table[index] * weight of each)``, over the size of the bag if it is a mean."""
     args = named(node)
     indices, offsets, table = args["indices"], args["offsets"], args["weight"]
@@ -48,15 +48,15 @@ def opened(node: fx.Node) -> fx.Node:
         sizes = insert(node, aten.index_add.default, none, 0, bag, weights)
         sizes = insert(node, aten.clamp.default, sizes, 1)
         weights = insert(node, aten.div.Tensor, weights, insert(node, aten.index_select.default, sizes, 0, bag))
-    rows = weighted(node, rows, weights)
+    rows = weight_rows(node, rows, weights)
     if args["per_sample_weights"] is not None:
-        rows = weighted(node, rows, args["per_sample_weights"])
+        rows = weight_rows(node, rows, args["per_sample_weights"])
     empty = insert(node, aten.zeros_like.default, offsets, dtype=table.meta["val"].dtype)
     empty = insert(node, aten.unsqueeze.default, empty, 1)
     first = insert(node, aten.zeros_like.default, insert(node, aten.select.int, table, 0, 0))
     return insert(node, aten.index_add.default, insert(node, aten.mul.Tensor, empty, first), 0, bag, rows)
 
 
-def weighted(node: fx.Node, rows: fx.Node, weights: fx.Node) -> fx.Node:
+def weight_rows(node: fx.Node, rows: fx.Node, weights: fx.Node) -> fx.Node:
     """Each row times its weight."""
     return insert(node, aten.mul.Tensor, rows, insert(node, aten.unsqueeze.default, weights, 1))

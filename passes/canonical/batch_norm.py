@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.ir.program import Norm
-from fxlrp.ir.provenance import module_path, modules
-from fxlrp.passes.manager import OWN, insert, named, reaches, shape, substitute
+from fxlrp.ir.program import MergedNorm
+from fxlrp.ir.provenance import find_modules, module_path
+from fxlrp.passes.manager import META_OF_VALUE, find_input_dependent, insert, named, shape_of, substitute
 
 aten = torch.ops.aten
 
@@ -29,7 +29,7 @@ LINEAR = (
 )
 
 
-def fold(graph: fx.Graph) -> int:
+def fold_batch_norm(graph: fx.Graph) -> int:
     """``bn(linear(x))`` and ``linear(bn(x))`` become one linear op with weights computed in the graph.
 
     Without such a neighbour ``bn(x)`` becomes ``x s + t``, and says why in ``meta["apart"]``. A linear op before the
@@ -41,26 +41,26 @@ def fold(graph: fx.Graph) -> int:
     norm in ``meta["merged"]`` of the merged op. A norm before the linear op is in its ``meta["fronted"]``.
     """
     hits = 0
-    dependent = reaches(graph)
+    dependent = find_input_dependent(graph)
     for node in list(graph.nodes):
         if node.target is operator.getitem and node.args[1] == 0 and node.args[0].target is BATCH_NORM:
             norm = node.args[0]
-            if not (apart := unlike_before(norm, dependent)):
-                before(node, norm, dependent)
-            elif not (also := unlike_behind(node, norm, dependent)):
-                behind(node, norm, dependent)
+            if not (apart := find_obstacle_before(norm, dependent)):
+                merge_before(node, norm, dependent)
+            elif not (also := find_obstacle_behind(node, norm, dependent)):
+                merge_behind(node, norm, dependent)
             else:
-                alone(node, norm, f"{apart}; {also}")
+                write_alone(node, norm, f"{apart}; {also}")
             hits += 1
     return hits
 
 
-def unlike_before(norm: fx.Node, dependent: set[fx.Node]) -> str:
+def find_obstacle_before(norm: fx.Node, dependent: set[fx.Node]) -> str:
     """Why a norm cannot be merged into what it norms; empty if it can."""
     linear = norm.args[0]
     if dependent.intersection(norm.all_input_nodes[1:]):
         return "its statistics or weights depend on an input"
-    if not is_linear(linear, dependent):
+    if not is_constant_linear(linear, dependent):
         return "no linear op with constant weights is before it"
     assert isinstance(linear, fx.Node)
     if len(linear.users) != 1:
@@ -68,22 +68,22 @@ def unlike_before(norm: fx.Node, dependent: set[fx.Node]) -> str:
     return "" if has_channels(linear) else f"{linear.name} before it has its channels in another dimension"
 
 
-def unlike_behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> str:
+def find_obstacle_behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> str:
     """Why a norm cannot be merged into the ops that take its output; empty if it can."""
     users = list(norm_out.users)
     if dependent.intersection(norm.all_input_nodes[1:]):
         return "its statistics or weights depend on an input"
-    if not users or not all(is_linear(u, dependent) and named(u)["input"] is norm_out for u in users):
+    if not users or not all(is_constant_linear(u, dependent) and named(u)["input"] is norm_out for u in users):
         return "not only linear ops with constant weights take its output"
     for user in users:
-        if is_transposed(user) or pads(user):
+        if is_transposed(user) or has_padding(user):
             return f"{user.name} behind it {'is transposed' if is_transposed(user) else 'pads'}"
         if not has_channels(user):
             return f"{user.name} behind it has its channels in another dimension"
     return ""
 
 
-def is_linear(node: object, dependent: set[fx.Node]) -> bool:
+def is_constant_linear(node: object, dependent: set[fx.Node]) -> bool:
     """A linear op with constant weight and bias."""
     if not isinstance(node, fx.Node) or node.target not in LINEAR:
         return False
@@ -93,7 +93,7 @@ def is_linear(node: object, dependent: set[fx.Node]) -> bool:
 
 def has_channels(linear: fx.Node) -> bool:
     """Whether dimension 1 of input and output is that of the channels: they have as many dimensions as the weight."""
-    return len(shape(linear)) == len(shape(named(linear)["weight"]))
+    return len(shape_of(linear)) == len(shape_of(named(linear)["weight"]))
 
 
 def is_transposed(linear: fx.Node) -> bool:
@@ -101,19 +101,19 @@ def is_transposed(linear: fx.Node) -> bool:
     return linear.target in TRANSPOSED or bool(named(linear).get("transposed", False))
 
 
-def pads(linear: fx.Node) -> bool:
+def has_padding(linear: fx.Node) -> bool:
     """Whether a convolution adds zeros around its input."""
     args = named(linear)
     padding: Any = args.get("padding", 0)
     if padding == "same":
-        return any(n != 1 for n in shape(args["weight"])[2:])
+        return any(n != 1 for n in shape_of(args["weight"])[2:])
     return padding != "valid" and any([padding] if isinstance(padding, int) else padding)
 
 
-def scale_and_shift(at: fx.Node, norm: fx.Node) -> tuple[fx.Node, fx.Node]:
+def insert_scale_and_shift(at: fx.Node, norm: fx.Node) -> tuple[fx.Node, fx.Node]:
     """The affine map that the norm is: ``s = w / sqrt(var + eps)``, ``t = b - mean * s``, in float32 or better."""
     *tensors, _, eps = norm.args[1:]
-    weight, bias, mean, var = (None if x is None else wide(at, x) for x in tensors)
+    weight, bias, mean, var = (None if x is None else insert_wide(at, x) for x in tensors)
     s = insert(at, aten.rsqrt.default, insert(at, aten.add.Scalar, var, eps))
     if weight is not None:
         s = insert(at, aten.mul.Tensor, s, weight)
@@ -121,29 +121,29 @@ def scale_and_shift(at: fx.Node, norm: fx.Node) -> tuple[fx.Node, fx.Node]:
     return s, t if bias is None else insert(at, aten.add.Tensor, t, bias)
 
 
-def wide(at: fx.Node, x: Any) -> fx.Node:
+def insert_wide(at: fx.Node, x: Any) -> fx.Node:
     """A tensor in float32 or better, as torch computes norms in."""
-    return cast(at, x, torch.promote_types(x.meta["val"].dtype, torch.float32))
+    return insert_cast(at, x, torch.promote_types(x.meta["val"].dtype, torch.float32))
 
 
-def cast(at: fx.Node, x: fx.Node, dtype: torch.dtype) -> fx.Node:
+def insert_cast(at: fx.Node, x: fx.Node, dtype: torch.dtype) -> fx.Node:
     """A tensor in a dtype."""
     return x if x.meta["val"].dtype is dtype else insert(at, aten._to_copy.default, x, dtype=dtype)
 
 
-def along(at: fx.Node, vector: fx.Node, ndim: int) -> fx.Node:
+def insert_channel_view(at: fx.Node, vector: fx.Node, ndim: int) -> fx.Node:
     """View a vector of channels so that it multiplies along dimension 1."""
     return insert(at, aten.reshape.default, vector, [-1 if i == 1 else 1 for i in range(ndim)])
 
 
-def factor(at: fx.Node, vector: fx.Node, linear: fx.Node, dim: int) -> fx.Node:
+def insert_weight_factor(at: fx.Node, vector: fx.Node, linear: fx.Node, dim: int) -> fx.Node:
     """View a vector of channels so that it multiplies a weight along one of its first two dimensions.
 
     Dimension 0 of a weight has all channels on its side of the op; dimension 1 has those of one group, of which the
     group is told by the place in dimension 0.
     """
     args = named(linear)
-    rows, columns, *kernel = shape(args["weight"])
+    rows, columns, *kernel = shape_of(args["weight"])
     groups = args.get("groups", 1)
     if dim == 1 and groups != 1:
         apart = insert(at, aten.reshape.default, vector, [groups, 1, columns])
@@ -152,63 +152,67 @@ def factor(at: fx.Node, vector: fx.Node, linear: fx.Node, dim: int) -> fx.Node:
     return insert(at, aten.reshape.default, vector, [*sizes, *(1 for _ in kernel)])
 
 
-def before(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> None:
+def merge_before(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> None:
     """``bn(linear(x)) -> linear'(x)`` with ``W' = s W`` and ``b' = s b + t``."""
     linear: Any = norm.args[0]
     args = named(linear)
-    s, t = scale_and_shift(norm_out, norm)
-    scaled = factor(norm_out, s, linear, int(is_transposed(linear)))
-    weight = insert(norm_out, aten.mul.Tensor, wide(norm_out, args["weight"]), scaled)
+    s, t = insert_scale_and_shift(norm_out, norm)
+    scaled = insert_weight_factor(norm_out, s, linear, int(is_transposed(linear)))
+    weight = insert(norm_out, aten.mul.Tensor, insert_wide(norm_out, args["weight"]), scaled)
     bias = t
     if args["bias"] is not None:
-        bias = insert(norm_out, aten.add.Tensor, insert(norm_out, aten.mul.Tensor, wide(norm_out, args["bias"]), s), t)
-    new = again(norm_out, linear, args["input"], weight, bias)
-    merged = Norm(s, t, tuple(linear.meta.pop("reads", [])), *origin(norm))
+        bias = insert(
+            norm_out, aten.add.Tensor, insert(norm_out, aten.mul.Tensor, insert_wide(norm_out, args["bias"]), s), t
+        )
+    new = insert_with_weights(norm_out, linear, args["input"], weight, bias)
+    merged = MergedNorm(s, t, tuple(linear.meta.pop("reads", [])), *find_origin(norm))
     substitute(norm_out, new)
     new.meta["merged"] = (*linear.meta.get("merged", ()), merged)
     dependent.add(new)
 
 
-def behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> None:
+def merge_behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> None:
     """``linear(bn(x)) -> linear'(x)`` with ``W' = W s`` and ``b' = b + W t``."""
     reads = tuple(norm_out.meta.get("reads", ()))
     for user in list(norm_out.users):
         args = named(user)
-        s, t = scale_and_shift(user, norm)
-        w = wide(user, args["weight"])
-        weight = insert(user, aten.mul.Tensor, w, factor(user, s, user, 1))
-        moved = insert(user, aten.mul.Tensor, w, factor(user, t, user, 1))
-        bias = insert(user, aten.sum.dim_IntList, moved, list(range(1, len(shape(w)))))
+        s, t = insert_scale_and_shift(user, norm)
+        w = insert_wide(user, args["weight"])
+        weight = insert(user, aten.mul.Tensor, w, insert_weight_factor(user, s, user, 1))
+        moved = insert(user, aten.mul.Tensor, w, insert_weight_factor(user, t, user, 1))
+        bias = insert(user, aten.sum.dim_IntList, moved, list(range(1, len(shape_of(w)))))
         if args["bias"] is not None:
             bias = insert(user, aten.add.Tensor, bias, args["bias"])
-        new = again(user, user, norm.args[0], weight, bias)
-        new.meta["fronted"] = (*user.meta.get("fronted", ()), Norm(s, t, reads, *origin(norm)))
+        new = insert_with_weights(user, user, norm.args[0], weight, bias)
+        new.meta["fronted"] = (*user.meta.get("fronted", ()), MergedNorm(s, t, reads, *find_origin(norm)))
         substitute(user, new)
         dependent.add(new)
 
 
-def alone(norm_out: fx.Node, norm: fx.Node, why: str) -> None:
+def write_alone(norm_out: fx.Node, norm: fx.Node, why: str) -> None:
     """``bn(x) -> x s + t``."""
-    x, ndim = norm.args[0], len(shape(norm_out))
-    s, t = scale_and_shift(norm_out, norm)
-    scaled = insert(norm_out, aten.mul.Tensor, x, along(norm_out, s, ndim))
-    shifted = insert(norm_out, aten.add.Tensor, scaled, along(norm_out, t, ndim))
-    new = cast(norm_out, shifted, norm_out.meta["val"].dtype)
+    x, ndim = norm.args[0], len(shape_of(norm_out))
+    s, t = insert_scale_and_shift(norm_out, norm)
+    scaled = insert(norm_out, aten.mul.Tensor, x, insert_channel_view(norm_out, s, ndim))
+    shifted = insert(norm_out, aten.add.Tensor, scaled, insert_channel_view(norm_out, t, ndim))
+    new = insert_cast(norm_out, shifted, norm_out.meta["val"].dtype)
     substitute(norm_out, new)
-    new.meta["apart"] = (origin(norm)[1], why)
+    new.meta["apart"] = (find_origin(norm)[1], why)
 
 
-def again(at: fx.Node, linear: fx.Node, x: Any, weight: fx.Node, bias: fx.Node) -> fx.Node:
+def insert_with_weights(at: fx.Node, linear: fx.Node, x: Any, weight: fx.Node, bias: fx.Node) -> fx.Node:
     """The linear op with other weights, in their old dtype; it comes from where the op comes from, not the norm."""
     dtype = named(linear)["weight"].meta["val"].dtype
     kwargs = {name: arg for name, arg in linear.kwargs.items() if name not in ("input", "weight", "bias")}
-    new = insert(at, linear.target, x, cast(at, weight, dtype), cast(at, bias, dtype), *linear.args[3:], **kwargs)
-    new.meta |= {k: v for k, v in linear.meta.items() if k not in OWN}
+    new = insert(
+        at, linear.target, x, insert_cast(at, weight, dtype), insert_cast(at, bias, dtype), *linear.args[3:], **kwargs
+    )
+    new.meta |= {k: v for k, v in linear.meta.items() if k not in META_OF_VALUE}
     for kept in ("merged", "fronted"):
         new.meta |= {kept: linear.meta[kept]} if kept in linear.meta else {}
     return new
 
 
-def origin(norm: fx.Node) -> tuple[frozenset[str], str]:
+def find_origin(norm: fx.Node) -> tuple[frozenset[str], str]:
     """The module calls that a norm runs in, and its name."""
-    return frozenset(modules(norm)), module_path(norm) or norm.name
+    return frozenset(find_modules(norm)), module_path(norm) or norm.name

@@ -10,16 +10,16 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.ir.program import OneOutput, floating
+from fxlrp.ir.program import OneOutput, is_floating
 from fxlrp.passes.canonical.batch_norm import BATCH_NORM
-from fxlrp.passes.manager import insert, named, shape, substitute
+from fxlrp.passes.manager import insert, named, shape_of, substitute
 
 aten = torch.ops.aten
 
 Opener = Callable[[fx.Node, int, dict[str, Any]], "fx.Node | None"]
 
 
-def piece(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+def open_piece(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     """``split`` and ``unbind`` pieces are slices and selections."""
     x, dim = args["self"], args["dim"]
     if node.target in (aten.unbind.int, aten.unbind_copy.int):
@@ -29,7 +29,7 @@ def piece(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     return insert(node, aten.slice.Tensor, x, dim, start, start + sizes[index])
 
 
-def value_at_index(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+def open_selection(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
     """``topk``, ``sort``, ``max`` ... : values are gathered at the winning positions."""
     if index != 0:
         return None
@@ -42,12 +42,12 @@ def value_at_index(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node |
     return picked if keepdim else insert_after(picked, aten.squeeze.dims, picked, [dim])
 
 
-def pooled(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+def open_pool(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
     """Max pooling of which only the values are wanted."""
     return insert(node, WITHOUT_POSITIONS[node.target], *args.values()) if index == 0 else None
 
 
-def adaptive(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+def open_adaptive_pool(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
     """Adaptive max pooling: values are gathered at the winning positions of the flattened plane."""
     if index != 0:
         return None
@@ -68,7 +68,7 @@ def insert_after(previous: fx.Node, op: Any, *args: Any) -> fx.Node:
     return new
 
 
-def variance(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+def open_variance(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     """``var_mean`` is a variance and a mean."""
     if index == 0:
         return insert(
@@ -83,7 +83,7 @@ def variance(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
         node,
         aten.mean.dim,
         args["self"],
-        args["dim"] or list(range(len(shape(args["self"])))),
+        args["dim"] or list(range(len(shape_of(args["self"])))),
         args["keepdim"],
     )
 
@@ -94,24 +94,26 @@ WITHOUT_POSITIONS: dict[Any, Any] = {
 }
 
 
-def layer_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+def open_layer_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     """The norm itself; its mean and inverse deviation have no derivative in torch."""
     x, dims = args["input"], list(args["normalized_shape"])
     if index == 0:
         return insert(node, aten.layer_norm.default, x, dims, args["weight"], args["bias"], args["eps"])
-    return insert(node, aten.detach.default, statistic(node, index, x, list(range(-len(dims), 0)), True, args["eps"]))
+    return insert(
+        node, aten.detach.default, insert_statistic(node, index, x, list(range(-len(dims), 0)), True, args["eps"])
+    )
 
 
-def group_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+def open_group_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     """The norm itself, or its mean or inverse deviation written out."""
     x, groups = args["input"], args["group"]
     if index == 0:
         return insert(node, aten.group_norm.default, x, groups, args["weight"], args["bias"], args["eps"])
     grouped = insert(node, aten.unflatten.int, x, 1, [groups, -1])
-    return statistic(node, index, grouped, list(range(2, len(shape(grouped)))), False, args["eps"])
+    return insert_statistic(node, index, grouped, list(range(2, len(shape_of(grouped)))), False, args["eps"])
 
 
-def statistic(node: fx.Node, index: int, x: fx.Node, dims: list[int], keepdim: bool, eps: float) -> fx.Node:
+def insert_statistic(node: fx.Node, index: int, x: fx.Node, dims: list[int], keepdim: bool, eps: float) -> fx.Node:
     """Mean (output 1) or inverse deviation (output 2) of a norm."""
     if index == 1:
         return insert(node, aten.mean.dim, x, dims, keepdim)
@@ -119,18 +121,18 @@ def statistic(node: fx.Node, index: int, x: fx.Node, dims: list[int], keepdim: b
     return insert(node, aten.rsqrt.default, insert(node, aten.add.Scalar, variance, eps))
 
 
-def batch_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+def open_batch_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
     """In evaluation mode the norm is folded later, and the statistics of the batch are empty."""
-    return None if index == 0 else insert(node, aten.new_zeros.default, args["input"], list(shape(node)))
+    return None if index == 0 else insert(node, aten.new_zeros.default, args["input"], list(shape_of(node)))
 
 
-def embedding_bag(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+def open_embedding_bag(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     """The form of the lookup that has a derivative."""
     args["indices"] = insert(node, aten.repeat.default, args["indices"], [1])  # the op insists on contiguous memory
     return insert(node, OneOutput(aten._embedding_bag.default, index), *args.values())
 
 
-def leaky_relu(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
+def open_leaky_relu(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     """In evaluation mode a randomised ReLU has the mean of its slopes; in training mode `verify` refuses it."""
     if args["training"]:
         return insert(node, OneOutput(aten.rrelu_with_noise_functional.default, index), *node.args, **node.kwargs)
@@ -139,37 +141,37 @@ def leaky_relu(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
     return args["noise"]  # type: ignore[no-any-return]
 
 
-def one_output(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
+def open_other(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
     """Any other op: the call again, with one output."""
     assert isinstance(node.target, OpOverload)
     return insert(node, OneOutput(node.target, index), *node.args, **node.kwargs)
 
 
 OPENERS: dict[Any, Opener] = {
-    aten.split.Tensor: piece,
-    aten.split_with_sizes.default: piece,
-    aten.unbind.int: piece,
-    aten.unbind_copy.int: piece,
-    aten.topk.default: value_at_index,
-    aten.sort.default: value_at_index,
-    aten.sort.stable: value_at_index,
-    aten.max.dim: value_at_index,
-    aten.min.dim: value_at_index,
-    aten.median.dim: value_at_index,
-    aten.nanmedian.dim: value_at_index,
-    aten.mode.default: value_at_index,
-    aten.kthvalue.default: value_at_index,
-    aten.cummax.default: value_at_index,
-    aten.cummin.default: value_at_index,
-    aten.var_mean.correction: variance,
-    aten.adaptive_max_pool2d.default: adaptive,
-    aten.adaptive_max_pool3d.default: adaptive,
-    **dict.fromkeys(WITHOUT_POSITIONS, pooled),
-    aten.native_layer_norm.default: layer_norm,
-    aten.native_group_norm.default: group_norm,
-    BATCH_NORM: batch_norm,
-    aten._embedding_bag_forward_only.default: embedding_bag,
-    aten.rrelu_with_noise_functional.default: leaky_relu,
+    aten.split.Tensor: open_piece,
+    aten.split_with_sizes.default: open_piece,
+    aten.unbind.int: open_piece,
+    aten.unbind_copy.int: open_piece,
+    aten.topk.default: open_selection,
+    aten.sort.default: open_selection,
+    aten.sort.stable: open_selection,
+    aten.max.dim: open_selection,
+    aten.min.dim: open_selection,
+    aten.median.dim: open_selection,
+    aten.nanmedian.dim: open_selection,
+    aten.mode.default: open_selection,
+    aten.kthvalue.default: open_selection,
+    aten.cummax.default: open_selection,
+    aten.cummin.default: open_selection,
+    aten.var_mean.correction: open_variance,
+    aten.adaptive_max_pool2d.default: open_adaptive_pool,
+    aten.adaptive_max_pool3d.default: open_adaptive_pool,
+    **dict.fromkeys(WITHOUT_POSITIONS, open_pool),
+    aten.native_layer_norm.default: open_layer_norm,
+    aten.native_group_norm.default: open_group_norm,
+    BATCH_NORM: open_batch_norm,
+    aten._embedding_bag_forward_only.default: open_embedding_bag,
+    aten.rrelu_with_noise_functional.default: open_leaky_relu,
 }
 
 
@@ -178,9 +180,9 @@ def open_outputs(graph: fx.Graph) -> int:
     hits = 0
     for node in list(graph.nodes):
         source = node.args[0] if node.target is operator.getitem else None
-        if not isinstance(source, fx.Node) or not isinstance(source.target, OpOverload) or not floating(node):
+        if not isinstance(source, fx.Node) or not isinstance(source.target, OpOverload) or not is_floating(node):
             continue
-        open_it = OPENERS.get(source.target, one_output)
+        open_it = OPENERS.get(source.target, open_other)
         new = open_it(source, node.args[1], named(source))
         if new is not None:
             substitute(node, new)

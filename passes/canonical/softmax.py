@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.passes.manager import Pass, insert, same, shape, sweep
+from fxlrp.passes.manager import Pass, insert, is_same_shape, make_sweep, shape_of
 
 aten = torch.ops.aten
 
@@ -15,51 +15,51 @@ COPIES = (aten.expand.default, aten.alias.default, aten.clone.default)
 VIEWS = (*COPIES, aten.reshape.default, aten.unsqueeze.default)
 
 
-def behind(node: Any, ops: tuple[Any, ...]) -> Any:
+def skip_ops(node: Any, ops: tuple[Any, ...]) -> Any:
     """The node behind a chain of some ops on it."""
     while isinstance(node, fx.Node) and node.target in ops:
         node = node.args[0]
     return node
 
 
-def padded(node: Any, ndim: int) -> tuple[Any, ...]:
+def pad_shape(node: Any, ndim: int) -> tuple[Any, ...]:
     """The shape that a node has when it broadcasts to ``ndim`` dimensions; empty if it is no tensor."""
-    return (1,) * (ndim - len(shape(node))) + shape(node) if isinstance(node, fx.Node) else ()
+    return (1,) * (ndim - len(shape_of(node))) + shape_of(node) if isinstance(node, fx.Node) else ()
 
 
-def summed(node: Any, exponential: fx.Node) -> int | None:
+def find_summed_dim(node: Any, exponential: fx.Node) -> int | None:
     """The dimension that ``node`` sums ``exponential`` over, kept or put back by broadcasting."""
-    kept = behind(node, COPIES)
-    total = behind(kept, VIEWS)
+    kept = skip_ops(node, COPIES)
+    total = skip_ops(kept, VIEWS)
     if not isinstance(total, fx.Node) or total.target is not aten.sum.dim_IntList or total.args[0] is not exponential:
         return None
     dims: Any = total.args[1]
-    ndim = len(shape(exponential))
+    ndim = len(shape_of(exponential))
     if len(dims) != 1:
         return None
     dim = int(dims[0]) % ndim
-    wanted = tuple(1 if i == dim else n for i, n in enumerate(shape(exponential)))
-    return dim if same(padded(kept, ndim), wanted) else None
+    wanted = tuple(1 if i == dim else n for i, n in enumerate(shape_of(exponential)))
+    return dim if is_same_shape(pad_shape(kept, ndim), wanted) else None
 
 
-def without_offset(logits: fx.Node, dim: int) -> Any:
+def drop_offset(logits: fx.Node, dim: int) -> Any:
     """``x - m`` is ``x`` to softmax when ``m`` is the same along the dimension, as its maximum is."""
     if logits.target is not aten.sub.Tensor or logits.kwargs:
         return logits
-    x, offset = logits.args[0], behind(logits.args[1], COPIES)
-    if not isinstance(x, fx.Node) or not same(shape(x), shape(logits)):
+    x, offset = logits.args[0], skip_ops(logits.args[1], COPIES)
+    if not isinstance(x, fx.Node) or not is_same_shape(shape_of(x), shape_of(logits)):
         return logits
-    return x if same(padded(offset, len(shape(x)))[dim : dim + 1], (1,)) else logits
+    return x if is_same_shape(pad_shape(offset, len(shape_of(x)))[dim : dim + 1], (1,)) else logits
 
 
-def softmax(node: fx.Node) -> fx.Node | None:
+def rewrite_softmax(node: fx.Node) -> fx.Node | None:
     """Rewrite ``exp(z) / sum(exp(z))`` to ``softmax(z)``, whatever offset is subtracted from ``z`` first."""
     top, bottom = node.args[:2]
     if not isinstance(top, fx.Node) or top.target is not aten.exp.default:
         return None
     (logits,) = top.all_input_nodes
-    dim = summed(bottom, top)
-    return None if dim is None else insert(node, aten.softmax.int, without_offset(logits, dim), dim)
+    dim = find_summed_dim(bottom, top)
+    return None if dim is None else insert(node, aten.softmax.int, drop_offset(logits, dim), dim)
 
 
-recognise: Pass = sweep({aten.div.Tensor: softmax})
+recognise_softmax: Pass = make_sweep({aten.div.Tensor: rewrite_softmax})

@@ -9,21 +9,21 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import CaptureError
-from fxlrp.ir.program import floating, overload
+from fxlrp.ir.program import find_op, is_floating
 from fxlrp.ir.provenance import describe
 from fxlrp.ir.rule import RULES
-from fxlrp.passes.manager import reaches
+from fxlrp.passes.manager import find_input_dependent
 
 aten = torch.ops.aten
 
 
-def verify(graph: fx.Graph) -> int:
+def verify_graph(graph: fx.Graph) -> int:
     """Refuse mutation, control flow and random numbers: relevance of these has no meaning here.
 
     Raises:
         CaptureError: Naming the first such node.
     """
-    dependent = reaches(graph)
+    dependent = find_input_dependent(graph)
     for node in graph.nodes:
         if node.op not in ("placeholder", "call_function", "output"):
             place = next(iter(node.users), node) if node.op == "get_attr" else node
@@ -33,7 +33,7 @@ def verify(graph: fx.Graph) -> int:
             )
         if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
             raise CaptureError(f"an in-place op survived decomposition: {describe(node)}")
-        if is_random(node) and any(n in dependent and floating(n) for n in node.all_input_nodes):
+        if is_random(node) and any(n in dependent and is_floating(n) for n in node.all_input_nodes):
             raise CaptureError(
                 f"random numbers are drawn for the input: {describe(node)}\n"
                 "Another call would differ. Call model.eval(), use the mean, or add noise of torch.randn_like."
@@ -43,7 +43,7 @@ def verify(graph: fx.Graph) -> int:
 
 def is_random(node: fx.Node) -> bool:
     """An op that draws random numbers and has no rule of its own, or attention with dropout."""
-    op = overload(node)
+    op = find_op(node)
     if op is aten.scaled_dot_product_attention.default:
         dropout: Any = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
         return bool(dropout > 0)

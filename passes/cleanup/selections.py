@@ -13,33 +13,41 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.passes.cleanup.spans import CUTS, Span, cut, narrowed, rearranged, reduces, selected
-from fxlrp.passes.manager import insert, shape, substitute
+from fxlrp.passes.cleanup.spans import (
+    CUTS,
+    Span,
+    find_selected,
+    insert_cut,
+    insert_narrowed,
+    is_reduced_apart,
+    rearrange_span,
+)
+from fxlrp.passes.manager import insert, shape_of, substitute
 
 aten = torch.ops.aten
 
 REDUCED = (aten.sum.dim_IntList, aten.mean.dim, aten.var.correction)
 
 
-def lift(graph: fx.Graph) -> int:
+def lift_selections(graph: fx.Graph) -> int:
     """Compute only what is selected, where every user selects the same."""
     hits = 0
     for node in reversed(list(graph.nodes)):
         users = list(node.users)
-        spans = {selected(user) if user.target in CUTS else None for user in users}
+        spans = {find_selected(user) if user.target in CUTS else None for user in users}
         span = next(iter(spans), None)
-        if node.op != "call_function" or len(spans) > 1 or span is None or span.size == shape(node)[span.dim]:
+        if node.op != "call_function" or len(spans) > 1 or span is None or span.size == shape_of(node)[span.dim]:
             continue
-        if (new := lifted(node, span)) is not None:
+        if (new := insert_lifted(node, span)) is not None:
             for user in users:
                 single = user.target is aten.select.int
                 substitute(user, insert(user, aten.select.int, new, span.dim, 0) if single else new)
-            erase(node)  # it would count as a user of its operands
+            erase_with_source(node)  # it would count as a user of its operands
             hits += 1
     return hits
 
 
-def erase(node: fx.Node) -> None:
+def erase_with_source(node: fx.Node) -> None:
     """Erase a node, and the op of which it is an output."""
     source: Any = node.args[0]
     node.graph.erase_node(node)
@@ -47,29 +55,29 @@ def erase(node: fx.Node) -> None:
         node.graph.erase_node(source)
 
 
-def lifted(node: Any, span: Span) -> fx.Node | None:
+def insert_lifted(node: Any, span: Span) -> fx.Node | None:
     """The node computed for a span of its entries, from that part of its operands."""
-    op, sizes = node.target, shape(node)
-    if is_norm(node) and span.dim < len(sizes) - len(node.args[0].args[1]):
+    op, sizes = node.target, shape_of(node)
+    if is_lone_norm(node) and span.dim < len(sizes) - len(node.args[0].args[1]):
         norm: Any = node.args[0]
-        part = insert(node, norm.target, cut(norm.args[0], span, sizes, node), *norm.args[1:])
+        part = insert(node, norm.target, insert_cut(norm.args[0], span, sizes, node), *norm.args[1:])
         return insert(node, operator.getitem, part, 0)
     if op in (aten.mm.default, aten.addmm.default) and span.dim == 0 and not node.kwargs:
         *bias, x, weight = node.args
-        if any(len(shape(b)) > 1 for b in bias):
+        if any(len(shape_of(b)) > 1 for b in bias):
             return None
-        return insert(node, op, *bias, cut(x, span, (sizes[0], shape(x)[1]), node), weight)
-    if op in REDUCED and reduces(node, span):
-        return insert(node, op, cut(node.args[0], span, sizes, node), *node.args[1:], **node.kwargs)
+        return insert(node, op, *bias, insert_cut(x, span, (sizes[0], shape_of(x)[1]), node), weight)
+    if op in REDUCED and is_reduced_apart(node, span):
+        return insert(node, op, insert_cut(node.args[0], span, sizes, node), *node.args[1:], **node.kwargs)
     if op is aten._to_copy.default or (isinstance(op, OpOverload) and torch.Tag.pointwise in op.tags):
-        args = [cut(arg, span, sizes, node) for arg in node.args]
+        args = [insert_cut(arg, span, sizes, node) for arg in node.args]
         return insert(node, op, *args, **node.kwargs)
-    if (at := rearranged(node, span, backwards=True)) is not None:
-        return narrowed(node, cut(node.args[0], at, shape(node.args[0]), node), span)
+    if (at := rearrange_span(node, span, backwards=True)) is not None:
+        return insert_narrowed(node, insert_cut(node.args[0], at, shape_of(node.args[0]), node), span)
     return None
 
 
-def is_norm(node: Any) -> bool:
+def is_lone_norm(node: Any) -> bool:
     """Whether it is the only used output of a layer norm."""
     norm = node.args[0] if node.target is operator.getitem else None
     return (

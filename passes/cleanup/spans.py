@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.passes.manager import insert, shape
+from fxlrp.passes.manager import insert, shape_of
 
 aten = torch.ops.aten
 
@@ -37,23 +37,23 @@ class Span:
         return [self.size if dim == self.dim else n for dim, n in enumerate(sizes)]
 
 
-def known(node: Any) -> tuple[int, ...]:
+def known_shape(node: Any) -> tuple[int, ...]:
     """The shape of a tensor whose sizes are numbers; empty for anything else."""
-    sizes = shape(node) if isinstance(node, fx.Node) else ()
+    sizes = shape_of(node) if isinstance(node, fx.Node) else ()
     return sizes if all(isinstance(n, int) for n in sizes) else ()
 
 
-def whole(n: object) -> bool:
+def is_int(n: object) -> bool:
     """Whether it is a number."""
     return isinstance(n, int)
 
 
-def selected(node: Any) -> Span | None:
+def find_selected(node: Any) -> Span | None:
     """What a slice or a selection takes of its operand."""
-    sizes = known(node.args[0])
+    sizes = known_shape(node.args[0])
     dim: Any = node.args[1] if len(node.args) > 1 else 0
     rest: tuple[Any, ...] = node.args[2:]
-    if not sizes or not all(map(whole, (dim, *rest))):
+    if not sizes or not all(map(is_int, (dim, *rest))):
         return None
     dim %= len(sizes)
     if node.target is aten.select.int:
@@ -65,13 +65,13 @@ def selected(node: Any) -> Span | None:
     return Span(dim, start, end) if step == 1 and end > start else None
 
 
-def padded(node: Any) -> Span | None:
+def find_padded(node: Any) -> Span | None:
     """Where a tensor is not zero, if it is a piece with zeros around it."""
-    if not isinstance(node, fx.Node) or node.target not in PADS or not known(node):
+    if not isinstance(node, fx.Node) or node.target not in PADS or not known_shape(node):
         return None
     args: Any = node.args
     _, sizes, dim, *rest = args
-    if not all(map(whole, (dim, *rest))):
+    if not all(map(is_int, (dim, *rest))):
         return None
     dim %= len(sizes)
     n = sizes[dim]
@@ -82,15 +82,15 @@ def padded(node: Any) -> Span | None:
     return Span(dim, start, end) if step == 1 else None
 
 
-def cut(x: Any, span: Span, like: tuple[int, ...], before: fx.Node) -> Any:
+def insert_cut(x: Any, span: Span, like: tuple[int, ...], before: fx.Node) -> Any:
     """The part of an operand that belongs to a span of a result with the shape ``like``."""
-    dim = span.dim - (len(like) - len(shape(x))) if isinstance(x, fx.Node) else -1
-    if dim < 0 or shape(x)[dim] != like[span.dim]:  # a number, or broadcast
+    dim = span.dim - (len(like) - len(shape_of(x))) if isinstance(x, fx.Node) else -1
+    if dim < 0 or shape_of(x)[dim] != like[span.dim]:  # a number, or broadcast
         return x
     return insert(before, aten.slice.Tensor, x, dim, span.start, span.end)
 
 
-def moved(span: Span, sizes: tuple[int, ...], into: tuple[int, ...]) -> Span | None:
+def move_span(span: Span, sizes: tuple[int, ...], into: tuple[int, ...]) -> Span | None:
     """The same entries after a reshape, if they are a span of one dimension there."""
     before, n, behind = prod(sizes[: span.dim]), sizes[span.dim], prod(sizes[span.dim + 1 :])
     for dim, size in enumerate(into):
@@ -105,53 +105,53 @@ def moved(span: Span, sizes: tuple[int, ...], into: tuple[int, ...]) -> Span | N
     return None
 
 
-def sources(node: Any) -> list[int] | None:
+def map_dimensions(node: Any) -> list[int] | None:
     """The dimension of its operand that each dimension of a view shows, -1 for a new one; None for other ops."""
-    before, after = known(node.args[0]), known(node)
+    before, after = known_shape(node.args[0]), known_shape(node)
     order, rest = list(range(len(before))), node.args[1:]
     if not before or not after or node.target not in ORDERS:
         return None
     return ORDERS[node.target](order, before, *rest)
 
 
-def transposed(order: list[int], _: Any, one: int, two: int) -> list[int]:
+def swap_dimensions(order: list[int], _: Any, one: int, two: int) -> list[int]:
     """Two dimensions changed places."""
     order[one], order[two] = order[two], order[one]
     return order
 
 
-def inserted(order: list[int], _: Any, dim: int) -> list[int]:
+def insert_dimension(order: list[int], _: Any, dim: int) -> list[int]:
     """A new dimension."""
     order.insert(dim % (len(order) + 1), -1)
     return order
 
 
-def squeezed(order: list[int], sizes: tuple[int, ...], dims: Any) -> list[int]:
+def squeeze_dimensions(order: list[int], sizes: tuple[int, ...], dims: Any) -> list[int]:
     """Without dimensions of size 1."""
-    return [dim for dim in order if dim not in gone(sizes, dims)]
+    return [dim for dim in order if dim not in list_squeezed(sizes, dims)]
 
 
-def gone(sizes: tuple[int, ...], dims: Any) -> list[int]:
+def list_squeezed(sizes: tuple[int, ...], dims: Any) -> list[int]:
     """The dimensions that a squeeze drops: those among the given ones that have size 1."""
-    given = {dim % len(sizes) for dim in ([dims] if whole(dims) else dims)}
+    given = {dim % len(sizes) for dim in ([dims] if is_int(dims) else dims)}
     return [dim for dim, n in enumerate(sizes) if dim in given and n == 1]
 
 
 ORDERS: dict[Any, Callable[..., list[int]]] = {
     aten.permute.default: lambda order, _, dims: [order[dim] for dim in dims],
     aten.t.default: lambda order, _: order[::-1],
-    aten.transpose.int: transposed,
-    aten.unsqueeze.default: inserted,
-    **dict.fromkeys(SQUEEZES, squeezed),
+    aten.transpose.int: swap_dimensions,
+    aten.unsqueeze.default: insert_dimension,
+    **dict.fromkeys(SQUEEZES, squeeze_dimensions),
 }
 
 
-def rearranged(node: Any, span: Span, backwards: bool = False) -> Span | None:
+def rearrange_span(node: Any, span: Span, backwards: bool = False) -> Span | None:
     """Where a view puts a span of its operand, or from where it has one of its result."""
     if node.target is aten.reshape.default:
-        sizes = known(node.args[0]), known(node)
-        return moved(span, *(reversed(sizes) if backwards else sizes)) if all(sizes) else None
-    order = sources(node)
+        sizes = known_shape(node.args[0]), known_shape(node)
+        return move_span(span, *(reversed(sizes) if backwards else sizes)) if all(sizes) else None
+    order = map_dimensions(node)
     if order is None:
         return None
     if backwards:
@@ -159,17 +159,17 @@ def rearranged(node: Any, span: Span, backwards: bool = False) -> Span | None:
     return replace(span, dim=order.index(span.dim)) if span.dim in order else None
 
 
-def narrowed(node: Any, x: fx.Node, span: Span) -> fx.Node:
+def insert_narrowed(node: Any, x: fx.Node, span: Span) -> fx.Node:
     """A view of part of its operand, of which ``span`` is left in the result."""
     if node.target is aten.reshape.default:
-        return insert(node, node.target, x, span.of(shape(node)))
+        return insert(node, node.target, x, span.of(shape_of(node)))
     if node.target in SQUEEZES:  # a part may have size 1 where the whole has not
-        return insert(node, aten.squeeze.dims, x, gone(shape(node.args[0]), node.args[1]))
+        return insert(node, aten.squeeze.dims, x, list_squeezed(shape_of(node.args[0]), node.args[1]))
     return insert(node, node.target, x, *node.args[1:])
 
 
-def reduces(node: Any, span: Span) -> bool:
+def is_reduced_apart(node: Any, span: Span) -> bool:
     """Whether a reduction keeps the dimensions, and takes the entries of the span apart."""
     dims: Any = node.args[1] if len(node.args) > 1 else ()
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-    return bool(dims and keep) and all(dim % len(shape(node)) != span.dim for dim in dims)
+    return bool(dims and keep) and all(dim % len(shape_of(node)) != span.dim for dim in dims)

@@ -11,7 +11,7 @@ from fxlrp._torch import OpOverload, tree_flatten
 from fxlrp.passes.manager import substitute
 
 
-def share(graph: fx.Graph) -> int:
+def share_subexpressions(graph: fx.Graph) -> int:
     """Replace a call by an earlier one of the same op on the same arguments."""
     seen: dict[Any, fx.Node] = {}
     hits = 0

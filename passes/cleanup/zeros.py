@@ -13,44 +13,53 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.passes.cleanup.spans import Span, cut, known, narrowed, padded, rearranged, reduces, selected
-from fxlrp.passes.manager import insert, shape, substitute
+from fxlrp.passes.cleanup.spans import (
+    Span,
+    find_padded,
+    find_selected,
+    insert_cut,
+    insert_narrowed,
+    is_reduced_apart,
+    known_shape,
+    rearrange_span,
+)
+from fxlrp.passes.manager import insert, shape_of, substitute
 
 aten = torch.ops.aten
 
 
-def sink(graph: fx.Graph) -> int:
+def sink_zeros(graph: fx.Graph) -> int:
     """Move zeros that surround a piece behind the ops that leave them zero."""
     hits = 0
     for node in list(graph.nodes):
-        if node.op == "call_function" and known(node) and (new := sunk(node)) is not None:
+        if node.op == "call_function" and known_shape(node) and (new := sink_below(node)) is not None:
             substitute(node, new)
             hits += 1
     return hits
 
 
-def sunk(node: fx.Node) -> fx.Node | None:
+def sink_below(node: fx.Node) -> fx.Node | None:
     """The same with zeros written later, or not at all."""
-    pads = [(arg, span) for arg in node.args if isinstance(arg, fx.Node) and (span := padded(arg)) is not None]
+    pads = [(arg, span) for arg in node.args if isinstance(arg, fx.Node) and (span := find_padded(arg)) is not None]
     if not pads:
         return None
     if node.target in SINKS:
         return SINKS[node.target](node, *pads[0])
-    return view(node, *pads[0])
+    return sink_below_view(node, *pads[0])
 
 
-def view(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+def sink_below_view(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
     """A view of what is padded."""
-    at = rearranged(node, span)
-    return zeros(node, narrowed(node, piece(pad, node), at), at) if at is not None else None
+    at = rearrange_span(node, span)
+    return insert_zeros(node, insert_narrowed(node, unpad(pad, node), at), at) if at is not None else None
 
 
-def selection(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+def sink_below_selection(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
     """A selection of what is not zero."""
-    chosen = selected(node)
+    chosen = find_selected(node)
     if chosen is None or chosen.dim != span.dim or not span.start <= chosen.start <= chosen.end <= span.end:
         return None
-    inner = piece(pad, node)
+    inner = unpad(pad, node)
     if node.target is aten.select.int:
         return insert(node, aten.select.int, inner, span.dim, chosen.start - span.start)
     if chosen == span:
@@ -58,76 +67,80 @@ def selection(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
     return insert(node, aten.slice.Tensor, inner, span.dim, chosen.start - span.start, chosen.end - span.start)
 
 
-def product(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+def sink_below_product(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
     """A product of matrices: rows stay zero, and columns are multiplied by rows that count for nothing."""
     x, y = node.args
     if pad is not x or pad is y:
         return None
     if span.dim == 1:
         return insert(
-            node, aten.mm.default, piece(pad, node), insert(node, aten.slice.Tensor, y, 0, span.start, span.end)
+            node, aten.mm.default, unpad(pad, node), insert(node, aten.slice.Tensor, y, 0, span.start, span.end)
         )
-    return zeros(node, insert(node, aten.mm.default, piece(pad, node), y), span)
+    return insert_zeros(node, insert(node, aten.mm.default, unpad(pad, node), y), span)
 
 
-def reduction(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+def sink_below_reduction(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
     """A sum or mean along other dimensions."""
-    if not reduces(node, span):
+    if not is_reduced_apart(node, span):
         return None
-    return zeros(node, insert(node, node.target, piece(pad, node), *node.args[1:], **node.kwargs), span)
+    return insert_zeros(node, insert(node, node.target, unpad(pad, node), *node.args[1:], **node.kwargs), span)
 
 
-def addition(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+def sink_below_addition(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
     """A sum of two pieces at the same place."""
-    if node.kwargs or not all(padded(arg) == span and fills(arg, node, span) for arg in node.args):
+    if node.kwargs or not all(find_padded(arg) == span and has_zeros_alike(arg, node, span) for arg in node.args):
         return None
-    return zeros(node, insert(node, node.target, *(piece(arg, node) for arg in node.args)), span)
+    return insert_zeros(node, insert(node, node.target, *(unpad(arg, node) for arg in node.args)), span)
 
 
-def fills(pad: Any, node: fx.Node, span: Span) -> bool:
+def has_zeros_alike(pad: Any, node: fx.Node, span: Span) -> bool:
     """Whether the zeros are the same in the result; other dimensions may be broadcast."""
-    return len(shape(pad)) == len(shape(node)) and shape(pad)[span.dim] == shape(node)[span.dim]
+    return len(shape_of(pad)) == len(shape_of(node)) and shape_of(pad)[span.dim] == shape_of(node)[span.dim]
 
 
-def scaling(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+def sink_below_scaling(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
     """A product with a factor for each entry, and whatever else takes zero to zero."""
-    if not fills(pad, node, span):
+    if not has_zeros_alike(pad, node, span):
         return None
-    args = [piece(arg, node) if arg is pad else cut(arg, span, shape(node), node) for arg in node.args]
-    return zeros(node, insert(node, node.target, *args, **node.kwargs), span)
+    args = [unpad(arg, node) if arg is pad else insert_cut(arg, span, shape_of(node), node) for arg in node.args]
+    return insert_zeros(node, insert(node, node.target, *args, **node.kwargs), span)
 
 
-def first(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+def sink_below_first(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
     """A quotient, or a mask, of which the first operand is padded."""
-    return scaling(node, pad, span) if pad is node.args[0] and pad not in node.args[1:] else None
+    return sink_below_scaling(node, pad, span) if pad is node.args[0] and pad not in node.args[1:] else None
 
 
-def masked(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
+def sink_below_mask(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
     """``where(mask, pad, 0)``."""
     other = node.args[2]
     zero = isinstance(other, fx.Node) and other.target is aten.scalar_tensor.default and other.args[0] == 0
-    return scaling(node, pad, span) if zero and pad is node.args[1] else None
+    return sink_below_scaling(node, pad, span) if zero and pad is node.args[1] else None
 
 
 SINKS: dict[Any, Callable[[fx.Node, fx.Node, Span], fx.Node | None]] = {
-    **dict.fromkeys((aten.slice.Tensor, aten.select.int), selection),
-    **dict.fromkeys((aten.sum.dim_IntList, aten.mean.dim), reduction),
-    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), addition),
-    **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar, aten.div.Scalar), scaling),
-    **dict.fromkeys((aten.neg.default, aten.clone.default, aten._to_copy.default), scaling),
-    **dict.fromkeys((aten.div.Tensor, aten.threshold_backward.default), first),
-    aten.mm.default: product,
-    aten.where.self: masked,
+    **dict.fromkeys((aten.slice.Tensor, aten.select.int), sink_below_selection),
+    **dict.fromkeys((aten.sum.dim_IntList, aten.mean.dim), sink_below_reduction),
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), sink_below_addition),
+    **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar, aten.div.Scalar), sink_below_scaling),
+    **dict.fromkeys((aten.neg.default, aten.clone.default, aten._to_copy.default), sink_below_scaling),
+    **dict.fromkeys((aten.div.Tensor, aten.threshold_backward.default), sink_below_first),
+    aten.mm.default: sink_below_product,
+    aten.where.self: sink_below_mask,
 }
 
 
-def piece(pad: Any, before: fx.Node) -> fx.Node:
+def unpad(pad: Any, before: fx.Node) -> fx.Node:
     """What a pad has zeros around, with the padded dimension."""
     inner: fx.Node = pad.args[0]
-    return insert(before, aten.unsqueeze.default, inner, pad.args[2]) if len(shape(inner)) < len(shape(pad)) else inner
+    return (
+        insert(before, aten.unsqueeze.default, inner, pad.args[2])
+        if len(shape_of(inner)) < len(shape_of(pad))
+        else inner
+    )
 
 
-def zeros(node: fx.Node, inner: fx.Node, span: Span) -> fx.Node:
+def insert_zeros(node: fx.Node, inner: fx.Node, span: Span) -> fx.Node:
     """What takes the place of a node: a piece with zeros around it."""
-    sizes = list(shape(node))
+    sizes = list(shape_of(node))
     return insert(node, aten.slice_backward.default, inner, sizes, span.dim, span.start, span.end, 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, tree_map_only
-from fxlrp.ir.provenance import role
+from fxlrp.ir.provenance import find_role
 from fxlrp.passes.manager import Pass
 
 aten = torch.ops.aten
@@ -28,12 +28,12 @@ def round_products(graph: fx.Graph) -> int:
     rounded: dict[fx.Node, fx.Node] = {}
     hits = 0
     for node in list(graph.nodes):
-        if node.target in PRODUCTS and role(node) not in ("", "forward") and is_single(node):
+        if node.target in PRODUCTS and find_role(node) not in ("", "forward") and is_single(node):
             for operand in node.all_input_nodes:
                 if operand not in rounded:
-                    rounded[operand] = narrow(operand, node)
+                    rounded[operand] = narrow_operand(operand, node)
                 node.replace_input_with(operand, rounded[operand])
-            widen(node)
+            widen_result(node)
             hits += 1
     return hits
 
@@ -44,36 +44,36 @@ def is_single(node: fx.Node) -> bool:
     return all(isinstance(t, Tensor) and t.dtype is torch.float32 for t in tensors)
 
 
-def narrow(operand: fx.Node, before: fx.Node) -> fx.Node:
+def narrow_operand(operand: fx.Node, before: fx.Node) -> fx.Node:
     """The operand in bfloat16: what it was widened from, or a copy."""
     origin = operand.args[0] if operand.target is aten._to_copy.default else None
     if isinstance(origin, fx.Node) and origin.meta["val"].dtype is torch.bfloat16:
         return origin
     with before.graph.inserting_before(before):
-        return cast(operand, torch.bfloat16, before)
+        return insert_cast(operand, torch.bfloat16, before)
 
 
-def widen(node: fx.Node) -> None:
+def widen_result(node: fx.Node) -> None:
     """Give what uses the result of a rounded product that result in float32."""
-    node.meta["val"] = tree_map_only(Tensor, lambda t: of(t, torch.bfloat16), node.meta["val"])
+    node.meta["val"] = tree_map_only(Tensor, lambda t: cast_fake(t, torch.bfloat16), node.meta["val"])
     for value in [user for user in node.users if user.target is operator.getitem] or [node]:
-        value.meta["val"] = of(value.meta["val"], torch.bfloat16)
+        value.meta["val"] = cast_fake(value.meta["val"], torch.bfloat16)
         users = list(value.users)
         with node.graph.inserting_after(value):
-            wide = cast(value, torch.float32, node)
+            wide = insert_cast(value, torch.float32, node)
         for user in users:
             user.replace_input_with(value, wide)
 
 
-def cast(x: fx.Node, dtype: torch.dtype, origin: fx.Node) -> fx.Node:
+def insert_cast(x: fx.Node, dtype: torch.dtype, origin: fx.Node) -> fx.Node:
     """A copy in another dtype, which comes from where ``origin`` comes from."""
     new = x.graph.call_function(aten._to_copy.default, (x,), {"dtype": dtype})
     new.meta = {k: v for k, v in origin.meta.items() if k not in ("val", "tensor_meta", "reads")}
-    new.meta["val"] = of(x.meta["val"], dtype)
+    new.meta["val"] = cast_fake(x.meta["val"], dtype)
     return new
 
 
-def of(fake: Any, dtype: torch.dtype) -> Any:
+def cast_fake(fake: Any, dtype: torch.dtype) -> Any:
     """A fake tensor in another dtype."""
     with fake.fake_mode:
         return fake.to(dtype)

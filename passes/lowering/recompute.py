@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import SymInt, Tensor, fx
 
-from fxlrp.ir.memory_roots import root
-from fxlrp.ir.provenance import role
+from fxlrp.ir.memory_roots import find_memory_root
+from fxlrp.ir.provenance import find_role
 from fxlrp.passes.cleanup.subexpressions import is_pure
 
 RECOMPUTED = "recomputed"
 """Role of the copies, where forward nodes have ``forward``."""
 
-SMALL = 256
+SMALL_FACTOR = 256
 """Values so many times smaller than the inside of a segment are kept: statistics of norms and of softmax."""
 
 BUDGETS = 16
@@ -53,26 +53,26 @@ def recompute(graph: fx.Graph) -> int:
     as make the kept borders and the largest inside together smallest. The last one is needed at once and is kept.
     """
     # what depends on no input is kept between calls
-    dependent = following(graph, set(graph.find_nodes(op="placeholder")))
+    dependent = find_following(graph, set(graph.find_nodes(op="placeholder")))
     forward = {n: i for i, n in enumerate(n for n in dependent if is_forward(n))}
-    roots = {n: root(n) for n in forward}
-    memories = lifetimes(forward, roots)
-    cuts, inside = best_cuts(list(memories.values()), len(forward))
-    given = {root(n) for n in graph.output_node().all_input_nodes}
+    roots = {n: find_memory_root(n) for n in forward}
+    memories = measure_lifetimes(forward, roots)
+    cuts, inside = find_best_cuts(list(memories.values()), len(forward))
+    given = {find_memory_root(n) for n in graph.output_node().all_input_nodes}
     fresh = {
         source
         for source, m in memories.items()
-        if is_pure(source.target) and source not in given and inside < SMALL * m.size and not m.crosses(cuts)
+        if is_pure(source.target) and source not in given and inside < SMALL_FACTOR * m.size and not m.crosses(cuts)
     }
-    return duplicate(graph, {n: i for n, i in forward.items() if cuts and i < cuts[-1] and roots[n] in fresh})
+    return insert_copies(graph, {n: i for n, i in forward.items() if cuts and i < cuts[-1] and roots[n] in fresh})
 
 
 def is_forward(node: fx.Node) -> bool:
     """Whether the forward walk computes the node."""
-    return node.op == "call_function" and role(node) == "forward"
+    return node.op == "call_function" and find_role(node) == "forward"
 
 
-def following(graph: fx.Graph, starts: Collection[fx.Node]) -> dict[fx.Node, None]:
+def find_following(graph: fx.Graph, starts: Collection[fx.Node]) -> dict[fx.Node, None]:
     """What is computed from some nodes, in order: those among them that are calls too."""
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
@@ -83,24 +83,24 @@ def following(graph: fx.Graph, starts: Collection[fx.Node]) -> dict[fx.Node, Non
     return found
 
 
-def lifetimes(forward: Mapping[fx.Node, int], roots: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, Memory]:
+def measure_lifetimes(forward: Mapping[fx.Node, int], roots: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, Memory]:
     """The memory that each forward node fills, by that node."""
     found: dict[fx.Node, Memory] = {}
     for node, position in forward.items():
         source = roots[node]
         if source not in forward:  # an input, or a constant
             continue
-        memory = found.setdefault(source, Memory(size(source.meta.get("val")), position, position))
+        memory = found.setdefault(source, Memory(count_bytes(source.meta.get("val")), position, position))
         for user in node.users:
             memory.death = max(memory.death, forward.get(user, 0))
             memory.needed |= user not in forward
     return found
 
 
-def size(val: Any) -> int:
+def count_bytes(val: Any) -> int:
     """Bytes of a value; sizes that are symbols count as in the example."""
     if isinstance(val, (tuple, list)):
-        return sum(map(size, val))
+        return sum(map(count_bytes, val))
     if not isinstance(val, Tensor):
         return 0
     numel: Any = val.numel()
@@ -108,7 +108,7 @@ def size(val: Any) -> int:
     return int(known or 0) * val.itemsize
 
 
-def best_cuts(memories: Sequence[Memory], n: int) -> tuple[list[int], int]:
+def find_best_cuts(memories: Sequence[Memory], n: int) -> tuple[list[int], int]:
     """Positions where segments begin, and the bytes of the largest inside; no position if that saves nothing.
 
     Args:
@@ -122,18 +122,18 @@ def best_cuts(memories: Sequence[Memory], n: int) -> tuple[list[int], int]:
         crossing[m.death + 1] -= m.size
     filled, across = list(accumulate(needed)), list(accumulate(crossing))
     best: list[int] = []
-    least, inside = cost(memories, best)
+    least, inside = measure_cost(memories, best)
     budget = float(inside)
     for _ in range(BUDGETS):
         budget *= 2 / 3
-        cuts = within(budget, filled, across)
-        total, largest = cost(memories, cuts)
+        cuts = cut_within(budget, filled, across)
+        total, largest = measure_cost(memories, cuts)
         if total < least:
             best, least, inside = cuts, total, largest
     return best, inside
 
 
-def within(budget: float, filled: Sequence[int], across: Sequence[int]) -> list[int]:
+def cut_within(budget: float, filled: Sequence[int], across: Sequence[int]) -> list[int]:
     """Cuts where little crosses, such that about ``budget`` bytes are inside each segment.
 
     Args:
@@ -154,7 +154,7 @@ def within(budget: float, filled: Sequence[int], across: Sequence[int]) -> list[
     return cuts
 
 
-def cost(memories: Iterable[Memory], cuts: Sequence[int]) -> tuple[int, int]:
+def measure_cost(memories: Iterable[Memory], cuts: Sequence[int]) -> tuple[int, int]:
     """Bytes kept at borders together with the largest inside of a segment, and that inside."""
     kept, insides = 0, [0] * (len(cuts) + 1)
     for m in memories:
@@ -165,7 +165,7 @@ def cost(memories: Iterable[Memory], cuts: Sequence[int]) -> tuple[int, int]:
     return kept + max(insides), max(insides)
 
 
-def duplicate(graph: fx.Graph, fresh: Mapping[fx.Node, int]) -> int:
+def insert_copies(graph: fx.Graph, fresh: Mapping[fx.Node, int]) -> int:
     """Give what follows the forward walk copies of some of its nodes, each right before its first use.
 
     Args:
@@ -178,7 +178,7 @@ def duplicate(graph: fx.Graph, fresh: Mapping[fx.Node, int]) -> int:
             continue
         used = [n for n in node.all_input_nodes if n in fresh]
         with graph.inserting_before(node):
-            for source in sorted(missing(used, fresh, copies), key=fresh.__getitem__):
+            for source in sorted(find_missing(used, fresh, copies), key=fresh.__getitem__):
                 copies[source] = graph.node_copy(source, lambda n: copies.get(n, n))
                 copies[source].meta["custom"] = {**source.meta["custom"], "fxlrp": RECOMPUTED}
         for n in used:
@@ -186,7 +186,7 @@ def duplicate(graph: fx.Graph, fresh: Mapping[fx.Node, int]) -> int:
     return len(copies)
 
 
-def missing(wanted: Iterable[fx.Node], fresh: Collection[fx.Node], copies: Collection[fx.Node]) -> set[fx.Node]:
+def find_missing(wanted: Iterable[fx.Node], fresh: Collection[fx.Node], copies: Collection[fx.Node]) -> set[fx.Node]:
     """The nodes without a copy that some nodes are computed from, themselves among them."""
     found: set[fx.Node] = set()
     stack = list(wanted)

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import fx
 
-from fxlrp.ir.provenance import role
-from fxlrp.passes.lowering.recompute import following, recompute
+from fxlrp.ir.provenance import find_role
+from fxlrp.passes.lowering.recompute import find_following, recompute
 from fxlrp.passes.manager import Pass
 
 
-def unpack(graph: fx.Graph) -> int:
+def unpack_early(graph: fx.Graph) -> int:
     """Take the outputs of an op apart at once, so that those that nobody needs any more are let go."""
     index = {node: i for i, node in enumerate(graph.nodes)}
     place = dict(index)
@@ -31,13 +31,13 @@ def read_early(graph: fx.Graph) -> int:
     place = {node: i for i, node in enumerate(graph.nodes)}
     index = dict(place)
     calls = [node for node in graph.nodes if node.op == "call_function"]
-    results = following(graph, {node for node in calls if role(node) not in ("", "forward")})
+    results = find_following(graph, {node for node in calls if find_role(node) not in ("", "forward")})
     loose: dict[fx.Node, int] = {}  # results wait for no other node than these do
     for node in calls:
         inputs = [loose.get(n, place[n]) for n in node.all_input_nodes]
-        if not role(node) and node in results:
+        if not find_role(node) and node in results:
             place[node] = max(inputs)
-        elif not role(node):
+        elif not find_role(node):
             loose[node] = max(inputs, default=0)
     for node in reversed(calls):
         for n in node.all_input_nodes:
@@ -56,7 +56,7 @@ def arrange(graph: fx.Graph, key: Callable[[fx.Node], Any]) -> int:
     return hits
 
 
-EARLY: tuple[tuple[str, Pass], ...] = (("take outputs apart", unpack), ("read early", read_early))
+EARLY: tuple[tuple[str, Pass], ...] = (("take outputs apart", unpack_early), ("read early", read_early))
 
 MEMORY: Mapping[str, Sequence[tuple[str, Pass]]] = {
     "normal": EARLY,

@@ -16,7 +16,7 @@ from torch import nn
 
 import fxlrp
 from fxlrp import ArtifactError
-from fxlrp.files import replaced, uninterrupted
+from fxlrp.files import defer_errors, replace_file
 
 LIMIT = 2**21
 X = torch.ones(2, 8)
@@ -134,7 +134,7 @@ def test_folders_and_files_that_must_not_be_written(
     else:
         monkeypatch.setattr(places[denied], deny)
     text = "protected from writing" if denied == "access" else "Permission denied; choose a place that you may"
-    with pytest.raises(ArtifactError, match=text), replaced(path) as new:
+    with pytest.raises(ArtifactError, match=text), replace_file(path) as new:
         new.write_bytes(b"new")
     assert path.read_bytes() == b"old"
     assert tree(tmp_path) == {"model.pt2"}
@@ -160,7 +160,7 @@ def test_permissions(tmp_path: Path) -> None:
     path, other = tmp_path / "model.pt2", tmp_path / "other"
     other.touch()
     for mode in (stat.S_IMODE(other.stat().st_mode), 0o640, 0o604):
-        with replaced(path) as new:
+        with replace_file(path) as new:
             new.write_bytes(b"content")
         assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
         path.chmod(mode)
@@ -173,7 +173,7 @@ def test_a_hundred_savers_of_one_file(tmp_path: Path) -> None:
 
     def save(number: int) -> None:
         content = bytes([number]) * 2**16
-        with replaced(path) as new, new.open("wb") as file:
+        with replace_file(path) as new, new.open("wb") as file:
             for part in range(0, len(content), 2**12):
                 file.write(content[part : part + 2**12])
         seen.add(path.read_bytes())
@@ -191,6 +191,6 @@ def test_a_hundred_savers_of_one_file(tmp_path: Path) -> None:
 def test_errors_are_held_until_the_writer_is_done(tmp_path: Path) -> None:
     part, done = memoryview(b"x" * 2**16), []
     with (tmp_path / "file").open("w+b") as file:
-        with pytest.raises(OSError, match="File too large"), no_file_beyond(100), uninterrupted(file) as held:
+        with pytest.raises(OSError, match="File too large"), no_file_beyond(100), defer_errors(file) as held:
             done += [held.write(part) for _ in range(5)]
         assert done == [2**16] * 5

@@ -28,9 +28,9 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp import ArtifactError, SignatureError, TargetError
-from fxlrp.artifacts.description.manifest import MEMBER, VERSION, Manifest
-from fxlrp.artifacts.load import check_torch
-from fxlrp.artifacts.pt2.untrusted import parsed
+from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER, VERSION, Manifest
+from fxlrp.artifacts.load import check_runnable
+from fxlrp.artifacts.pt2.untrusted import decode_json
 from fxlrp.cli.app import app
 
 CONSUMERS = Path(__file__).parents[1] / "consumers"
@@ -334,9 +334,9 @@ def rewritten(path: Path, change: Callable[[dict[str, bytes]], None], into: Path
     with zipfile.ZipFile(path) as archive:
         members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     change(members)
-    about = Manifest.from_json(members.pop(MEMBER))
+    about = Manifest.from_json(members.pop(MANIFEST_MEMBER))
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
-    members[MEMBER] = replace(about, parts=digests).to_json().encode()
+    members[MANIFEST_MEMBER] = replace(about, parts=digests).to_json().encode()
     with zipfile.ZipFile(into, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             archive.writestr(f"digits/{name}", data)
@@ -412,14 +412,14 @@ def test_archives_of_others_are_refused(archive: Path, tmp_path: Path) -> None:
 
 def test_another_version_or_device_is_refused(archive: Path, tmp_path: Path) -> None:
     def older(members: dict[str, bytes]) -> None:
-        about = Manifest.from_json(members[MEMBER])
-        members[MEMBER] = replace(about, torch="1.13.0").to_json().encode()
+        about = Manifest.from_json(members[MANIFEST_MEMBER])
+        members[MANIFEST_MEMBER] = replace(about, torch="1.13.0").to_json().encode()
 
     with pytest.raises(ArtifactError, match=r"written by torch 1\.13\.0"):
         fxlrp.load(rewritten(archive, older, tmp_path / "digits.pt2"))
     for device in ("meta", "xpu:7", "nowhere"):
         with pytest.raises(ArtifactError, match=f"runs on the device '{device}', which is not here"):
-            check_torch(replace(fxlrp.load(archive).manifest, device=device))
+            check_runnable(replace(fxlrp.load(archive).manifest, device=device))
     with pytest.raises(ArtifactError, match=f"has version {VERSION + 1}"):
         Manifest.from_json(json.dumps({"version": VERSION + 1, "digest": ""}))
 
@@ -580,4 +580,4 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_damaged_json() -> None:
     for content in (b"{", b"[" * 10**5, b"\xff", b"9" * 10**4, "{}".encode("utf-32-be")):
         with pytest.raises(ArtifactError, match="damaged"):
-            parsed(content)
+            decode_json(content)

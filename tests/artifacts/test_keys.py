@@ -25,8 +25,8 @@ from typer.testing import CliRunner
 
 import fxlrp
 from fxlrp import ArtifactError
-from fxlrp.artifacts.description.manifest import MEMBER
-from fxlrp.artifacts.keys import DOMAIN, private_key, public_keys
+from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER
+from fxlrp.artifacts.keys import DOMAIN, read_private_key, read_public_keys
 from fxlrp.cli.app import app
 
 KEY, OTHER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
@@ -63,7 +63,9 @@ def resigned(path: Path, into: Path, **changes: Any) -> Path:
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(into, "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():
             content = old.read(name)
-            new.writestr(name, sealed({**json.loads(content), **changes}) if name.endswith(MEMBER) else content)
+            new.writestr(
+                name, sealed({**json.loads(content), **changes}) if name.endswith(MANIFEST_MEMBER) else content
+            )
     return into
 
 
@@ -72,7 +74,7 @@ def test_a_key_takes_what_it_has_signed_and_no_other(saved: Path, tmp_path: Path
     x = torch.rand(2, 4)
     expected = fxlrp.load(saved)(x, target=1).relevance
     forms = (tmp_path / "public.pem", str(tmp_path / "public.pem"), public_pem(KEY), KEY.public_key())
-    for key in (*forms, [OTHER.public_key(), KEY.public_key()], public_keys([KEY.public_key()])):
+    for key in (*forms, [OTHER.public_key(), KEY.public_key()], read_public_keys([KEY.public_key()])):
         assert torch.equal(fxlrp.load(saved, key=key)(x, target=1).relevance, expected)
     for wrong in (OTHER.public_key(), [OTHER.public_key(), public_pem(OTHER)]):
         with pytest.raises(ArtifactError, match="of none of the given keys"):
@@ -116,7 +118,7 @@ def test_keys_that_are_none(attributor: fxlrp.Attributor, saved: Path, tmp_path:
         with pytest.raises(ArtifactError, match=problem):
             attributor.save(tmp_path / "model.pt2", torch.rand(2, 4), sign=key)
         assert not (tmp_path / "model.pt2").exists()
-    assert private_key(private_pem(KEY)).public_key() == KEY.public_key()
+    assert read_private_key(private_pem(KEY)).public_key() == KEY.public_key()
     for key, problem in (
         ([], "no key in key="),
         (KEY, "a public key of Ed25519, not"),

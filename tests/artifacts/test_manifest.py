@@ -18,10 +18,10 @@ from torch import Tensor, nn
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError
 from fxlrp.artifacts.description import clauses
-from fxlrp.artifacts.description.fields import LONGEST
+from fxlrp.artifacts.description.fields import MAX_CHARACTERS
 from fxlrp.artifacts.description.fitting import named_results
-from fxlrp.artifacts.description.manifest import MEMBER, Manifest
-from fxlrp.artifacts.pt2.archive import full
+from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER, Manifest
+from fxlrp.artifacts.pt2.archive import find_full_name
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def manifest(saved: Path) -> dict[str, Any]:
 
 def described(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
-        found: dict[str, Any] = json.loads(archive.read(full(archive, MEMBER)))
+        found: dict[str, Any] = json.loads(archive.read(find_full_name(archive, MANIFEST_MEMBER)))
     return found
 
 
@@ -47,7 +47,7 @@ def forged(path: Path, content: dict[str, Any], into: Path) -> Path:
     """The archive with another manifest."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(into, "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():
-            new.writestr(name, sealed(content) if name.endswith(MEMBER) else old.read(name))
+            new.writestr(name, sealed(content) if name.endswith(MANIFEST_MEMBER) else old.read(name))
     return into
 
 
@@ -115,7 +115,7 @@ def test_a_wrong_field_is_named(manifest: dict[str, Any], change: Callable[[dict
         ('{"version": 1e3}', "no whole number"),
         ('{"version": ' + "9" * 10_000 + "}", "10000 digits"),
         (b"\xff\xfe{}", "damaged"),
-        (" " * (LONGEST + 1), "characters"),
+        (" " * (MAX_CHARACTERS + 1), "characters"),
         ("{}", "has version None"),
     ],
 )
@@ -187,8 +187,8 @@ def test_results_are_those_of_the_manifest(saved: Path) -> None:
     ],
 )
 def test_conditions_are_short_circuited(text: str, value: bool) -> None:
-    clauses.check(text)
-    assert clauses.value(text, {"a": 0}) is value
+    clauses.check_clause(text)
+    assert clauses.evaluate_clause(text, {"a": 0}) is value
 
 
 @pytest.mark.parametrize(
@@ -207,12 +207,12 @@ def test_conditions_are_short_circuited(text: str, value: bool) -> None:
 )
 def test_conditions_that_cannot_be_computed_are_refused(text: str) -> None:
     with pytest.raises(ArtifactError, match="condition on sizes"):
-        clauses.check(text)
+        clauses.check_clause(text)
 
 
 def test_huge_numbers_have_no_value() -> None:
     chain = "*".join(["a"] * 90)
-    clauses.check(chain)
-    assert clauses.value(chain, {"a": 2**62}) is None
-    assert clauses.value(chain, {"a": 1}) == 1
-    assert clauses.value("(a**60)**60", {"a": 2**62}) is None
+    clauses.check_clause(chain)
+    assert clauses.evaluate_clause(chain, {"a": 2**62}) is None
+    assert clauses.evaluate_clause(chain, {"a": 1}) == 1
+    assert clauses.evaluate_clause("(a**60)**60", {"a": 2**62}) is None

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError
-from fxlrp.artifacts.onnx_format.checks import NODES, messages
-from fxlrp.artifacts.onnx_format.sizes import LARGEST
+from fxlrp.artifacts.onnx_format.checks import MAX_NODES, walk_messages
+from fxlrp.artifacts.onnx_format.sizes import MAX_ENTRIES
 
 Change = Callable[[Any, Path], None]
 
@@ -150,7 +150,7 @@ TOO_MUCH: dict[str, Change] = {
     ),
     "huge constant of a node": lambda m, f: m.graph.node.extend(
         [
-            helper.make_node("Constant", [], ["size"], value_ints=[LARGEST + 1]),
+            helper.make_node("Constant", [], ["size"], value_ints=[MAX_ENTRIES + 1]),
             helper.make_node("ConstantOfShape", ["size"], ["big"]),
         ]
     ),
@@ -167,7 +167,7 @@ TOO_MUCH: dict[str, Change] = {
     ),
     "op without what it needs": lambda m, f: m.graph.node.append(helper.make_node("Min", ["input_1", ""], ["x"])),
     "two sets of ops": lambda m, f: m.opset_import.append(helper.make_opsetid("", 11)),
-    "too many nodes": lambda m, f: m.graph.node.extend([helper.make_node("Abs", ["input_1"], ["x"])] * NODES),
+    "too many nodes": lambda m, f: m.graph.node.extend([helper.make_node("Abs", ["input_1"], ["x"])] * MAX_NODES),
     "tensor that is larger than its numbers": lambda m, f: m.graph.initializer[0].dims.append(1000),
     "tensor of negative size": lambda m, f: m.graph.initializer[0].dims.append(-1),
     "tensor of many dimensions": lambda m, f: m.graph.initializer[0].dims.extend([1] * 1000),
@@ -293,7 +293,7 @@ def test_mutations(saved: Path, tmp_path: Path) -> None:
 
 def test_messages_come_before_what_is_in_them() -> None:
     model = helper.make_model(graph([]))
-    found = [message.DESCRIPTOR.name for message in messages(model)]
+    found = [message.DESCRIPTOR.name for message in walk_messages(model)]
     assert found[0] == "ModelProto"
     assert found.count("NodeProto") == 2
     assert found.count("ValueInfoProto") == 5

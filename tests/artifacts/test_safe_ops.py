@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fxlrp import ArtifactError
 from fxlrp._torch import OpOverload, tree_leaves, tree_map_only
-from fxlrp.artifacts.safe_ops.gate import CHECKS, EMPTY, NUMBERS, resolve
+from fxlrp.artifacts.safe_ops.gate import CHECKS, SIZE_FUNCTIONS, UNFILLED, resolve_op
 from fxlrp.artifacts.safe_ops.vocabulary import OPS
 from fxlrp.ir.rule import RULES
 
@@ -40,7 +40,7 @@ def test_every_rule_can_be_saved() -> None:
     named = {op for op in RULES if isinstance(op, OpOverload) and op.namespace == "aten"}
     assert {str(op).removeprefix("aten.") for op in named - RANDOM} <= OPS
     assert set(CHECKS) - OPS <= {name for name in CHECKS if "upsample" in name}
-    assert set(EMPTY) <= OPS
+    assert set(UNFILLED) <= OPS
 
 
 def outcome(call: Callable[..., Any], case: OpCase) -> list[Tensor]:
@@ -59,8 +59,8 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("case", [c for c in CASES if str(c.overload).removeprefix("aten.") in OPS], ids=str)
 def test_good_arguments(case: OpCase) -> None:
     """Bit for bit what torch gives, and nothing is written to."""
-    found = outcome(resolve(f"torch.ops.{case.overload}"), case)
-    if str(case.overload).removeprefix("aten.") in EMPTY:
+    found = outcome(resolve_op(f"torch.ops.{case.overload}"), case)
+    if str(case.overload).removeprefix("aten.") in UNFILLED:
         assert all((x == 0).all() for x in found)
     else:
         assert all(map(same, found, outcome(case.overload, case)))
@@ -154,7 +154,7 @@ def keywords(name: str, args: tuple[Any, ...]) -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "args"), [(name, args) for name, calls in ATTACKS.items() for args in calls])
 def test_attacks(name: str, args: tuple[Any, ...]) -> None:
     """Each reads or writes memory of others, kills the process, or writes to its arguments, if torch runs it."""
-    call = resolve(f"torch.ops.aten.{name}")
+    call = resolve_op(f"torch.ops.aten.{name}")
     with pytest.raises(ArtifactError, match=name.removesuffix(".default")):
         call(*args)
     with pytest.raises(ArtifactError, match=name.removesuffix(".default")):
@@ -162,20 +162,20 @@ def test_attacks(name: str, args: tuple[Any, ...]) -> None:
 
 
 def test_division_of_the_smallest_integer() -> None:
-    divide = resolve("torch.ops.aten.div.Tensor_mode")
+    divide = resolve_op("torch.ops.aten.div.Tensor_mode")
     for dtype in (torch.int64, torch.int32):
         smallest = torch.tensor([torch.iinfo(dtype).min, 3], dtype=dtype)
         with pytest.raises(ArtifactError, match="smallest"):
             divide(smallest, torch.tensor([1, -1], dtype=dtype), rounding_mode="trunc")
         with pytest.raises(ArtifactError, match="smallest"):
-            resolve("torch.ops.aten.div.Scalar_mode")(smallest, -1, rounding_mode="trunc")
+            resolve_op("torch.ops.aten.div.Scalar_mode")(smallest, -1, rounding_mode="trunc")
         assert divide(smallest, torch.ones(2, dtype=dtype), rounding_mode="trunc").equal(smallest)
 
 
 def test_new_memory_is_empty() -> None:
     torch.full((10**4,), 7.0)
     for name, args in (("empty.memory_format", ([10**4],)), ("empty_like.default", (x(10**4),))):
-        assert not resolve(f"torch.ops.aten.{name}")(*args).any()
+        assert not resolve_op(f"torch.ops.aten.{name}")(*args).any()
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_new_memory_is_empty() -> None:
 )  # fmt: skip
 def test_what_is_not_called(target: str) -> None:
     with pytest.raises(ArtifactError, match="may not call"):
-        resolve(target)
+        resolve_op(target)
 
 
 @pytest.mark.parametrize(
@@ -216,9 +216,9 @@ def test_what_is_not_called(target: str) -> None:
     ],
 )
 def test_numbers(target: str, args: tuple[Any, ...], result: int | None) -> None:
-    assert target in NUMBERS
+    assert target in SIZE_FUNCTIONS
     if result is not None:
-        assert resolve(target)(*args) == result
+        assert resolve_op(target)(*args) == result
     else:
         with pytest.raises(ArtifactError, match=r"\w"):
-            resolve(target)(*args)
+            resolve_op(target)(*args)

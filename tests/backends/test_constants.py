@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 import fxlrp
 from fxlrp._torch import make_fx
-from fxlrp.backends.constants import Constants, Store, constant, split
+from fxlrp.backends.constants import Constants, ConstantStore, find_constant_nodes, split_constants
 
 aten = torch.ops.aten
 
@@ -31,12 +31,12 @@ def explain(model: nn.Module) -> Tensor:
 
 def halves(model: nn.Module) -> tuple[fxlrp.Attributor, Constants]:
     attributor = fxlrp.compile(model, rules="epsilon_gamma_box", args=(X,))
-    return attributor, split(attributor.program.module)[1]
+    return attributor, split_constants(attributor.program.module)[1]
 
 
 def test_the_program_itself_stays_whole() -> None:
     module = halves(network())[0].program.module
-    rest, constants = split(module)
+    rest, constants = split_constants(module)
     before = len(module.graph.nodes)
     together = rest(X, torch.tensor([1, 1]), *constants())
     torch.testing.assert_close(together, module(X, torch.tensor([1, 1])), rtol=0, atol=0)
@@ -44,9 +44,11 @@ def test_the_program_itself_stays_whole() -> None:
 
 
 def test_what_takes_inputs_computes_nothing_of_weights_alone() -> None:
-    rest, constants = split(halves(network())[0].program.module)
+    rest, constants = split_constants(halves(network())[0].program.module)
     assert [
-        n for n in constant(rest.graph) if n.op == "call_function" and n.target is not aten.scalar_tensor.default
+        n
+        for n in find_constant_nodes(rest.graph)
+        if n.op == "call_function" and n.target is not aten.scalar_tensor.default
     ] == []
     assert len(constants()) > 0
     constants.module.graph.lint()
@@ -100,7 +102,9 @@ def test_tensors_of_inference_mode_are_read_at_every_call() -> None:
         w = torch.ones(2)
         module = fx.GraphModule({"w": w}, graph)
         product = next(iter(graph.find_nodes(op="call_function", target=torch.mul)))
-        constants = Constants(module, dict.fromkeys(n for n in graph.nodes if n.op != "output"), [product], Store())
+        constants = Constants(
+            module, dict.fromkeys(n for n in graph.nodes if n.op != "output"), [product], ConstantStore()
+        )
         assert constants()[0].tolist() == [2.0, 2.0]
         w.add_(1)
         assert constants()[0].tolist() == [4.0, 4.0]
@@ -132,7 +136,7 @@ def test_a_result_is_the_callers_own() -> None:
 
 def test_random_numbers_are_drawn_at_every_call() -> None:
     module = make_fx(lambda x: (x + torch.rand(8), torch.ones(8) + torch.ones(8)), tracing_mode="fake")(torch.ones(8))
-    rest, constants = split(module)
+    rest, constants = split_constants(module)
     one, two = (rest(torch.zeros(8), *constants()) for _ in range(2))
     assert not torch.equal(one[0], two[0])
     assert len(constants()) == 1

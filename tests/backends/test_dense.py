@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fxlrp
 from fxlrp.backends import inductor
-from fxlrp.backends.dense import ORDERS, close_vectors, densify, on_dense, rows_or_pixels
+from fxlrp.backends.dense import ORDERS, call_on_ordered, make_rows_or_pixels, make_vectors_dense, order_operands
 
 aten = torch.ops.aten
 SAMPLES = 6
@@ -64,7 +64,9 @@ class Reordered(TorchDispatchMode):
             for order in (turned, last):
                 given = pytree.tree_map(order, args)
                 try:
-                    again = on_dense(op, *given, **(kwargs or {})) if op in ORDERS else op(*given, **(kwargs or {}))
+                    again = (
+                        call_on_ordered(op, *given, **(kwargs or {})) if op in ORDERS else op(*given, **(kwargs or {}))
+                    )
                 except Exception as error:
                     self.noticed[f"{op}: {error}".partition("\n")[0]] += 1
                     continue
@@ -206,16 +208,16 @@ def test_ops_of_others_get_rows() -> None:
     graph = torch.fx.Graph()
     given = graph.placeholder("x")
     graph.output(graph.call_function(torch.ops.dense.upside.default, (given, [given])))
-    assert densify(graph) == 1
-    assert densify(graph) == 0
+    assert order_operands(graph) == 1
+    assert order_operands(graph) == 0
     assert torch.equal(torch.fx.GraphModule({}, graph)(x), x.flip(0))
 
 
 def test_what_is_in_order_is_not_copied() -> None:
     images = torch.rand(2, 4, 3, 5)
     for x in (images, images.contiguous(memory_format=torch.channels_last)):
-        assert rows_or_pixels(x) is x
-    assert rows_or_pixels(turned(images)).is_contiguous()
+        assert make_rows_or_pixels(x) is x
+    assert make_rows_or_pixels(turned(images)).is_contiguous()
     tokens = torch.rand(2, 5, 3, 4).transpose(1, 2)
-    assert close_vectors(tokens) is tokens
-    assert close_vectors(tokens.mT).is_contiguous()
+    assert make_vectors_dense(tokens) is tokens
+    assert make_vectors_dense(tokens.mT).is_contiguous()

@@ -8,7 +8,7 @@ from emitted import count, module
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.backends.geometry import ordinary, several
+from fxlrp.backends.geometry import has_several_rows, is_ordinary
 from fxlrp.backends.packed_filters import ADJOINT, CONVOLUTION
 from fxlrp.backends.packed_weights import PRODUCT, pack_weights
 
@@ -49,7 +49,7 @@ OTHERS: dict[str, tuple[nn.Conv2d, tuple[int, ...]]] = {
 def judged(layer: nn.Conv2d, size: tuple[int, ...]) -> bool:
     x = torch.zeros(size)
     assert isinstance(layer.padding, tuple)
-    return ordinary(x, layer(x), layer.weight, layer.stride, layer.padding, layer.dilation)
+    return is_ordinary(x, layer(x), layer.weight, layer.stride, layer.padding, layer.dilation)
 
 
 @pytest.mark.parametrize("name", ORDINARY)
@@ -65,14 +65,16 @@ def test_others(name: str) -> None:
 def test_only_images_of_known_size() -> None:
     weight = torch.zeros(4, 4, 3)
     signal = torch.zeros(2, 4, 9)
-    assert not ordinary(signal, signal[..., :7], weight, [1], [0], [1])
+    assert not is_ordinary(signal, signal[..., :7], weight, [1], [0], [1])
     image, filters = torch.zeros(2, 4, 9, 9), torch.zeros(4, 4, 3, 3)
-    assert ordinary(image, image[..., :7, :7], filters, [1, 1], [0, 0], [1, 1])
-    assert not ordinary(image, image[..., :7, :7], filters, [1, 1], [0], [1, 1])  # as a padding of "valid" is written
-    assert not several(1, torch.zeros(3, 4))
-    assert not several(2, torch.zeros(1, 4))
-    assert not several(2, torch.zeros(4, 0))
-    assert several(2, torch.zeros(3, 4))
+    assert is_ordinary(image, image[..., :7, :7], filters, [1, 1], [0, 0], [1, 1])
+    assert not is_ordinary(
+        image, image[..., :7, :7], filters, [1, 1], [0], [1, 1]
+    )  # as a padding of "valid" is written
+    assert not has_several_rows(1, torch.zeros(3, 4))
+    assert not has_several_rows(2, torch.zeros(1, 4))
+    assert not has_several_rows(2, torch.zeros(4, 0))
+    assert has_several_rows(2, torch.zeros(3, 4))
 
 
 @pytest.mark.parametrize("name", [name for name, (_, size) in OTHERS.items() if size[0] > 0])

@@ -11,7 +11,7 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp._torch import make_fx, tree_leaves
-from fxlrp.backends.in_place import reuse
+from fxlrp.backends.in_place import write_in_place
 from fxlrp.ir import targets
 
 aten = torch.ops.aten
@@ -43,7 +43,7 @@ CASES: list[tuple[str, Callable[[Tensor], object], int]] = [
 @pytest.mark.parametrize(("name", "function", "count"), CASES, ids=[case[0] for case in CASES])
 def test_ops_in_place(name: str, function: Callable[[Tensor], object], count: int) -> None:
     module = make_fx(function, tracing_mode="fake")(X)
-    assert reuse(module.graph) == count
+    assert write_in_place(module.graph) == count
     module.recompile()
     x = X.clone()
     for _ in range(2):
@@ -61,7 +61,7 @@ def test_what_composite_ops_return_is_not_written_to() -> None:
     after = graph.call_function(aten.exp.default, (same,))
     same.meta["val"] = after.meta["val"] = X
     graph.output(after)
-    assert reuse(graph) == 0
+    assert write_in_place(graph) == 0
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_same_to_the_last_bit(name: str, rules: str) -> None:
     attributor = fxlrp.compile(model, args, kwargs, rules=rules)
     entry, program = attributor._programs.last
     (run,) = (runner for _, runner in entry.programs.values())
-    _, numbers = targets.lower(None, entry.shape({}))
+    _, numbers = targets.split_target(None, entry.shape({}))
     inputs = [t for t in tree_leaves((args, dict(sorted(kwargs.items())))) if isinstance(t, Tensor)]
     before = [t.clone() for t in inputs]
     with torch.no_grad():

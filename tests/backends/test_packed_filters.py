@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import fxlrp
 from fxlrp._torch import FakeTensorMode
 from fxlrp.backends import inductor
-from fxlrp.backends.inductor import Kind
+from fxlrp.backends.inductor import SegmentKind
 from fxlrp.backends.packed_filters import ADJOINT, CONVOLUTION, PACK, PACK_ADJOINT, pack_convolutions
-from fxlrp.backends.segments import segment
+from fxlrp.backends.segments import make_segment
 
 aten = torch.ops.aten
 PLAIN = (aten.convolution.default, aten.convolution_backward.default)
@@ -130,7 +130,7 @@ def test_segments_are_compiled_for_each_order_of_channels(monkeypatch: pytest.Mo
     monkeypatch.setattr(inductor, "compile_graph", lambda module, values: compiled.append(values) or module)
     program = module(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten()).eval(), X)
     relu = next(node for node in program.graph.nodes if node.target is aten.relu.default)
-    kind = Kind(segment([relu]), dynamic=False)
+    kind = SegmentKind(make_segment([relu]), dynamic=False)
     images = X, X.contiguous(memory_format=torch.channels_last), X + 1
     for x in images:
         torch.testing.assert_close(kind(x), (x.relu(),))

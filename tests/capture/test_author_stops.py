@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fxlrp
-from fxlrp.capture.witness import watched
+from fxlrp.capture.witness import watch_gradients
 
 torch.manual_seed(0)
 X = torch.randn(2, 5, 8, dtype=torch.float64)
@@ -329,7 +329,7 @@ def test_a_backward_pass_that_is_not_honoured_is_named(function: Any) -> None:
 
 def test_other_threads_do_not_notice() -> None:
     """A function that another thread applies while a model is captured is its own business."""
-    with warnings.catch_warnings(), watched():
+    with warnings.catch_warnings(), watch_gradients():
         warnings.simplefilter("error")
         with ThreadPoolExecutor(1) as pool:
             x = torch.ones(2, requires_grad=True)

@@ -235,8 +235,8 @@ def test_artifacts_run_for_what_their_programs_admit(steps: list[Step], least: i
     ],
 )
 def test_conditions_in_text(text: str, sizes: dict[str, int], value: bool | None) -> None:
-    clauses.check(text)
-    assert clauses.value(text, sizes) is value
+    clauses.check_clause(text)
+    assert clauses.evaluate_clause(text, sizes) is value
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_conditions_in_text(text: str, sizes: dict[str, int], value: bool | None
 )
 def test_conditions_are_arithmetic(text: Any) -> None:
     with pytest.raises(fxlrp.FxlrpError, match="condition on sizes"):
-        clauses.check(text)
+        clauses.check_clause(text)
 
 
 # arguments

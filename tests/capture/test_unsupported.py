@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.capture.unsupported import remedy
+from fxlrp.capture.unsupported import find_remedy
 from fxlrp.errors import CaptureError, SignatureError
 
 X = torch.eye(3) + 1
@@ -107,8 +107,8 @@ def test_a_tensor_inside_the_model_is_refused_with_its_line() -> None:
 
 @pytest.mark.parametrize("tensor", [X, X.int(), X.half(), X.to(torch.complex64), X[::2].t(), torch.empty(0)])
 def test_plain_tensors_are_plain(tensor: Tensor) -> None:
-    assert remedy(tensor) == ""
+    assert find_remedy(tensor) == ""
 
 
 def test_other_things_are_no_tensors() -> None:
-    assert [remedy(thing) for thing in (None, 3, "x", [X])] == [""] * 4
+    assert [find_remedy(thing) for thing in (None, 3, "x", [X])] == [""] * 4

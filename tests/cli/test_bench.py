@@ -12,8 +12,8 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp.cli.app import app
-from fxlrp.cli.bench import GRADIENT, bench, gradient
-from fxlrp.cli.models import Loaded
+from fxlrp.cli.bench import GRADIENT, compute_gradient, measure_times
+from fxlrp.cli.models import LoadedModel
 from fxlrp.ir import targets
 
 MODELS = """
@@ -59,23 +59,23 @@ def test_the_gradient_beside_the_program_is_that_of_the_preset(name: str, target
     expected = fxlrp.compile(model, rules="gradient")(*args, target=target, **kwargs)
     relevance, output = expected.relevance, expected.output
     y = output if isinstance(output, Tensor) else output["logits"]
-    form, numbers = targets.lower(target, tuple(y.shape))
-    found = gradient(model, args, kwargs, None, form, numbers)
+    form, numbers = targets.split_target(target, tuple(y.shape))
+    found = compute_gradient(model, args, kwargs, None, form, numbers)
     sums = [part.sum(-1) if part.ndim > relevance.ndim else part for part in found]
     same = [part for part in sums if part.shape == relevance.shape and torch.allclose(part, relevance, rtol=1e-9)]
     assert len(same) == 1
 
 
 def test_a_model_without_a_path_from_floating_numbers_has_no_gradient() -> None:
-    assert gradient(nn.Identity(), (torch.arange(6).view(2, 3),), {}, lambda y: y.double(), *SOME) == []
+    assert compute_gradient(nn.Identity(), (torch.arange(6).view(2, 3),), {}, lambda y: y.double(), *SOME) == []
 
 
-SOME = targets.lower(1, (2, 3))
+SOME = targets.split_target(1, (2, 3))
 
 
 def test_everything_runs_as_often_as_it_is_told() -> None:
-    loaded = Loaded(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), (torch.rand(2, 4),), target=1)
-    times = bench(loaded, "epsilon", "eager", None, None, True, 3)
+    loaded = LoadedModel(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), (torch.rand(2, 4),), target=1)
+    times = measure_times(loaded, "epsilon", "eager", None, None, True, 3)
     assert list(times.once) == ["capture", "compile", "first call, eager", "verification of its output"]
     assert list(times.each) == ["forward", GRADIENT, "output and relevance, epsilon"]
     assert all(len(repeated) == 3 for repeated in times.each.values())

@@ -361,10 +361,10 @@ def test_a_package_that_cannot_be_imported_counts_as_absent(tmp_path, monkeypatc
     name = "package_hidden" if hidden else "package_shown"
     (tmp_path / f"{name}.py").write_text(body)
     monkeypatch.syspath_prepend(tmp_path)
-    with optional.absent_if_broken(name):
+    with optional.hide_if_broken(name):
         assert (importlib.util.find_spec(name) is None) is hidden
     assert importlib.util.find_spec(name) is not None
-    with optional.absent_if_broken("package_of_no_name"):
+    with optional.hide_if_broken("package_of_no_name"):
         assert importlib.util.find_spec("package_of_no_name") is None
 
 
@@ -514,6 +514,6 @@ def test_no_code_of_a_file_runs_unless_it_is_trusted(folder, monkeypatch):
 def test_models_are_not_left_in_training_mode(folder):
     from fxlrp.cli import models
 
-    loaded = models.load("mine:bare")
+    loaded = models.load_model("mine:bare")
     assert isinstance(loaded.model, nn.Module)
     assert not any(module.training for module in loaded.model.modules())

@@ -35,14 +35,14 @@ from typer.testing import CliRunner
 import fxlrp
 from fxlrp import ArtifactError, FxlrpError, SignatureError, TargetError
 from fxlrp.cli.app import app
-from fxlrp.datasets.arrow_values import array, exact, index
-from fxlrp.datasets.folders import alone, settle
-from fxlrp.datasets.ray_workers import connected, spread
-from fxlrp.datasets.run import check_kept, columns_of, opened
-from fxlrp.datasets.samples import Source
-from fxlrp.datasets.shards import TRIES, TRY, Job, digest, most_rows
-from fxlrp.datasets.sources import find
-from fxlrp.reports.drawing.image_pages import draw, page, picture
+from fxlrp.datasets.arrow_values import convert_exactly, read_array, read_row_target
+from fxlrp.datasets.folders import begin_or_resume, lock_folder
+from fxlrp.datasets.ray_workers import connect_ray, spread_work
+from fxlrp.datasets.run import check_kept, choose_columns, open_files
+from fxlrp.datasets.samples import DataSource
+from fxlrp.datasets.shards import MAX_TRIES, TRY_NAME, ShardJob, hash_file, limit_batch_size
+from fxlrp.datasets.sources import open_source
+from fxlrp.reports.drawing.image_pages import find_page_path, find_picture_path, write_image
 from fxlrp.reports.drawing.words import BLUE, RED
 
 ROWS = 80
@@ -82,7 +82,7 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local() -> Iterator[None]:
     """One Ray for all that need one."""
-    with connected(2):
+    with connect_ray(2):
         yield
 
 
@@ -111,10 +111,10 @@ def jsonl(path: Path, content: list[dict[str, Any]]) -> Path:
     return path
 
 
-def job(path: Path, source: Source, out: Path, **options: Any) -> Job:
+def job(path: Path, source: DataSource, out: Path, **options: Any) -> ShardJob:
     out.mkdir(exist_ok=True)
     given = {"columns": {"x": "x", "scale": "größe"}, "target": "label", "batch_size": 4, "shard": 7, **options}
-    return Job(path, digest(path), False, source, out, **given)
+    return ShardJob(path, hash_file(path), False, source, out, **given)
 
 
 def check(path: Path, out: Path, content: list[dict[str, Any]]) -> None:
@@ -133,7 +133,7 @@ def check(path: Path, out: Path, content: list[dict[str, Any]]) -> None:
 @drawn(hnp.arrays(st.sampled_from(["?", "u1", "i4", "u8", "i8", "f4", "f8"]), 3), st.sampled_from(DTYPES + FLOATS))
 def test_conversions_are_exact_or_refused(values: np.ndarray, dtype: torch.dtype) -> None:
     try:
-        found = exact(values, dtype)
+        found = convert_exactly(values, dtype)
     except ValueError:
         return
     assert found.dtype is dtype
@@ -149,13 +149,13 @@ def test_conversions_are_exact_or_refused(values: np.ndarray, dtype: torch.dtype
     [(3, torch.float32), (0.1, torch.float32), (200, torch.uint8), (True, torch.int64), (2**40, torch.int64)],
 )
 def test_usual_conversions_are_not_refused(value: Any, dtype: torch.dtype) -> None:
-    assert exact(np.array(value), dtype) == torch.tensor(value, dtype=dtype)
+    assert convert_exactly(np.array(value), dtype) == torch.tensor(value, dtype=dtype)
 
 
 @drawn(hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)))
 def test_lists_of_arrow(values: np.ndarray) -> None:
     (scalar,) = pa.array([values.tolist()], nested_type(values.ndim))
-    found = array(scalar)
+    found = read_array(scalar)
     assert np.array_equal(found, values, equal_nan=True) if values.size else not found.size
 
 
@@ -169,7 +169,7 @@ def nested_type(depth: int) -> pa.DataType:
 def test_no_numbers(value: Any) -> None:
     for one in (value, pa.scalar(value)):
         with pytest.raises(ValueError, match=r"is empty|holds|has empty"):
-            exact(array(one), torch.float32)
+            convert_exactly(read_array(one), torch.float32)
 
 
 def test_tensors_of_arrow_and_ray() -> None:
@@ -177,24 +177,24 @@ def test_tensors_of_arrow_and_ray() -> None:
     ours = pa.FixedShapeTensorArray.from_numpy_ndarray(values)
     theirs = ray.data.extensions.ArrowTensorArray.from_numpy(values)
     for column in (ours, theirs):
-        assert np.array_equal(array(column[1]), values[1])
+        assert np.array_equal(read_array(column[1]), values[1])
 
 
 def test_targets() -> None:
-    assert index(pa.scalar(3), 1) == (3,)
-    assert index(None, 2) == (None, None)
-    assert index(pa.scalar([-1, None]), 2) == (-1, None)
+    assert read_row_target(pa.scalar(3), 1) == (3,)
+    assert read_row_target(None, 2) == (None, None)
+    assert read_row_target(pa.scalar([-1, None]), 2) == (-1, None)
 
 
-def sources(folder: Path, content: list[dict[str, Any]]) -> Iterator[Source]:
-    yield find(jsonl(folder / "zeilen ü.jsonl", content), 7, None, 1)
-    yield find(parquet(folder / "one.parquet", content, row_group_size=11), 7, None, 1)
+def sources(folder: Path, content: list[dict[str, Any]]) -> Iterator[DataSource]:
+    yield open_source(jsonl(folder / "zeilen ü.jsonl", content), 7, None, 1)
+    yield open_source(parquet(folder / "one.parquet", content, row_group_size=11), 7, None, 1)
     many = folder / "many"
     (many / "inner").mkdir(parents=True)
     for i, (first, stop) in enumerate([(0, 5), (5, 5), (5, 30), (30, len(content))]):
         parquet(many / ("inner" if i < 2 else ".") / f"{i}.parquet", content[first:stop], row_group_size=4)
     (many / "_hidden.parquet").write_bytes(b"")
-    yield find(many, 7, None, 1)
+    yield open_source(many, 7, None, 1)
 
 
 def test_ranges_of_rows(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_ranges_of_rows(tmp_path: Path) -> None:
             found = list(source.rows(7 * shard, min(7 * shard + 7, 50), ["x", "label"]))
             assert [row.number for row in found] == list(range(7 * shard, min(7 * shard + 7, 50)))
             for row in found:
-                assert np.array_equal(array(row.values["x"]), expected[row.number]["x"])
+                assert np.array_equal(read_array(row.values["x"]), expected[row.number]["x"])
 
 
 def test_columns_that_are_kept(lengths: Path, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_columns_that_are_kept(lengths: Path, tmp_path: Path) -> None:
         columns["weight"] = pa.array(columns["weight"], [pa.float64(), pa.float32()][i])
         pq.write_table(pa.table(columns), many / f"{i}.parquet")
     artifact = fxlrp.load(lengths)
-    for source in (find(many, 7, None, 1), find(jsonl(tmp_path / "d.jsonl", content), 7, None, 1)):
+    for source in (open_source(many, 7, None, 1), open_source(jsonl(tmp_path / "d.jsonl", content), 7, None, 1)):
         source.keep(["weight", "id"])
         out = tmp_path / type(source).__name__
         work = job(lengths, source, out)
@@ -243,14 +243,14 @@ def test_columns_that_are_kept(lengths: Path, tmp_path: Path) -> None:
 
 
 def test_columns_that_cannot_be_kept(lengths: Path, pixels: Path, tmp_path: Path) -> None:
-    source = find(jsonl(tmp_path / "d.jsonl", [{"a": 1}, {"a": "text"}]), 7, None, 1)
+    source = open_source(jsonl(tmp_path / "d.jsonl", [{"a": 1}, {"a": "text"}]), 7, None, 1)
     with pytest.raises(SignatureError, match=r"rows 0 to 1 .* column 'a' cannot be kept, as its values are of several"):
         source.keep(["a"])
     with pytest.raises(SignatureError, match="no column 'b' to keep, only 'a'"):
         source.keep(["b"])
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(SignatureError, match="names its file"):
-        opened(tmp_path, 7, fxlrp.load(pixels).manifest, ["image"])
+        open_files(tmp_path, 7, fxlrp.load(pixels).manifest, ["image"])
     for name in ("row", "target", "output.shape"):
         with pytest.raises(SignatureError, match=f"'{name}' cannot be kept"):
             check_kept(fxlrp.load(lengths).manifest, ["id", name])
@@ -275,7 +275,7 @@ def test_images(pixels: Path, tmp_path: Path) -> None:
     Image.fromarray(colours).save(folder / "ü" / "a b.png")
     Image.fromarray(colours[:, :, 0]).save(folder / "grey.PNG")
     Image.fromarray(colours).quantize(256).save(folder / "palette.png")
-    source = opened(folder, 7, fxlrp.load(pixels).manifest)
+    source = open_files(folder, 7, fxlrp.load(pixels).manifest)
     (name,) = [spec.name for spec in fxlrp.load(pixels).manifest.inputs[:1]]
     work = job(pixels, source, tmp_path / "out", columns={name: "image"}, target=1)
     work(0)
@@ -288,12 +288,12 @@ def test_images(pixels: Path, tmp_path: Path) -> None:
 
     Image.fromarray(colours[:, :, 0].astype(np.uint16)).save(folder / "deep.png")
     with pytest.raises(SignatureError, match=r"row 0 .*deep\.png.* mode I"):
-        job(pixels, opened(folder, 7, work.artifact.manifest), tmp_path / "out", columns={name: "image"})(0)
+        job(pixels, open_files(folder, 7, work.artifact.manifest), tmp_path / "out", columns={name: "image"})(0)
     content = io.BytesIO()
     Image.fromarray(colours).save(content, "png")
     (folder / "deep.png").write_bytes(content.getvalue()[:80])
     with pytest.raises(SignatureError, match=r"row 0 .*deep\.png.* cannot be read"):
-        job(pixels, opened(folder, 7, work.artifact.manifest), tmp_path / "out", columns={name: "image"})(0)
+        job(pixels, open_files(folder, 7, work.artifact.manifest), tmp_path / "out", columns={name: "image"})(0)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_rows_that_do_not_fit(
     """The message names the row; shards before it are kept."""
     content = rows(20)
     content[9] |= changes
-    work = job(lengths, find(write(tmp_path / f"d.{write.__name__}", content), 7, None, 1), tmp_path / "out")
+    work = job(lengths, open_source(write(tmp_path / f"d.{write.__name__}", content), 7, None, 1), tmp_path / "out")
     work(0)
     with pytest.raises(error, match=rf"(?s)^row 9 \(.*{text}"):
         work(1)
@@ -330,13 +330,13 @@ def test_lines_that_are_no_rows(lengths: Path, tmp_path: Path, line: str) -> Non
     path = jsonl(tmp_path / "d.jsonl", rows(5))
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(SignatureError, match=r"row 5 \(line 11 of"):
-        job(lengths, find(path, 7, None, 1), tmp_path / "out")(0)
+        job(lengths, open_source(path, 7, None, 1), tmp_path / "out")(0)
 
 
 def test_damaged_parquet(lengths: Path, tmp_path: Path) -> None:
     """Cut off or changed somewhere: an error, or the same numbers."""
     path, chance = parquet(tmp_path / "d.parquet", rows(7), write_page_checksum=True), random.Random(0)
-    content, work = path.read_bytes(), job(lengths, find(path, 7, None, 1), tmp_path / "out")
+    content, work = path.read_bytes(), job(lengths, open_source(path, 7, None, 1), tmp_path / "out")
     for turn in range(60):
         changed = bytearray(content)
         if turn % 3:
@@ -345,7 +345,7 @@ def test_damaged_parquet(lengths: Path, tmp_path: Path) -> None:
             del changed[chance.randrange(len(changed)) :]
         path.write_bytes(changed)
         try:
-            work.source = find(path, 7, None, 1)
+            work.source = open_source(path, 7, None, 1)
             work(0)
         except SignatureError:
             continue
@@ -355,38 +355,38 @@ def test_damaged_parquet(lengths: Path, tmp_path: Path) -> None:
 def test_sources_that_are_none(tmp_path: Path) -> None:
     for name, text in (("missing", "no file or folder"), ("", "is none of these")):
         with pytest.raises(SignatureError, match=text):
-            find(tmp_path / name, 7, None, 1)
+            open_source(tmp_path / name, 7, None, 1)
     parquet(tmp_path / "d.parquet", rows(1))
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(SignatureError, match="both"):
-        find(tmp_path, 7, 1, 1)
+        open_source(tmp_path, 7, 1, 1)
     (tmp_path / "d.parquet").unlink()
     for channels, text in ((2, "images of 2 channels"), (None, "no images")):
         with pytest.raises(SignatureError, match=text):
-            find(tmp_path, 7, channels, 1)
+            open_source(tmp_path, 7, channels, 1)
 
 
 def test_columns(lengths: Path, pixels: Path) -> None:
     two, one = fxlrp.load(lengths).manifest, fxlrp.load(pixels).manifest
-    assert columns_of(two, {"scale": "s"}, "label", ["s", "x", "label"]) == {"x": "x", "scale": "s"}
-    assert list(columns_of(one, {}, "label", ["any", "label"]).values()) == ["any"]
-    assert columns_of(two, {}, None, []) == {"x": "x", "scale": "scale"}
+    assert choose_columns(two, {"scale": "s"}, "label", ["s", "x", "label"]) == {"x": "x", "scale": "s"}
+    assert list(choose_columns(one, {}, "label", ["any", "label"]).values()) == ["any"]
+    assert choose_columns(two, {}, None, []) == {"x": "x", "scale": "scale"}
     for given, target, text in (({"z": "x"}, None, "no input 'z'"), ({}, None, "no column 'scale'"), ({}, "t", "'t'")):
         with pytest.raises(SignatureError, match=text):
-            columns_of(two, given, target, ["x", "y"] if target is None else ["x", "scale"])
+            choose_columns(two, given, target, ["x", "y"] if target is None else ["x", "scale"])
 
 
 def test_artefacts_that_do_not_take_batches(tmp_path: Path) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(3, 2).eval()
     fixed = fxlrp.compile(linear)
-    assert most_rows(fxlrp.load(fixed.save(tmp_path / "one.pt2", torch.rand(1, 3))).manifest, 32) == 1
+    assert limit_batch_size(fxlrp.load(fixed.save(tmp_path / "one.pt2", torch.rand(1, 3))).manifest, 32) == 1
     about = fxlrp.load(fixed.save(tmp_path / "four.pt2", torch.rand(4, 3))).manifest
     with pytest.raises(ArtifactError, match="batches of 4 only"):
-        most_rows(about, 32)
+        limit_batch_size(about, 32)
     other = replace(about, outputs=(replace(about.outputs[0], shape=(2, 3)),))
     with pytest.raises(ArtifactError, match="first dimension of 'output' does not count samples"):
-        most_rows(other, 32)
+        limit_batch_size(other, 32)
 
 
 def test_indices_of_several_dimensions(tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_indices_of_several_dimensions(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x, targets = torch.rand(3, 4, 3), [(-1, None), (None, None), (0, 2)]
     content = [{"x": row.tolist(), "target": list(target)} for row, target in zip(x, targets, strict=True)]
-    source = find(jsonl(tmp_path / "d.jsonl", content), 7, None, 1)
+    source = open_source(jsonl(tmp_path / "d.jsonl", content), 7, None, 1)
     model = nn.Linear(3, 5).eval()
     y = model(x)
     places = [[3, int(y[0, -1].argmax())], [int(i) for i in np.unravel_index(int(y[1].argmax()), (4, 5))], [0, 2]]
@@ -411,8 +411,8 @@ def test_pictures(pixels: Path, tmp_path: Path) -> None:
     for channels in (1, 3, 4):
         relevance = np.zeros((channels, 2, 4))
         relevance[0, 0, 0], relevance[-1, 1, 3], relevance[:, 1, 1] = 2, -2, np.nan
-        draw(picture(tmp_path, channels), np.full((channels, 2, 4), 0.25), relevance)
-        with Image.open(picture(tmp_path, channels)) as opened_picture:
+        write_image(find_picture_path(tmp_path, channels), np.full((channels, 2, 4), 0.25), relevance)
+        with Image.open(find_picture_path(tmp_path, channels)) as opened_picture:
             drawn = np.asarray(opened_picture)
         assert drawn.shape == (2 * 56, 9 * 56, 3)
         drawn = drawn[::56, ::56]  # a pixel, a gap
@@ -428,7 +428,7 @@ def test_seeds(tmp_path: Path) -> None:
     attributor = fxlrp.compile(nn.Linear(3, 2).eval(), dynamic_shapes="auto")
     path = attributor.save(tmp_path / "model.pt2", torch.rand(2, 3), target="seed")
     content = [{"x": [1, 2, i], "seed": [i, -1.5]} for i in range(3)]
-    source = find(jsonl(tmp_path / "d.jsonl", content), 7, None, 1)
+    source = open_source(jsonl(tmp_path / "d.jsonl", content), 7, None, 1)
     (name,) = [spec.name for spec in fxlrp.load(path).manifest.inputs[:1]]
     job(path, source, tmp_path / "out", columns={name: "x"}, target="seed")(0)
     found = pq.read_table(tmp_path / "out").column("relevance.input").to_pylist()
@@ -438,42 +438,46 @@ def test_seeds(tmp_path: Path) -> None:
 
 def test_folders_of_other_runs(tmp_path: Path) -> None:
     settings = {"target": "label", "shard": 3}
-    with alone(tmp_path / "out"), pytest.raises(ArtifactError, match="another run is writing"), alone(tmp_path / "out"):
+    with (
+        lock_folder(tmp_path / "out"),
+        pytest.raises(ArtifactError, match="another run is writing"),
+        lock_folder(tmp_path / "out"),
+    ):
         pass
-    with alone(tmp_path / "out"):
-        settle(tmp_path / "out", settings)
+    with lock_folder(tmp_path / "out"):
+        begin_or_resume(tmp_path / "out", settings)
         for leftover in (".part-000001.parquet.x", "._run.json.x", "._source"):
             (tmp_path / "out" / leftover).mkdir()
-        settle(tmp_path / "out", settings)
+        begin_or_resume(tmp_path / "out", settings)
         assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "_run.json"}
         with pytest.raises(ArtifactError, match="another run: shard, was 3, is 4 now"):
-            settle(tmp_path / "out", {**settings, "shard": 4})
+            begin_or_resume(tmp_path / "out", {**settings, "shard": 4})
     files = {"a": [1, 2], "b": [3, 4]}
     for now, text in (({**files, "b": [3, 5]}, "b was changed"), ({"b": [3, 4]}, "a is gone"), ({}, "a is gone")):
-        with alone(tmp_path / "again"):
-            settle(tmp_path / "again", {"files": files})
+        with lock_folder(tmp_path / "again"):
+            begin_or_resume(tmp_path / "again", {"files": files})
             with pytest.raises(ArtifactError, match=f"the file {text} since"):
-                settle(tmp_path / "again", {"files": now})
+                begin_or_resume(tmp_path / "again", {"files": now})
             with pytest.raises(ArtifactError, match="the file c is new since"):
-                settle(tmp_path / "again", {"files": {**files, "c": [0, 0]}})
+                begin_or_resume(tmp_path / "again", {"files": {**files, "c": [0, 0]}})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(ArtifactError, match="'thesis"):
-        settle(tmp_path / "other", settings)
-    with pytest.raises(ArtifactError, match="is a file"), alone(tmp_path / "other" / "thesis.tex"):
+        begin_or_resume(tmp_path / "other", settings)
+    with pytest.raises(ArtifactError, match="is a file"), lock_folder(tmp_path / "other" / "thesis.tex"):
         pass
 
 
 def test_work_that_kills_every_worker_ends(lengths: Path, tmp_path: Path) -> None:
-    work = job(lengths, find(jsonl(tmp_path / "d.jsonl", rows(20)), 7, None, 1), tmp_path / "out")
-    (tmp_path / "out" / TRY.format(1)).write_bytes(b"." * TRIES)
+    work = job(lengths, open_source(jsonl(tmp_path / "d.jsonl", rows(20)), 7, None, 1), tmp_path / "out")
+    (tmp_path / "out" / TRY_NAME.format(1)).write_bytes(b"." * MAX_TRIES)
     with pytest.raises(FxlrpError, match="workers died, one after the other, of the 7 rows from 7 on"):
         work(1)
 
 
 def test_changes_during_a_run(lengths: Path, pixels: Path, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", rows(20))
-    work = job(lengths, find(path, 7, None, 1), tmp_path / "out")
+    work = job(lengths, open_source(path, 7, None, 1), tmp_path / "out")
     work.path = pixels
     with pytest.raises(ArtifactError, match="changed during the run"):
         work(0)
@@ -511,11 +515,11 @@ def test_a_page_of_pictures(pixels: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for turn in range(2):
         assert fxlrp.batch(pixels, folder, out, shard=2, png=True) == (0 if turn else 5)
-        page(out).unlink() if not turn else None
+        find_page_path(out).unlink() if not turn else None
     found = pq.read_table(out).sort_by("row").to_pylist()
     assert [row["file"] for row in found] == [f"{i} & <i>.png" for i in range(5)]
     with Browser(tmp_path / "profile") as browser:
-        browser.call("Page.navigate", url=page(out).as_uri())
+        browser.call("Page.navigate", url=find_page_path(out).as_uri())
         wait = "new Promise(done => { if (document.readyState === 'complete') done(); else onload = done; })"
         browser.evaluate(wait)
         shown = "[...document.querySelectorAll('figure')]"
@@ -567,7 +571,7 @@ def dies_once(number: int, folder: Path) -> None:
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     work = functools.partial(dies_once, folder=tmp_path)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know this module
-    assert sorted(spread(work, range(5), workers=1, threads=1, gpu=False)) == list(range(5))
+    assert sorted(spread_work(work, range(5), workers=1, threads=1, gpu=False)) == list(range(5))
     assert len(list(tmp_path.iterdir())) == 5
 
 

@@ -50,7 +50,7 @@ def sentences_demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder():
-    return sentences.load()
+    return sentences.load_encoder()
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +100,18 @@ def test_heatmaps_show_both_signs(digits_demo):
 
 def test_biases_keep_what_the_pixels_do_not_get():
     torch.manual_seed(0)
-    model = digits.network().double().eval()
+    model = digits.make_network().double().eval()
     images = torch.rand(3, 1, 8, 8, dtype=torch.float64)
     result = fxlrp.compile(model)(images)
-    shares = torch.tensor(digits.bias_shares(model, images), dtype=torch.float64)
+    shares = torch.tensor(digits.compute_bias_shares(model, images), dtype=torch.float64)
     torch.testing.assert_close(result.relevance.sum((1, 2, 3)) + shares, result.output.amax(1), rtol=0, atol=1e-12)
 
 
 def test_training_is_seeded_and_leaves_the_generator_alone():
-    data = digits.load(0)
+    data = digits.load_digits(0)
     before = torch.random.get_rng_state()
     epochs = []
-    one, again, other = (digits.train(data, seed, 1, lambda: epochs.append(1)) for seed in (0, 0, 1))
+    one, again, other = (digits.train_network(data, seed, 1, lambda: epochs.append(1)) for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert len(epochs) == 3
     same = [torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True)]
@@ -176,8 +176,8 @@ def test_page_is_self_contained_and_escaped(sentences_demo):
 
 
 def test_similarity_is_symmetric(shallow, tmp_path):
-    there = sentences.explain(*shallow, "Cats sleep a lot.", "A cat naps.", tmp_path)
-    back = sentences.explain(*shallow, "A cat naps.", "Cats sleep a lot.", tmp_path)
+    there = sentences.explain_sentences(*shallow, "Cats sleep a lot.", "A cat naps.", tmp_path)
+    back = sentences.explain_sentences(*shallow, "A cat naps.", "Cats sleep a lot.", tmp_path)
     assert there.similarity == pytest.approx(back.similarity, abs=1e-6)
     for a, b in ((there.first, back.second), (there.second, back.first)):
         assert [w.text for w in a.words] == [w.text for w in b.words]
@@ -185,7 +185,7 @@ def test_similarity_is_symmetric(shallow, tmp_path):
 
 
 def test_a_sentence_beside_itself(shallow, tmp_path):
-    report = sentences.explain(*shallow, "", "", tmp_path)
+    report = sentences.explain_sentences(*shallow, "", "", tmp_path)
     assert report.similarity == pytest.approx(1, abs=1e-6)
     assert [w.text for w in report.first.words] == ["[CLS]", "[SEP]"]
     assert report.first.relevance == pytest.approx(report.second.relevance, abs=1e-6)
@@ -194,10 +194,10 @@ def test_a_sentence_beside_itself(shallow, tmp_path):
 @pytest.mark.parametrize(("difference", "good"), [(1e-6, True), (1e-2, False), (float("nan"), False)])
 def test_a_failed_check_fails_the_command(capsys, difference, good):
     if good:
-        demos.check(terminal.console(), "a = b", difference, 1.0)
+        demos.check_account(terminal.make_console(), "a = b", difference, 1.0)
     else:
         with pytest.raises(typer.Exit) as stopped:
-            demos.check(terminal.console(), "a = b", difference, 1.0)
+            demos.check_account(terminal.make_console(), "a = b", difference, 1.0)
         assert stopped.value.exit_code == 1
     assert ("ok" if good else "FAILED") in capsys.readouterr().out
 
@@ -227,21 +227,21 @@ words = st.lists(st.builds(Word, letters, st.floats(-1e6, 1e6)), min_size=1)
 @settings(deadline=None)
 @given(words)
 def test_any_text_survives_page_and_terminal(found):
-    largest = tokens.limit(found)
-    page = Page(tokens.page("t", "i", [("n", found)], [["a"], ["b"]], "n"))
+    largest = tokens.find_largest(found)
+    page = Page(tokens.make_word_page("t", "i", [("n", found)], [["a"], ["b"]], "n"))
     assert len(page.numbers) == len(found)
     assert page.tags.count("span") == len(found) + 3
     assert page.numbers == pytest.approx([w.relevance for w in found], abs=0.005 * largest + 1e-12)
-    assert tokens.coloured(found, largest).plain == "".join(f" {w.text} " for w in found)
-    assert len(tokens.numbered(found, largest).plain) >= sum(len(w.text) + 2 for w in found)
+    assert tokens.colour_words(found, largest).plain == "".join(f" {w.text} " for w in found)
+    assert len(tokens.number_words(found, largest).plain) >= sum(len(w.text) + 2 for w in found)
 
 
 @given(st.floats(-1, 1))
 def test_colours_are_light_and_say_the_sign(share):
-    r, g, b = tokens.colour(share)
+    r, g, b = tokens.choose_colour(share)
     assert all(0 <= channel <= 255 for channel in (r, g, b))
     assert (r >= b) if share >= 0 else (b >= r)
-    assert tokens.colour(0.0) == (255, 255, 255)
+    assert tokens.choose_colour(0.0) == (255, 255, 255)
     assert contrast((r, g, b), (0x20, 0x20, 0x20)) >= 4.5
 
 

@@ -12,11 +12,11 @@ from torch.nn import functional
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.capture.explained_output import pick
+from fxlrp.capture.explained_output import pick_output
 from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.decisions import Tail
-from fxlrp.passes.analyses.positions import tail
-from fxlrp.plan.decide import plan
+from fxlrp.passes.analyses.positions import find_tail
+from fxlrp.plan.decide import make_plan
 from fxlrp.rules.presets import LINEAR
 from fxlrp.rules.weighted import flat, gamma, z_plus
 
@@ -48,8 +48,8 @@ class Head(nn.Module):
 
 
 def tail_of(model: nn.Module, *inputs: Tensor, rules: str = "attnlrp", **kwargs: Any) -> Tail | None:
-    made = plan(capture(model, inputs, kwargs), fxlrp.rule_set(rules), (), True)
-    return tail(made.captured.graph, made.twins, made.captured.explained, ())
+    made = make_plan(capture(model, inputs, kwargs), fxlrp.rule_set(rules), (), True)
+    return find_tail(made.captured.graph, made.twins, made.captured.explained, ())
 
 
 def targets() -> list[Any]:
@@ -66,8 +66,8 @@ def targets() -> list[Any]:
 
 
 def seed_of(target: Any, y: Tensor) -> Tensor:
-    form, numbers = fxlrp.ir.targets.lower(target, tuple(y.shape))
-    return fxlrp.ir.targets.seed(form, y, numbers)
+    form, numbers = fxlrp.ir.targets.split_target(target, tuple(y.shape))
+    return fxlrp.ir.targets.make_seed(form, y, numbers)
 
 
 def same(found: Any, wanted: Any) -> None:
@@ -86,7 +86,7 @@ def test_equals_the_walk_of_all_positions(name: str, rules: str) -> None:
     """A seed tensor takes that walk."""
     model, args, kwargs = ZOO[name]()
     attributor = fxlrp.compile(model, rules=rules)
-    y = pick(model(*args, **kwargs), None).detach()
+    y = pick_output(model(*args, **kwargs), None).detach()
     for target in ((-1, None), fxlrp.contrast((1, 3), (2, 4))):
         result = attributor(*args, target=target, **kwargs)
         same(result.relevance, attributor(*args, target=seed_of(target, y), **kwargs).relevance)

@@ -12,7 +12,7 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp._torch import make_fx
-from fxlrp.backends.segments import segment
+from fxlrp.backends.segments import make_segment
 from fxlrp.ir import adjoint_cache
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -22,9 +22,9 @@ X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 def test_programs_are_those_that_are_traced_whole(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     model, args, kwargs = ZOO[name]()
     found = calls(fxlrp.compile(model, args, kwargs).program.module.graph)
-    monkeypatch.setattr(adjoint_cache, "shared", contextlib.nullcontext)
+    monkeypatch.setattr(adjoint_cache, "share_traces", contextlib.nullcontext)
     expected = calls(fxlrp.compile(model, args, kwargs).program.module.graph)
-    assert segment(found).key == segment(expected).key
+    assert make_segment(found).key == make_segment(expected).key
     for key in ("nn_module_stack", "custom"):
         assert [n.meta.get(key) for n in found] == [n.meta.get(key) for n in expected]
 
@@ -46,10 +46,11 @@ def runs(*values: Tensor, scales: Sequence[float] = (2.0, 2.0, 2.0, 2.0), consta
 
     def program(*xs: Tensor) -> list[Tensor]:
         return [
-            adjoint_cache.replayed(function, "scaled", [x, scale])[0] for x, (_, scale) in zip(xs, given, strict=True)
+            adjoint_cache.call_by_trace(function, "scaled", [x, scale])[0]
+            for x, (_, scale) in zip(xs, given, strict=True)
         ]
 
-    with adjoint_cache.shared():
+    with adjoint_cache.share_traces():
         module = make_fx(program, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
     for r, (x, scale) in zip(module(*values), given, strict=True):
         torch.testing.assert_close(r, x * scale)
@@ -72,9 +73,9 @@ def test_a_tensor_given_twice_is_no_pattern_for_two() -> None:
         return (x * y,)
 
     def program(x: Tensor, y: Tensor) -> list[Tensor]:
-        return [adjoint_cache.replayed(product, "product", [x, other])[0] for other in (x, y)]
+        return [adjoint_cache.call_by_trace(product, "product", [x, other])[0] for other in (x, y)]
 
-    with adjoint_cache.shared():
+    with adjoint_cache.share_traces():
         module = make_fx(program, tracing_mode="fake")(X, X + 1)
     for found, expected in zip(module(X, X + 1), (X * X, X * (X + 1)), strict=True):
         torch.testing.assert_close(found, expected)

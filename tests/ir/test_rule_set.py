@@ -22,7 +22,7 @@ from fxlrp.errors import RuleError
 from fxlrp.ir.program import Captured
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.plan.decide import Plan, plan
+from fxlrp.plan.decide import Plan, make_plan
 from fxlrp.rules import PRESETS
 from fxlrp.rules.presets import epsilon_gamma_box
 from fxlrp.rules.softmax import stopped
@@ -46,7 +46,7 @@ def captured(model: nn.Module) -> Captured:
 
 
 def planned(model: nn.Module, rules: Any) -> Plan:
-    return plan(captured(model), fxlrp.rule_set(rules), (), True)
+    return make_plan(captured(model), fxlrp.rule_set(rules), (), True)
 
 
 TANH = nn.Tanh().eval()

@@ -14,10 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 import fxlrp
 from fxlrp import passes
 from fxlrp.capture.functional_graph import capture
-from fxlrp.ir.program import Captured, floating
+from fxlrp.ir.program import Captured, is_floating
 from fxlrp.passes.analyses import liveness, sources
-from fxlrp.passes.analyses.factors import factors
-from fxlrp.plan.decide import Plan, plan
+from fxlrp.passes.analyses.factors import find_factors
+from fxlrp.plan.decide import Plan, make_plan
 
 aten = torch.ops.aten
 Function = Callable[..., Any]
@@ -43,13 +43,13 @@ IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 
 def canonical(function: Function, *inputs: Tensor) -> Captured:
     captured = capture(Model(function).double().eval(), inputs or (X,), {})
-    passes.run(captured.module, passes.CANONICAL)
+    passes.run_passes(captured.module, passes.CANONICAL)
     return captured
 
 
 def planned(function: Function, *inputs: Tensor, rules: str = "attnlrp") -> Plan:
     captured = capture(Model(function).double().eval(), inputs or (X,), {})
-    return plan(captured, fxlrp.rule_set(rules), (), strict=True)
+    return make_plan(captured, fxlrp.rule_set(rules), (), strict=True)
 
 
 def op(node: fx.Node) -> str:
@@ -64,7 +64,7 @@ def live_ops(made: Plan) -> list[str]:
 def operands_of(made: Plan, name: str) -> list[list[str]]:
     """For each live op of a name the names of the nodes in its operand slots."""
     slots = {node: twin.slots for node, twin in made.twins.items()}
-    return [[n.name for n in liveness.operands(node, slots)] for node in made.twins if op(node) == name]
+    return [[n.name for n in liveness.list_operands(node, slots)] for node in made.twins if op(node) == name]
 
 
 # sources
@@ -98,7 +98,7 @@ def operands_of(made: Plan, name: str) -> list[list[str]]:
     ],
 )
 def test_sources(function: Function, inputs: tuple[Tensor, ...], wanted: list[tuple[str, int]]) -> None:
-    found = sources.sources(canonical(function, *inputs))
+    found = sources.find_sources(canonical(function, *inputs))
     summed = [len(s.node.meta["val"].shape) - len(s.dims) if s.dims is not None else 0 for s in found]
     assert [(source.name, number) for source, number in zip(found, summed, strict=True)] == wanted
 
@@ -191,8 +191,8 @@ def test_factors(name: str) -> None:
     made = planned(lambda m, x, y: y * function(x), X, Y)
     captured = made.captured
     last = [n for n in captured.graph.nodes if n.target is aten.mul.Tensor][-1]
-    dependent = liveness.dependents(captured.graph, captured.inputs)
-    assert (last.args[1] in factors(captured.graph, dependent)) is fixed
+    dependent = liveness.find_dependents(captured.graph, captured.inputs)
+    assert (last.args[1] in find_factors(captured.graph, dependent)) is fixed
     assert len(made.twins[last].slots) == (1 if fixed else 2)
 
 
@@ -255,7 +255,7 @@ def test_signs_are_proved_where_they_can_be() -> None:
     captured = canonical(everything_nonnegative)
     proved = liveness.nonnegative(captured.graph)
     linear = [n for n in captured.graph.nodes if op(n) == "linear"]
-    calls = [n for n in captured.graph.nodes if n.op == "call_function" and floating(n) and n not in linear]
+    calls = [n for n in captured.graph.nodes if n.op == "call_function" and is_floating(n) and n not in linear]
     depends = passes.manager.reaches(captured.graph)
     assert [n.name for n in calls if n not in proved and n in depends] == []
     assert captured.explained in proved
@@ -303,7 +303,7 @@ def replace_facts(site: fxlrp.Site) -> fxlrp.Site:
 
 def shares(function: Function, *inputs: Tensor) -> list[tuple[float, ...]]:
     made = planned(function, *inputs)
-    return list(liveness.chain_shares({n: t.slots for n, t in made.twins.items()}).values())
+    return list(liveness.split_chains({n: t.slots for n, t in made.twins.items()}).values())
 
 
 @pytest.mark.parametrize(

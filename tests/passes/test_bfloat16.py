@@ -12,10 +12,10 @@ from zoo import ZOO, targets
 
 import fxlrp
 from fxlrp import passes
-from fxlrp.backends.constants import constant
-from fxlrp.ir.provenance import role
+from fxlrp.backends.constants import find_constant_nodes
+from fxlrp.ir.provenance import find_role
 from fxlrp.passes.lowering.bfloat16 import PRODUCTS, round_products
-from fxlrp.reports.rounding_error import distance
+from fxlrp.reports.rounding_error import measure_norm_error
 
 aten = torch.ops.aten
 
@@ -38,7 +38,7 @@ def program(model: nn.Module, x: Tensor, **options: Any) -> fx.Graph:
 
 def dtypes(graph: fx.Graph, of: Callable[[str], bool]) -> set[torch.dtype]:
     """Of the operands of products in some roles."""
-    found = [n for n in graph.nodes if n.target in PRODUCTS and of(role(n))]
+    found = [n for n in graph.nodes if n.target in PRODUCTS and of(find_role(n))]
     return {operand.meta["val"].dtype for node in found for operand in node.all_input_nodes}
 
 
@@ -55,14 +55,14 @@ def test_products_of_the_relevance_pass_are_rounded_and_those_of_the_model_are_n
 def test_count_and_a_second_run() -> None:
     attributor = fxlrp.compile(layers(), (image(),))
     module = attributor.program.module
-    products = [n for n in module.graph.nodes if n.target in PRODUCTS and role(n) != "forward"]
+    products = [n for n in module.graph.nodes if n.target in PRODUCTS and find_role(n) != "forward"]
     before = module(image(), torch.tensor([[1], [2]]))
-    assert passes.run(module, [("round", round_products)]) == {"round": len(products)}
+    assert passes.run_passes(module, [("round", round_products)]) == {"round": len(products)}
     assert len(products) == 3
     after = module(image(), torch.tensor([[1], [2]]))
     assert torch.equal(before[0], after[0])
-    assert 0 < distance(after[1], before[1]) < 1e-2
-    assert passes.run(module, [("round", round_products)]) == {"round": 0}
+    assert 0 < measure_norm_error(after[1], before[1]) < 1e-2
+    assert passes.run_passes(module, [("round", round_products)]) == {"round": 0}
 
 
 def test_values_are_what_the_graph_says() -> None:
@@ -88,13 +88,13 @@ def test_weights_are_rounded_once_and_followed() -> None:
     own = layers()
     attributor = fxlrp.compile(own, precision="bfloat16")
     before = attributor(image(), target=1).relevance
-    fixed = [n for n in constant(attributor.program.module.graph) if n.target is aten._to_copy.default]
+    fixed = [n for n in find_constant_nodes(attributor.program.module.graph) if n.target is aten._to_copy.default]
     assert {n.args[0].target for n in fixed} == {"0_weight", "3_weight", "5_weight"}
     with torch.no_grad():
         own[3].weight.mul_(2)
     after = attributor(image(), target=1).relevance
-    assert distance(after, before) > 0.1
-    assert distance(after, fxlrp.compile(own)(image(), target=1).relevance) < 1e-2
+    assert measure_norm_error(after, before) > 0.1
+    assert measure_norm_error(after, fxlrp.compile(own)(image(), target=1).relevance) < 1e-2
 
 
 def test_double_precision_is_left_alone() -> None:
@@ -104,7 +104,7 @@ def test_double_precision_is_left_alone() -> None:
 
 def test_weights_of_bfloat16_are_not_copied() -> None:
     graph = program(layers(torch.bfloat16), image(torch.bfloat16), precision="bfloat16")
-    weights = [n for n in graph.nodes if n.target is aten.mm.default and role(n) != "forward"]
+    weights = [n for n in graph.nodes if n.target is aten.mm.default and find_role(n) != "forward"]
     assert weights
     assert {n.args[1].op for n in weights} == {"get_attr"}
 
@@ -123,7 +123,7 @@ def test_the_error_is_that_of_rounding(name: str) -> None:
     assert exact < 1e-4
     assert 1e-4 < error < 5e-2
     found, expected = (a(*args, target=target, **kwargs) for a in (low, plain))
-    assert distance(found.relevance, expected.relevance) == pytest.approx(error, rel=1e-2)
+    assert measure_norm_error(found.relevance, expected.relevance) == pytest.approx(error, rel=1e-2)
     assert found.relevance.dtype is torch.float32
 
 
@@ -133,5 +133,5 @@ def test_an_unknown_precision_is_refused() -> None:
 
 
 def test_distance_from_zero_is_the_norm() -> None:
-    assert distance(torch.tensor([3.0, 4.0]), torch.zeros(2)) == 5
-    assert distance(torch.zeros(2), torch.zeros(2)) == 0
+    assert measure_norm_error(torch.tensor([3.0, 4.0]), torch.zeros(2)) == 5
+    assert measure_norm_error(torch.zeros(2), torch.zeros(2)) == 0

@@ -13,7 +13,7 @@ from fxlrp._torch import make_fx
 from fxlrp.passes.cleanup import masks, subexpressions
 
 aten = torch.ops.aten
-SHARE = ("share", subexpressions.share)
+SHARE = ("share", subexpressions.share_subexpressions)
 Function = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -38,20 +38,20 @@ def pooled(z: Tensor, c: Tensor) -> Tensor:
 
 def traced(function: Function) -> fx.GraphModule:
     module = make_fx(function, tracing_mode="fake")(given(1), given(2))
-    passes.run(module, [SHARE])
+    passes.run_passes(module, [SHARE])
     return module
 
 
 def masks_in(module: fx.GraphModule) -> int:
-    return sum(masks.masks(node) is not None for node in module.graph.nodes)
+    return sum(masks.find_masked(node) is not None for node in module.graph.nodes)
 
 
 def check(function: Function, apply: passes.Pass, count: int) -> fx.GraphModule:
     """Run a pass: it fires ``count`` times, once and for all, and changes no number."""
     module = traced(function)
-    assert passes.run(module, [("it", apply)]) == {"it": count}
+    assert passes.run_passes(module, [("it", apply)]) == {"it": count}
     torch.testing.assert_close(module(given(3), given(4)), function(given(3), given(4)), rtol=0, atol=0)
-    assert passes.run(module, [("again", apply)]) == {"again": 0}
+    assert passes.run_passes(module, [("again", apply)]) == {"again": 0}
     return module
 
 
@@ -86,7 +86,7 @@ def check(function: Function, apply: passes.Pass, count: int) -> fx.GraphModule:
     ],
 )  # fmt: skip
 def test_a_mask_that_a_factor_repeats_is_dropped(function: Function, count: int, left: int) -> None:
-    assert masks_in(check(function, masks.drop, count)) == left
+    assert masks_in(check(function, masks.drop_repeated_masks, count)) == left
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_a_mask_that_a_factor_repeats_is_dropped(function: Function, count: int,
     ],
 )
 def test_a_mask_is_one_op(function: Function, count: int) -> None:
-    module = check(function, masks.fuse, count)
+    module = check(function, masks.fuse_masks, count)
     assert sum(node.target is aten.threshold_backward.default for node in module.graph.nodes) == count
 
 
 def test_a_mask_reads_the_relu_that_is_kept_anyway() -> None:
-    module = check(lambda z, c: z.relu() + mask(z, c), masks.fuse, 1)
+    module = check(lambda z, c: z.relu() + mask(z, c), masks.fuse_masks, 1)
     (relu,) = (n for n in module.graph.nodes if n.target is aten.relu.default)
     assert [n.args[1] for n in module.graph.nodes if n.target is aten.threshold_backward.default] == [relu]

@@ -48,7 +48,7 @@ def test_every_signed_step() -> None:
 def test_an_untrue_proof_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Call("linear", (0,)), Call("hidden", (1,))
     assert proofs.judged([Graph(("batch",), calls, 3)]) == ["passes"]
-    monkeypatch.setattr(proofs, "injected", lambda twins, starts: twins)
+    monkeypatch.setattr(proofs, "drop_broken_facts", lambda twins, starts: twins)
     assert proofs.judged([Graph(("batch",), (*calls, Call("hidden", (2,))), 3)])[0].startswith("no dead side: ")
     monkeypatch.setattr("fxlrp.passes.analyses.liveness.nonnegative", lambda graph: set(graph.nodes))
     assert proofs.judged([Graph(("batch",), calls, 3)])[0].startswith("negative operand: ")
@@ -116,7 +116,7 @@ def test_signs_by_type_and_option(name: str) -> None:
     function, proved = PROVED[name]
     captured = capture(Model(function).eval(), (X,), {})
     run(captured.module, CANONICAL)
-    assert (captured.explained in signs.nonnegative(captured.graph)) is proved
+    assert (captured.explained in signs.find_nonnegative(captured.graph)) is proved
     values = [function(scale * torch.cat([X[:1], -X[:1]])) for scale in (1, 100)]
     if proved:
         assert not any((value < 0).any() for value in values)
@@ -128,7 +128,7 @@ def test_sizes_are_not_negative() -> None:
         shapes = {"x": {0: torch.export.Dim("n", min=2, max=64)}}
         captured = capture(Model(function).eval(), (X,), {}, dynamic_shapes=shapes)
         run(captured.module, CANONICAL)
-        assert (captured.explained in signs.nonnegative(captured.graph)) is proved
+        assert (captured.explained in signs.find_nonnegative(captured.graph)) is proved
 
 
 def network() -> nn.Module:

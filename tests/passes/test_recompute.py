@@ -18,10 +18,10 @@ from zoo import ZOO, transformers
 
 import fxlrp
 from fxlrp import passes
-from fxlrp.capture.explained_output import pick
-from fxlrp.ir.provenance import role
+from fxlrp.capture.explained_output import pick_output
+from fxlrp.ir.provenance import find_role
 from fxlrp.passes.lowering.recompute import RECOMPUTED, recompute
-from fxlrp.passes.lowering.release_order import MEMORY, read_early, unpack
+from fxlrp.passes.lowering.release_order import MEMORY, read_early, unpack_early
 
 aten = torch.ops.aten
 
@@ -79,7 +79,7 @@ def input_times_gradient(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[T
 def lowered(module: fx.GraphModule) -> tuple[fx.GraphModule, int]:
     """A copy of a program that keeps less, and the number of nodes that it computes twice."""
     found = copy.deepcopy(module)
-    return found, passes.run(found, MEMORY["low"])["recompute segments"]
+    return found, passes.run_passes(found, MEMORY["low"])["recompute segments"]
 
 
 @torch.no_grad()
@@ -122,11 +122,11 @@ def test_same_numbers(name: str) -> None:
     low, count = lowered(module)
     tensors = [*args, *dict(sorted(kwargs.items())).values()]
     with torch.no_grad():
-        rank = pick(model(*args, **kwargs), None).ndim
+        rank = pick_output(model(*args, **kwargs), None).ndim
         target = torch.full((2, rank - 1), -1)  # the largest
         for found, expected in zip(low(*tensors, target), module(*tensors, target), strict=True):
             assert torch.equal(found, expected)
-    roles = [role(node) for node in low.graph.nodes]
+    roles = [find_role(node) for node in low.graph.nodes]
     assert 0 < roles.count(RECOMPUTED) == count < roles.count("forward")
 
 
@@ -136,7 +136,7 @@ def program(model: nn.Module, x: Tensor) -> fx.GraphModule:
 
 def test_insides_are_computed_twice_and_borders_once() -> None:
     low, count = lowered(program(Blocks(16), torch.randn(4, 32)))
-    again = [node for node in low.graph.nodes if role(node) == RECOMPUTED]
+    again = [node for node in low.graph.nodes if find_role(node) == RECOMPUTED]
     assert len(again) == count
     wide = [node for node in again if node.target is aten.addmm.default and node.meta["val"].shape == (4, 128)]
     sums = [node for node in again if node.target is aten.add.Tensor]
@@ -182,7 +182,7 @@ def test_sizes_that_change() -> None:
     low = fxlrp.compile(model, dynamic_shapes=({0: Dim.AUTO},), memory="low")
     for n in (4, 6, 3):
         torch.testing.assert_close(low(x[:n], target=1).relevance, fixed(x[:n], target=1).relevance)
-    assert RECOMPUTED in {role(n) for n in low.program.module.graph.nodes}
+    assert RECOMPUTED in {find_role(n) for n in low.program.module.graph.nodes}
     assert repr(low).endswith("1 signatures)")
 
 
@@ -210,10 +210,10 @@ def test_outputs_of_an_op_are_taken_apart_at_once() -> None:
     z = graph.call_function(aten.relu.default, (y,))
     mean = graph.call_function(operator.getitem, (norm, 1))
     graph.output((z, mean))
-    assert unpack(graph) > 0
+    assert unpack_early(graph) > 0
     graph.lint()
     assert [node.name for node in graph.nodes] == ["x", norm.name, y.name, mean.name, z.name, "output"]
-    assert unpack(graph) == 0
+    assert unpack_early(graph) == 0
 
 
 def test_relevance_is_read_where_it_arrives() -> None:
@@ -227,9 +227,9 @@ def test_relevance_is_read_where_it_arrives() -> None:
     _, _, *reads = module.graph.output_node().args[0]
     assert len(reads) == 8
     for read in reads:  # the product of a value and what arrived there
-        arrived = max(index[n] for n in read.all_input_nodes if role(n))
+        arrived = max(index[n] for n in read.all_input_nodes if find_role(n))
         between = [n for n in index if arrived < index[n] < index[read]]
-        assert all(role(n) == "" for n in between)
+        assert all(find_role(n) == "" for n in between)
 
 
 def test_peak_with_reads(tmp_path: Path) -> None:

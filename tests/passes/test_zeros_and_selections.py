@@ -16,7 +16,7 @@ from fxlrp import passes
 from fxlrp._torch import make_fx
 from fxlrp.passes.canonical import identities
 from fxlrp.passes.cleanup import selections, zeros
-from fxlrp.passes.cleanup.spans import Span, moved
+from fxlrp.passes.cleanup.spans import Span, move_span
 
 aten = torch.ops.aten
 
@@ -86,10 +86,10 @@ def test_zeros_sink(name: str, function: Callable[..., Tensor], count: int) -> N
     c = numbers(2, 4)
     given = c, G, ROW, W
     module = make_fx(function, tracing_mode="fake")(*given)
-    passes.run(module, [("views", identities.free_views)])
-    assert passes.run(module, [("sink", zeros.sink)]) == {"sink": count}
+    passes.run_passes(module, [("views", identities.free_views)])
+    assert passes.run_passes(module, [("sink", zeros.sink_zeros)]) == {"sink": count}
     torch.testing.assert_close(module(*given), function(*given), rtol=1e-14, atol=1e-14)
-    assert passes.run(module, [("sink", zeros.sink)]) == {"sink": 0}
+    assert passes.run_passes(module, [("sink", zeros.sink_zeros)]) == {"sink": 0}
 
 
 def affine(x: Tensor, w: Tensor) -> Tensor:
@@ -123,15 +123,18 @@ def test_selections_rise(name: str, function: Callable[..., Tensor], count: int)
     x = numbers(2, 6, 4)
     given = x, G, ROW, W
     module = make_fx(function, tracing_mode="fake")(*given)
-    passes.run(module, [("views", identities.free_views)])
-    assert passes.run(module, [("lift", selections.lift)]) == {"lift": count}
+    passes.run_passes(module, [("views", identities.free_views)])
+    assert passes.run_passes(module, [("lift", selections.lift_selections)]) == {"lift": count}
     torch.testing.assert_close(module(*given), function(*given), rtol=1e-14, atol=1e-14)
-    assert passes.run(module, [("lift", selections.lift)]) == {"lift": 0}
+    assert passes.run_passes(module, [("lift", selections.lift_selections)]) == {"lift": 0}
 
 
 def test_open_sizes_are_left_alone() -> None:
     module = make_fx(lambda x: x.exp()[:, 2], tracing_mode="symbolic")(numbers(2, 6, 4))
-    assert passes.run(module, [("lift", selections.lift), ("sink", zeros.sink)]) == {"lift": 0, "sink": 0}
+    assert passes.run_passes(module, [("lift", selections.lift_selections), ("sink", zeros.sink_zeros)]) == {
+        "lift": 0,
+        "sink": 0,
+    }
 
 
 @st.composite
@@ -153,11 +156,11 @@ def reshapes(draw: st.DrawFn) -> tuple[Span, tuple[int, ...], tuple[int, ...]]:
 @drawn(reshapes())
 def test_a_span_keeps_its_entries(case: tuple[Span, tuple[int, ...], tuple[int, ...]]) -> None:
     span, sizes, into = case
-    found = moved(span, sizes, into)
+    found = move_span(span, sizes, into)
     if found is not None:
         inside = torch.zeros(sizes)
         inside.narrow(span.dim, span.start, span.size).fill_(1)
         expected = torch.zeros(into)
         expected.narrow(found.dim, found.start, found.size).fill_(1)
         assert torch.equal(inside.reshape(into), expected)
-    assert moved(span, sizes, sizes) is not None
+    assert move_span(span, sizes, sizes) is not None

@@ -12,7 +12,7 @@ from torch.nn import functional
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.capture.explained_output import pick
+from fxlrp.capture.explained_output import pick_output
 from fxlrp.errors import RuleError, SignatureError, TargetError
 from fxlrp.rules.weighted import epsilon
 
@@ -54,7 +54,7 @@ def same(found: Tensor, wanted: Tensor, tolerance: float = 1e-9, floor: float = 
 def test_gradient_oracle_of_every_parameter(name: str) -> None:
     """With ``rules="gradient"`` the relevance of a parameter is the parameter times its gradient."""
     model, args, kwargs = ZOO[name]()
-    logits = pick(model(*args, **kwargs), None)
+    logits = pick_output(model(*args, **kwargs), None)
     seed = torch.randn(logits.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     found = torch.autograd.grad((seed * logits).sum(), list(parameters.values()), allow_unused=True)

@@ -24,10 +24,10 @@ from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.ir import topology
 from fxlrp.ir.rule import RULES
 from fxlrp.reports.drawing import dot
-from fxlrp.reports.drawing.graph import draw
-from fxlrp.reports.drawing.page import page
-from fxlrp.reports.drawing.picture import KINDS, Edge, Node, Picture, View
-from fxlrp.reports.drawing.picture_of_plan import picture
+from fxlrp.reports.drawing.graph import write_picture
+from fxlrp.reports.drawing.page import make_page
+from fxlrp.reports.drawing.picture import NODE_KINDS, Edge, Node, Picture, View
+from fxlrp.reports.drawing.picture_of_plan import make_picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = '</script><b id="nasty">&"\'\\N <!--'
@@ -87,7 +87,7 @@ def small() -> fxlrp.attributor.Attributor:
 
 def pictured(attributor: fxlrp.attributor.Attributor) -> Picture:
     entry, program = attributor._programs.last
-    return picture(entry.plan, attributor.rules, program, title=f"Model {NASTY}")
+    return make_picture(entry.plan, attributor.rules, program, title=f"Model {NASTY}")
 
 
 def payload(text: str) -> dict:
@@ -127,13 +127,13 @@ def test_kinds_follow_the_plan(drawn) -> None:
     assert {name for name, kind in kinds.items() if kind not in passive} == live
     assert {name for name, kind in kinds.items() if kind == "input"} == sources - live
     assert {name for name, kind in kinds.items() if kind == "constant"} == {n.name for n in plan.captured.names}
-    assert set(kinds.values()) <= KINDS.keys()
+    assert set(kinds.values()) <= NODE_KINDS.keys()
 
 
 def test_relevance_edges_are_the_live_slots(drawn) -> None:
     attributor, made = drawn
     plan = attributor._programs.last[0].plan
-    leaves = fxlrp.passes.analyses.liveness.leaves
+    leaves = fxlrp.passes.analyses.liveness.flatten_arguments
     slots = {(leaves(n)[i].name, n.name) for n, twin in plan.twins.items() for i in twin.slots}
     assert {(edge.start, edge.end) for edge in made.views["model"].edges if edge.live} == slots
 
@@ -144,7 +144,7 @@ def test_nesting_follows_module_paths(drawn) -> None:
     inside = {node.name: [path for path, _ in node.boxes] for node in made.views["model"].nodes}
     for node in attributor._programs.last[0].plan.captured.graph.nodes:
         if node.op == "call_function":
-            assert [p for p in fxlrp.ir.provenance.modules(node) if p] == inside[node.name]
+            assert [p for p in fxlrp.ir.provenance.find_modules(node) if p] == inside[node.name]
     assert {path.partition("@")[0] for paths in inside.values() for path in paths} <= modules
 
 
@@ -166,7 +166,7 @@ def test_the_program_is_linked_to_the_model(drawn) -> None:
 
 def test_the_page_holds_the_picture(drawn) -> None:
     _, made = drawn
-    text = page(made)
+    text = make_page(made)
     found = payload(text)
     for raw, view in zip(found["views"], made.views.values(), strict=True):
         strings = found["strings"]
@@ -183,7 +183,7 @@ def test_the_page_holds_the_picture(drawn) -> None:
 
 def test_text_of_users_cannot_leave_the_data(small) -> None:
     made = pictured(small)
-    text = page(made)
+    text = make_page(made)
     assert text.count("<b id=") == 0
     assert payload(text)["title"] == f"Model {NASTY}"
     assert any(NASTY.replace(".", "") in string for string in payload(text)["strings"])
@@ -194,11 +194,11 @@ def test_a_missing_op_is_painted_and_listed(small, tmp_path: Path) -> None:
     missing = [node for node in made.views["model"].nodes if node.kind == "missing"]
     assert [node.op for node in missing] == ["pictures.mystery.default"] * 2
     assert made.missing == {missing[0].name: ("other",), missing[1].name: ()}
-    assert payload(page(made))["missing"] == {name: list(inputs) for name, inputs in made.missing.items()}
+    assert payload(make_page(made))["missing"] == {name: list(inputs) for name, inputs in made.missing.items()}
     root = ET.parse(small.graph(tmp_path / "small.svg")).getroot()
     painted = [g for g in root.iter(f"{SVG}g") if "missing" in g.get("class", "").split()]
     assert {g.get("id") for g in painted} == made.missing.keys()
-    red = KINDS["missing"].fill
+    red = NODE_KINDS["missing"].fill
     assert all(any(shape.get("fill") == red for shape in g.iter(f"{SVG}path")) for g in painted)
     assert "2 ops without a rule" in "".join(root.itertext())
 
@@ -273,7 +273,7 @@ def test_svg_has_the_nodes_and_the_clusters(drawn, tmp_path: Path) -> None:
     attributor, made = drawn
     root = ET.parse(attributor.graph(tmp_path / "model.svg")).getroot()
     groups = Counter(g.get("class", "none").split()[0] for g in root.iter(f"{SVG}g"))
-    shown = [node for node in made.views["model"].nodes if not KINDS[node.kind].quiet]
+    shown = [node for node in made.views["model"].nodes if not NODE_KINDS[node.kind].quiet]
     boxes = {node.boxes[:size] for node in shown for size in range(1, len(node.boxes) + 1)}
     assert groups["node"] == len(shown)
     assert groups["cluster"] == len(boxes)
@@ -286,13 +286,13 @@ def test_files_of_graphviz(small, tmp_path: Path, suffix: str, magic: bytes) -> 
 
 
 def test_large_pictures_close_deep_modules_but_never_around_a_missing_op(small, monkeypatch) -> None:
-    monkeypatch.setattr(dot, "ROOM", 4)
+    monkeypatch.setattr(dot, "MAX_DRAWN", 4)
     made = pictured(small)
-    text = dot.source(made).source
+    text = dot.make_digraph(made).source
     assert all(f"id={name}" in text for name in made.missing)
     assert "Inner, 4 ops" in text
     assert "id=sigmoid" not in text
-    assert "id=sigmoid" in dot.source(made, depth=9).source
+    assert "id=sigmoid" in dot.make_digraph(made, depth=9).source
 
 
 def test_endings_and_order(small, tmp_path: Path) -> None:
@@ -313,14 +313,14 @@ def test_without_graphviz_the_page_still_works(small, tmp_path: Path, monkeypatc
 
 def test_questions_about_the_graph(small) -> None:
     graph = nx.DiGraph(["ac", "bc", "cd", "cf", "de", "fe", "eg"])
-    assert topology.longest_path(graph) in (list("acdeg"), list("acfeg"), list("bcdeg"), list("bcfeg"))
-    assert topology.bottlenecks(graph, ["a", "b"], "g") == ["c", "e"]
-    assert topology.relevance_cut(graph, ["a", "b"], "e") == {"c"}
-    assert topology.relevance_cut(graph, ["a", "b"], "c") == set()
-    assert topology.cut_off(graph, ["d"], ["a", "b"], "g") == []
-    assert topology.cut_off(graph, ["d", "f"], ["a", "b"], "g") == ["a", "b"]
-    assert topology.cut_off(graph, ["a"], ["a", "b"], "g") == ["a"]
-    assert topology.bottlenecks(graph, ["z"], "g") == []
+    assert topology.find_longest_path(graph) in (list("acdeg"), list("acfeg"), list("bcdeg"), list("bcfeg"))
+    assert topology.find_bottlenecks(graph, ["a", "b"], "g") == ["c", "e"]
+    assert topology.find_relevance_cut(graph, ["a", "b"], "e") == {"c"}
+    assert topology.find_relevance_cut(graph, ["a", "b"], "c") == set()
+    assert topology.find_cut_off_inputs(graph, ["d"], ["a", "b"], "g") == []
+    assert topology.find_cut_off_inputs(graph, ["d", "f"], ["a", "b"], "g") == ["a", "b"]
+    assert topology.find_cut_off_inputs(graph, ["a"], ["a", "b"], "g") == ["a"]
+    assert topology.find_bottlenecks(graph, ["z"], "g") == []
     program = small.program.to_networkx()
     assert set(program) == {node.name for node in small.program.module.graph.nodes}
     assert nx.is_directed_acyclic_graph(program)
@@ -414,7 +414,9 @@ def test_page_of_a_published_model_in_a_browser(
     clean.click(f"document.querySelector('{box}')")
     assert shown(clean, ".item") == before
 
-    node = next(n for n in made.views["model"].nodes if n.boxes and n.boxes[-1][0] == deep and not KINDS[n.kind].quiet)
+    node = next(
+        n for n in made.views["model"].nodes if n.boxes and n.boxes[-1][0] == deep and not NODE_KINDS[n.kind].quiet
+    )
     find(clean, node.name)  # a node deep inside is found, its modules open, and it comes into sight
     assert clean.evaluate("document.querySelector('.item.chosen').dataset.name") == node.name
     assert clean.evaluate(IN_SIGHT)
@@ -451,7 +453,7 @@ def test_a_large_model_stays_closed(clean: Browser, tmp_path: Path) -> None:
     large = replace(made, views={name: repeated(view, 24) for name, view in made.views.items()})
     assert len(large.views["model"].nodes) > 5000
     assert len(large.views["relevance program"].nodes) > 15000
-    clean.open(draw(large, tmp_path / "large.html"))
+    clean.open(write_picture(large, tmp_path / "large.html"))
     assert 24 <= shown(clean, ".item") < 100
     node = [n for n in large.views["model"].nodes if n.kind == "product"][-1]
     find(clean, node.name)
@@ -459,8 +461,8 @@ def test_a_large_model_stays_closed(clean: Browser, tmp_path: Path) -> None:
     assert clean.evaluate(IN_SIGHT)
     clean.press("t")
     assert 4 <= shown(clean, ".item") < 100
-    root = ET.parse(draw(large, tmp_path / "large.svg")).getroot()
-    assert 24 <= len([g for g in root.iter(f"{SVG}g") if "node" in g.get("class", "").split()]) <= dot.ROOM
+    root = ET.parse(write_picture(large, tmp_path / "large.svg")).getroot()
+    assert 24 <= len([g for g in root.iter(f"{SVG}g") if "node" in g.get("class", "").split()]) <= dot.MAX_DRAWN
 
 
 def test_everything_opens_and_is_drawn_once(small, clean: Browser, tmp_path: Path) -> None:

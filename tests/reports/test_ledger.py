@@ -10,7 +10,7 @@ import fxlrp
 import fxlrp.session.programs
 from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.program import Captured
-from fxlrp.session.signature import bind
+from fxlrp.session.signature import bind_arguments
 
 RULES = ("attnlrp", "cp_lrp", "epsilon", "epsilon_gamma_box")
 
@@ -28,7 +28,7 @@ def sample(name: str) -> Sample:
 def captured(name: str) -> Captured:
     """A model captured once for several rule sets, which leave the capture as it is."""
     model, args, kwargs = sample(name)
-    return capture(model, *bind(model, args, kwargs), output=None, objective=None, dynamic_shapes=None)
+    return capture(model, *bind_arguments(model, args, kwargs), output=None, objective=None, dynamic_shapes=None)
 
 
 @lru_cache(4)

@@ -115,9 +115,9 @@ def test_wrong_rules_fail(rule: Any, failed: set[str]) -> None:
 
 
 def test_relevance_from_nowhere_opens_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
-    close = fxlrp.reports.ledger_program.Book.close
+    close = fxlrp.reports.ledger_program.LedgerProgram.close
     lost = lambda book, flat: close(book, [flat[0], 2 * flat[1], *flat[2:]])  # noqa: E731
-    monkeypatch.setattr(fxlrp.reports.ledger_program.Book, "close", lost)
+    monkeypatch.setattr(fxlrp.reports.ledger_program.LedgerProgram, "close", lost)
     found = fxlrp.compile(cnn(), rules="epsilon").verify(images(2), target=1)
     assert {check for check, status in statuses(found).items() if status == "failed"} == {LEDGER}
 

@@ -8,7 +8,7 @@ from reference import input_times_gradient, modified_gradient
 from zoo import ZOO, targets
 
 import fxlrp
-from fxlrp.capture.explained_output import pick
+from fxlrp.capture.explained_output import pick_output
 
 ATTNLRP = ("vit_b_16", "bert", "gpt2", "llama", "gemma3", "qwen3", "roberta", "whisper", "flan_t5", "pix2struct")
 CP_LRP = ("bert", "gpt2", "llama", "qwen3", "vit_b_16")
@@ -20,7 +20,7 @@ CP_LRP = ("bert", "gpt2", "llama", "qwen3", "vit_b_16")
 def test_relevance_is_input_times_modified_gradient(name: str, rules: str) -> None:
     model, args, kwargs = ZOO[name]()
     with torch.no_grad():
-        target = targets(pick(model(*args, **kwargs), None).shape)
+        target = targets(pick_output(model(*args, **kwargs), None).shape)
     with modified_gradient(model, rules):
         expected, _ = input_times_gradient(model, args, kwargs, target)
     attributor = fxlrp.compile(model, rules=rules)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES, Rule, Site, Table
-from fxlrp.reports.rule_catalogue import KINDS, as_markdown, rule_table, source
+from fxlrp.reports.rule_catalogue import KIND_ORDER, find_published, list_rules, write_markdown
 from fxlrp.rules.taylor import REASONS
 
 PAGE = Path(__file__).resolve().parents[2] / "rules" / "README.md"
@@ -20,23 +20,23 @@ OWN: Table = {op: rule for op, rule in RULES.items() if rule.apply.__module__.st
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text() == as_markdown(rule_table(OWN)), "run: fxlrp rules --markdown rules/README.md"
+    assert PAGE.read_text() == write_markdown(list_rules(OWN)), "run: fxlrp rules --markdown rules/README.md"
 
 
 def test_every_op_has_a_row() -> None:
-    rows = rule_table(OWN)
+    rows = list_rules(OWN)
     assert {row.op for row in rows} == {str(op) for op in OWN}
     assert len(rows) == len(OWN)
-    assert {row.kind for row in rows} == set(KINDS)
+    assert {row.kind for row in rows} == set(KIND_ORDER)
 
 
 def test_kinds_follow_each_other_in_order() -> None:
-    places = [KINDS.index(row.kind) for row in rule_table(OWN)]
+    places = [KIND_ORDER.index(row.kind) for row in list_rules(OWN)]
     assert places == sorted(places)
 
 
 def test_every_taylor_op_says_why_nothing_better_is_known() -> None:
-    taylor = {row.op: row.reason for row in rule_table(OWN) if row.kind == "taylor"}
+    taylor = {row.op: row.reason for row in list_rules(OWN) if row.kind == "taylor"}
     assert set(taylor) == {str(op) for ops in REASONS.values() for op in ops}
     assert all(len(reason) > 20 for reason in taylor.values())
     assert sum(map(len, REASONS.values())) == len(taylor)
@@ -52,7 +52,7 @@ def test_every_taylor_op_says_why_nothing_better_is_known() -> None:
     ],
 )
 def test_sources_come_from_docstrings(doc: str | None, expected: str) -> None:
-    assert source(doc) == expected
+    assert find_published(doc) == expected
 
 
 def test_rules_of_other_packages_come_last() -> None:
@@ -64,9 +64,9 @@ def test_rules_of_other_packages_come_last() -> None:
         return (c,)
 
     made = Rule("third", "mine", third)
-    rows = rule_table({torch.ops.aten.special_bessel_j1.default: made} | OWN)
+    rows = list_rules({torch.ops.aten.special_bessel_j1.default: made} | OWN)
     assert (rows[-1].op, rows[-1].kind, rows[-1].source) == ("aten.special_bessel_j1.default", "mine", "nobody, 2026.")
-    page = as_markdown(rows[-1:])
+    page = write_markdown(rows[-1:])
     assert "| third | `c_x = c \\| x`, escaped in a table. | `special_bessel_j1.default` | nobody, 2026. |" in page
 
 
@@ -82,7 +82,7 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["rules", "--markdown", str(tmp_path / "page.md")])
     assert result.exit_code == 0
     assert "Wrote" in result.stdout
-    assert (tmp_path / "page.md").read_text() == as_markdown(rule_table(RULES))
+    assert (tmp_path / "page.md").read_text() == write_markdown(list_rules(RULES))
     assert all(name in (tmp_path / "page.md").read_text() for name in ("## linear", "## taylor", "gamma(g=0.25"))
 
 

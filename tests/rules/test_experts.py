@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision_ops import import_torchvision
 
 import fxlrp
-from fxlrp.capture.decompositions import FEW, decompositions, grouped_mm
+from fxlrp.capture.decompositions import FEW_EXPERTS, grouped_mm, make_decompositions
 
 import_torchvision()
 
@@ -24,7 +24,7 @@ SIZES = {
 ROUTED: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 12}
 MODELS: dict[str, dict[str, Any]] = {
     "Mixtral": {"num_local_experts": 4, "num_hidden_layers": 2},
-    "Qwen3Moe": {**ROUTED, "head_dim": 8, "num_experts": FEW + 4},
+    "Qwen3Moe": {**ROUTED, "head_dim": 8, "num_experts": FEW_EXPERTS + 4},
     "DeepseekV3": {
         **ROUTED, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0, "q_lora_rank": 8,
         "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8, "n_shared_experts": 1,
@@ -92,7 +92,7 @@ def test_the_output_is_that_of_torch(dtype: torch.dtype) -> None:
     torch.testing.assert_close(result.output, own(X.to(dtype)).detach(), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("experts", [3, FEW, FEW + 3])
+@pytest.mark.parametrize("experts", [3, FEW_EXPERTS, FEW_EXPERTS + 3])
 @pytest.mark.parametrize("left", [0, 2], ids=["all", "some beyond the last"])
 def test_grouped_product(experts: int, left: int) -> None:
     """Against a loop over the groups, of which some are empty; its gradients too."""
@@ -112,7 +112,7 @@ def test_grouped_product(experts: int, left: int) -> None:
 
 
 def test_a_model_that_was_loaded_later_is_taken_apart_too() -> None:
-    decompositions()
+    make_decompositions()
     importlib.import_module("transformers.integrations.moe")
-    assert torch.ops.transformers.grouped_mm_fallback.default in decompositions()
-    assert torch.ops.aten._grouped_mm.default in decompositions()
+    assert torch.ops.transformers.grouped_mm_fallback.default in make_decompositions()
+    assert torch.ops.aten._grouped_mm.default in make_decompositions()

@@ -70,7 +70,7 @@ def test_conserves_or_leaks_as_stated(case: OpCase) -> None:
     at = site(case.call)
     c = seed(at.out)
     parts = case.chosen(at, c)
-    arrived = sum(numerics.relevance(part, x).sum() for part, x in zip(parts, at.operands, strict=True))
+    arrived = sum(numerics.to_relevance(part, x).sum() for part, x in zip(parts, at.operands, strict=True))
     constant = at_zero(case) if case.zero else torch.zeros_like(at.out)
     constant = torch.where(constant.isfinite(), constant, 0.0)
     sent = (torch.where(at.out.isfinite(), at.out - constant, 0.0) * c).sum().real
@@ -177,7 +177,7 @@ def is_finite_at_zero(case: OpCase) -> bool:
     """Whether the op and its derivative are finite at operands that are zero."""
     call = changed(case.call, lambda leaf, i: torch.zeros_like(leaf) if i in case.live else leaf)
     try:
-        derivatives = numerics.adjoint(site(call), site(call).operands, torch.ones_like(call.out))
+        derivatives = numerics.apply_adjoint(site(call), site(call).operands, torch.ones_like(call.out))
     except torch.linalg.LinAlgError:
         return False
     return all(bool(t.isfinite().all()) for t in (call.out, *derivatives))
@@ -300,11 +300,11 @@ def test_relevance_adds_to_coefficients_and_to_itself() -> None:
     one = numerics.Relevance(torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([0.5, 0.25, 0.0]).double())
     c = torch.tensor([10.0, 20.0, 30.0]).double()
     for total in (one + c, c + one):
-        torch.testing.assert_close(numerics.relevance(total, x), x * (c + one.coefficient) + one.rest)
-    torch.testing.assert_close(numerics.relevance(one + one, x), 2 * numerics.relevance(one, x))
-    torch.testing.assert_close(x * numerics.coefficient(one, x), numerics.relevance(one, x), rtol=1e-5, atol=0)
+        torch.testing.assert_close(numerics.to_relevance(total, x), x * (c + one.coefficient) + one.rest)
+    torch.testing.assert_close(numerics.to_relevance(one + one, x), 2 * numerics.to_relevance(one, x))
+    torch.testing.assert_close(x * numerics.to_coefficient(one, x), numerics.to_relevance(one, x), rtol=1e-5, atol=0)
 
 
 def test_masked_logits_have_no_relevance() -> None:
     x = torch.tensor([1.0, -torch.inf])
-    assert numerics.relevance(torch.tensor([3.0, 0.0]), x).tolist() == [3.0, 0.0]
+    assert numerics.to_relevance(torch.tensor([3.0, 0.0]), x).tolist() == [3.0, 0.0]

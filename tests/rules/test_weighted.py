@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import fxlrp
-from fxlrp.backends.constants import split
+from fxlrp.backends.constants import split_constants
 from fxlrp.ir.numerics import Relevance
 from fxlrp.ir.rule import Facts
 from fxlrp.rules import weighted
@@ -39,7 +39,9 @@ def network(activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 def calls(rules: str | fxlrp.RuleSet, model: nn.Module) -> Counter[str]:
     """How often the program calls each op when its constants are prepared."""
     program = fxlrp.compile(model, rules=rules, args=(X,)).program
-    return Counter(str(n.target).split(".")[1] for n in split(program.module)[0].graph.nodes if "aten" in str(n.target))
+    return Counter(
+        str(n.target).split(".")[1] for n in split_constants(program.module)[0].graph.nodes if "aten" in str(n.target)
+    )
 
 
 @pytest.mark.parametrize(

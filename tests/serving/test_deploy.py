@@ -20,9 +20,9 @@ from torch import nn
 import fxlrp
 from fxlrp.cli.app import app
 from fxlrp.serving.desk import Limits
-from fxlrp.serving.server import GRACE
+from fxlrp.serving.server import GRACE_SECONDS
 from fxlrp.serving.service import Service
-from fxlrp.serving.watching import digest
+from fxlrp.serving.watching import digest_token
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "deploy"
@@ -89,7 +89,7 @@ def test_the_manifest_fits_the_image() -> None:
     assert ports == {"http": options["port"]}
     assert service["spec"]["ports"][0]["targetPort"] in ports
     assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
-    assert pod["terminationGracePeriodSeconds"] > options["drain"] + GRACE
+    assert pod["terminationGracePeriodSeconds"] > options["drain"] + GRACE_SECONDS
     mounts = {mount["mountPath"]: mount for mount in one["volumeMounts"]}
     for path in (*options["artifacts"], options["token_file"]):
         assert mounts[str(Path(path).parent)]["readOnly"]
@@ -108,7 +108,7 @@ def test_probes_are_answered_without_a_token(probe: str, tmp_path: Path) -> None
     assert asked["port"] in {port["name"] for port in container()["ports"]}
 
     async def status() -> int:
-        service = Service({"m": fxlrp.load(path)}, Limits(2**20, 8, 8, 0.0), {digest("a")})
+        service = Service({"m": fxlrp.load(path)}, Limits(2**20, 8, 8, 0.0), {digest_token("a")})
         application = service.application()
         async with service.lifespan(application):
             return (await call(application, method="GET", path=asked["path"]))[0]

@@ -204,13 +204,13 @@ def test_large_requests_are_read_elsewhere_and_the_same(
     server: Server, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = images(20)
-    assert len(body({NAME: x.tolist()})) < workers.LARGE * 2
-    padded = body({NAME: x.tolist()}, 3) + b" " * workers.LARGE
+    assert len(body({NAME: x.tolist()})) < workers.MAX_INLINE_BYTES * 2
+    padded = body({NAME: x.tolist()}, 3) + b" " * workers.MAX_INLINE_BYTES
     expected = fxlrp.load(saved).results(x, target=3)
     document = {"inputs": [entry(shape=[20, 1, 8, 8], data=x.tolist())], "id": "a"}
     for path, content, read in (
         ("/models/digits/explain", padded, results),
-        ("/v2/models/digits/infer", json.dumps(document).encode() + b" " * workers.LARGE, None),
+        ("/v2/models/digits/infer", json.dumps(document).encode() + b" " * workers.MAX_INLINE_BYTES, None),
     ):
         status, answer = server.ask(content, path=path)
         assert status == 200, answer
@@ -225,7 +225,7 @@ def test_explanations_of_kserve(server: Server, saved: Path, words: Path) -> Non
     assert json.loads(server.ask(method="GET", path="/v1/models")[1]) == {"models": ["digits", "text"]}
     assert json.loads(server.ask(method="GET", path="/v1/models/text")[1]) == {"name": "text", "ready": True}
     x = images(3)
-    for padding in (0, workers.LARGE):
+    for padding in (0, workers.MAX_INLINE_BYTES):
         content = json.dumps({"instances": x.tolist(), "target": [3, 1, 2]}).encode() + b" " * padding
         status, answer = server.ask(content, path="/v1/models/digits:explain")
         assert status == 200, answer

@@ -20,9 +20,16 @@ from fxlrp.artifacts.description.fitting import check_inputs
 from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.description.specs import Range, Spec
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.serving.batching import Batcher, Tensors, joinable
-from fxlrp.serving.messages import index_of, numbers_of, read_binary, read_document, tensor_of, write_binary
-from fxlrp.serving.texts import parse, write
+from fxlrp.serving.batching import Batcher, Tensors, is_joinable
+from fxlrp.serving.messages import (
+    pack_tensor,
+    read_document,
+    read_index,
+    read_safetensors,
+    read_tensor,
+    write_safetensors,
+)
+from fxlrp.serving.texts import parse_json, write_json
 
 FLOATS = {"float16": 16, "bfloat16": 32, "float32": 32, "float64": 64}
 INTEGERS = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
@@ -41,8 +48,8 @@ def test_tensors_pass_json_unchanged(data: st.DataObject, dtype: str) -> None:
     tensor = torch.tensor(data.draw(st.lists(entry, min_size=count, max_size=count)), dtype=kind).reshape(shape)
     if not tensor.isfinite().all():  # rounded up to infinity as bfloat16
         tensor = torch.zeros_like(tensor)
-    read = json.loads(write({"x": numbers_of(tensor)}))["x"]
-    found = tensor_of(read, Spec("x", dtype, tuple(shape)))
+    read = json.loads(write_json({"x": pack_tensor(tensor)}))["x"]
+    found = read_tensor(read, Spec("x", dtype, tuple(shape)))
     assert found.dtype == kind
     assert torch.equal(found, tensor)
 
@@ -54,36 +61,36 @@ def test_integers_that_do_not_fit(dtype: str, wrong: Any) -> None:
     limits = torch.iinfo(getattr(torch, dtype))
     for value in (wrong, limits.max + 1, limits.min - 1):
         with pytest.raises(SignatureError, match="'x' has"):
-            tensor_of([0, value], spec)
-    assert tensor_of([limits.min, limits.max], spec).tolist() == [limits.min, limits.max]
+            read_tensor([0, value], spec)
+    assert read_tensor([limits.min, limits.max], spec).tolist() == [limits.min, limits.max]
 
 
 def test_truth_values_are_no_numbers() -> None:
-    assert tensor_of([True, False], Spec("x", "bool", (2,))).dtype is torch.bool
+    assert read_tensor([True, False], Spec("x", "bool", (2,))).dtype is torch.bool
     for wrong in (1, 0.0, "true"):
         with pytest.raises(SignatureError, match="takes bool"):
-            tensor_of([True, wrong], Spec("x", "bool", (2,)))
+            read_tensor([True, wrong], Spec("x", "bool", (2,)))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists))
 def test_lists_of_anything_are_read_or_refused(value: Any) -> None:
     for spec in (Spec("x", "float32", ("batch", 2)), Spec("x", "int64", ("batch",)), Spec("x", "bool", ())):
         with suppress(SignatureError):
-            found = tensor_of(value, spec)
+            found = read_tensor(value, spec)
             assert found.ndim == len(spec.shape)
             assert found.tolist() == torch.tensor(value, dtype=found.dtype).tolist()
     with suppress(TargetError):
-        index_of(value)
+        read_index(value)
 
 
 def test_targets_of_json() -> None:
     for json_form, python in ((None, None), (3, 3), ([1, -1], [1, -1]), ([[-1, None], [2, 3]], [(-1, None), (2, 3)])):
-        assert index_of(json_form) == python
+        assert read_index(json_form) == python
 
 
 def test_numbers_that_are_not_finite_are_spelled() -> None:
     values = torch.tensor([[1.5, torch.inf], [-torch.inf, torch.nan]])
-    assert json.loads(write({"x": numbers_of(values)})) == {"x": [[1.5, "Infinity"], ["-Infinity", "NaN"]]}
+    assert json.loads(write_json({"x": pack_tensor(values)})) == {"x": [[1.5, "Infinity"], ["-Infinity", "NaN"]]}
 
 
 def run_all(run: Callable[[Tensors], Tensors], jobs: list[Tensors], most: int, wait: float = 0.0) -> tuple[Any, Any]:
@@ -158,15 +165,15 @@ def test_an_id_that_no_table_has_fails_alone(tmp_path: Path) -> None:
         assert torch.equal(found["relevance.ids"], expected)
     content = json.dumps({"inputs": {"ids": [[1.0, 2]]}}).encode()
     with pytest.raises(SignatureError, match="type float"):
-        read_document(parse(content), artifact.manifest)
+        read_document(parse_json(content), artifact.manifest)
 
 
 def test_binary_bodies() -> None:
     tensors = {"input_1": torch.rand(2, 4), "target": torch.tensor([1, 2])}
-    call = read_binary(write_binary(tensors))
+    call = read_safetensors(write_safetensors(tensors))
     assert torch.equal(call.inputs["input_1"], tensors["input_1"])
     assert torch.equal(call.target, tensors["target"])
-    assert read_binary(write_binary({"input_1": tensors["input_1"]})).target is None
+    assert read_safetensors(write_safetensors({"input_1": tensors["input_1"]})).target is None
 
 
 def test_sizes_can_be_narrowed() -> None:
@@ -174,7 +181,7 @@ def test_sizes_can_be_narrowed() -> None:
     explained = Spec("output", "float32", ("batch", 3))
     known: tuple[Any, ...] = (1, "", "", "pt2", "cpu", "", "", 0, "", "", {}, "none", 0)
     about = Manifest(*known, inputs, {}, (explained,), explained, {"batch": Range(1, None), "length": Range(2, 64)})
-    assert joinable(about)
+    assert is_joinable(about)
     narrow = about.at_most("batch", 5).at_most("length", 10**6)
     assert narrow.sizes == {"batch": Range(1, 5), "length": Range(2, 64)}
     ids = torch.ones(3, 6, dtype=torch.int64)

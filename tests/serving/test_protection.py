@@ -28,14 +28,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 import fxlrp
-from fxlrp.cli.serve import named
+from fxlrp.cli.serve import name_files
 from fxlrp.errors import FxlrpError
 from fxlrp.serving import bodies
 from fxlrp.serving.bodies import Bodies
 from fxlrp.serving.desk import Limits
-from fxlrp.serving.server import Terms, check_files, listen, secured, server
+from fxlrp.serving.server import ServerSettings, check_open_files, listen, make_server, make_tls_context
 from fxlrp.serving.service import Service
-from fxlrp.serving.watching import digest, read_tokens
+from fxlrp.serving.watching import digest_token, read_tokens
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,10 @@ class Local:
 
 
 @asynccontextmanager
-async def running(terms: Terms) -> AsyncIterator[Local]:
+async def running(terms: ServerSettings) -> AsyncIterator[Local]:
     routes = [Route("/", echo, methods=["GET", "POST"]), Route("/now", at_once, methods=["POST"])]
     with listen("127.0.0.1", 0) as sock:
-        serving = server(Starlette(routes=routes), terms, lambda: None)
+        serving = make_server(Starlette(routes=routes), terms, lambda: None)
         task = asyncio.create_task(serving.serve(sockets=[sock]))
         local = Local(sock.getsockname()[1])
         try:
@@ -119,7 +119,7 @@ HALF = GET[:-2]
 
 def test_a_head_that_does_not_come_ends_the_connection() -> None:
     async def story() -> None:
-        async with running(Terms(seconds=0.2)) as local:
+        async with running(ServerSettings(seconds=0.2)) as local:
             kept = await local.connect(GET)
             assert b"200 OK" in await answered(kept)
             assert b"200 OK" in await answered(kept, GET)
@@ -144,7 +144,7 @@ def test_a_head_that_does_not_come_ends_the_connection() -> None:
 
 def test_a_body_may_come_later_than_a_head() -> None:
     async def story() -> None:
-        async with running(Terms(seconds=0.1)) as local:
+        async with running(ServerSettings(seconds=0.1)) as local:
             slow = await local.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab")
             await asyncio.sleep(0.3)
             assert (await answered(slow, b"c")).endswith(b"\r\n\r\n3")
@@ -154,7 +154,7 @@ def test_a_body_may_come_later_than_a_head() -> None:
 
 def test_where_there_are_too_many_connections_slow_ones_make_room() -> None:
     async def story() -> None:
-        async with running(Terms(connections=6)) as local:
+        async with running(ServerSettings(connections=6)) as local:
             kept = await local.connect(GET)
             await answered(kept)
             slow = [await local.connect(HALF) for _ in range(40)]
@@ -175,9 +175,9 @@ def test_where_there_are_too_many_connections_slow_ones_make_room() -> None:
 
 def test_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1000, 1000))
-    check_files(Terms(connections=800))
+    check_open_files(ServerSettings(connections=800))
     with pytest.raises(FxlrpError, match="ulimit -n"):
-        check_files(Terms(connections=900))
+        check_open_files(ServerSettings(connections=900))
 
 
 class Sender:
@@ -202,7 +202,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
         assert (error.value.status_code, room.held, room.arriving) == (408, 0, {})
 
     asyncio.run(story(0.01))
-    monkeypatch.setattr(bodies, "PATIENCE", 0.01)
+    monkeypatch.setattr(bodies, "FREE_SECONDS", 0.01)
     asyncio.run(story(600.0))
 
 
@@ -249,12 +249,17 @@ def test_large_bodies_take_turns_with_others(monkeypatch: pytest.MonkeyPatch) ->
 
     async def story() -> None:
         monkeypatch.setattr(asyncio, "sleep", record)
-        room = Bodies(10 * bodies.SMALL, 100 * bodies.SMALL, 60.0)
-        for count in (bodies.SMALL, 2 * bodies.SMALL, 2 * bodies.SMALL, 3 * bodies.SMALL):
-            await room.pace(bodies.SMALL, count)
+        room = Bodies(10 * bodies.UNPACED_BYTES, 100 * bodies.UNPACED_BYTES, 60.0)
+        for count in (
+            bodies.UNPACED_BYTES,
+            2 * bodies.UNPACED_BYTES,
+            2 * bodies.UNPACED_BYTES,
+            3 * bodies.UNPACED_BYTES,
+        ):
+            await room.pace(bodies.UNPACED_BYTES, count)
 
     asyncio.run(story())
-    due = [(n + 1) * bodies.SMALL / bodies.PACE for n in range(3)]
+    due = [(n + 1) * bodies.UNPACED_BYTES / bodies.MAX_RATE for n in range(3)]
     assert len(pauses) == len(due)
     assert all(0 < pause <= most for pause, most in zip(pauses, due, strict=True))
 
@@ -262,7 +267,7 @@ def test_large_bodies_take_turns_with_others(monkeypatch: pytest.MonkeyPatch) ->
 def test_tokens(artifact: fxlrp.Artifact, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("first\n\n  second  \n")
     tokens = read_tokens(tmp_path / "tokens")
-    assert tokens == {digest("first"), digest("second")}
+    assert tokens == {digest_token("first"), digest_token("second")}
     application = Service({"digits": artifact}, Limits(2**20, 8, 8, 0.0), tokens).application()
 
     def status(method: str, path: str, authorization: str | None) -> int:
@@ -288,7 +293,7 @@ def test_tokens(artifact: fxlrp.Artifact, tmp_path: Path) -> None:
 
 
 def test_a_body_without_a_token_is_taken_before_the_answer(artifact: fxlrp.Artifact) -> None:
-    application = Service({"digits": artifact}, Limits(100, 8, 8, 0.0), {digest("a")}).application()
+    application = Service({"digits": artifact}, Limits(100, 8, 8, 0.0), {digest_token("a")}).application()
     assert asyncio.run(call(application, [b"x" * 90] * 2))[0] == 401
     assert (
         asyncio.run(call(application, [b"x" * 90] * 2, path="/nothing", headers={"Authorization": "Bearer a"}))[0]
@@ -341,7 +346,7 @@ def test_tls(saved: Path, tmp_path: Path) -> None:
             ask(plain, body({NAME: X}))
         one.stop()
     with pytest.raises(FxlrpError, match="no certificate and key"):
-        secured(saved, None)
+        make_tls_context(saved, None)
 
 
 def ask_nothing(port: int) -> Any:
@@ -349,14 +354,14 @@ def ask_nothing(port: int) -> Any:
 
 
 def test_several_artefacts(saved: Path, tmp_path: Path) -> None:
-    assert named(["a/b.pt2", f"c={saved}"]) == {"b": Path("a/b.pt2"), "c": saved}
+    assert name_files(["a/b.pt2", f"c={saved}"]) == {"b": Path("a/b.pt2"), "c": saved}
     for wrong, text in (
         (["a.pt2", "b/a.onnx"], "two artefacts"),
         (["a b.pt2"], "characters"),
         (["/=x.pt2"], "characters"),
     ):
         with pytest.raises(FxlrpError, match=text):
-            named(wrong)
+            name_files(wrong)
     expected = fxlrp.load(saved).results(torch.tensor(X), target=3)["relevance.input"]
     with serving(saved, tmp_path / "log", f"other={saved}", "--size", "batch=2") as one:
         assert set(json.loads(one.ask(method="GET", path="/")[1])["models"]) == {"digits", "other"}

@@ -47,10 +47,10 @@ from typer.testing import CliRunner
 import fxlrp
 from fxlrp.cli.app import app
 from fxlrp.errors import FxlrpError
-from fxlrp.serving.batching import joinable
-from fxlrp.serving.desk import Desk, Limits
-from fxlrp.serving.server import Terms, listen, serve_until_stopped
-from fxlrp.serving.server import server as server_of
+from fxlrp.serving.batching import is_joinable
+from fxlrp.serving.desk import Limits, RequestHandler
+from fxlrp.serving.server import ServerSettings, listen, serve_until_stopped
+from fxlrp.serving.server import make_server as server_of
 from fxlrp.serving.service import Service
 
 MOST = 8
@@ -330,11 +330,11 @@ def test_an_artefact_of_one_size_runs_one_request_at_a_time(saved: Path, tmp_pat
     model = nn.Sequential(nn.Linear(4, 3)).eval()
     path = fxlrp.compile(model).save(tmp_path / "fixed.pt2", torch.ones(2, 4), target="seed")
     artifact = fxlrp.load(path)
-    assert not joinable(artifact.manifest)
-    assert joinable(fxlrp.load(saved).manifest)
+    assert not is_joinable(artifact.manifest)
+    assert is_joinable(fxlrp.load(saved).manifest)
 
     async def both() -> None:
-        host = Desk({"fixed": artifact}, Limits(2**20, 8, 32, 0.01)).hosts["fixed"]
+        host = RequestHandler({"fixed": artifact}, Limits(2**20, 8, 32, 0.01)).hosts["fixed"]
         work = asyncio.create_task(host.batcher.work())
         seeds = torch.eye(3, dtype=torch.float64)[:2], torch.ones(2, 3, dtype=torch.float64)
         calls = [{NAME: torch.ones(2, 4), **artifact.chosen({NAME: torch.ones(2, 4)}, seed)} for seed in seeds]
@@ -399,7 +399,7 @@ def test_an_application_that_does_not_start_is_an_error() -> None:
         yield
 
     with listen("127.0.0.1", 0) as sock, pytest.raises(FxlrpError, match="did not start"):
-        serve_until_stopped(server_of(Starlette(lifespan=failing), Terms(), print), sock)
+        serve_until_stopped(server_of(Starlette(lifespan=failing), ServerSettings(), print), sock)
 
 
 def test_help_says_that_without_tokens_anybody_can_ask() -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import fxlrp
 from fxlrp.errors import RequestError
 from fxlrp.serving import workers
-from fxlrp.serving.texts import Numbers, TooLarge, nested, pack, parse, shrunk, write
-from fxlrp.serving.workers import Busy, Workers
+from fxlrp.serving.texts import Numbers, TooLarge, nest_numbers, pack_lists, parse_json, shrink_document, write_json
+from fxlrp.serving.workers import Busy, JsonWorkers
 
 MEMORY = 2**29
 MOST = 10**6
@@ -30,7 +30,7 @@ def whole(value: Any) -> Any:
     """A document with lists in place of arrays."""
     if isinstance(value, Numbers):
         assert value.code
-        return nested(value)
+        return nest_numbers(value)
     if isinstance(value, dict):
         return {name: whole(part) for name, part in value.items()}
     return [whole(part) for part in value] if isinstance(value, list) else value
@@ -39,25 +39,25 @@ def whole(value: Any) -> Any:
 @settings(max_examples=50)
 @given(st.recursive(SCALARS, lambda part: st.lists(part) | st.dictionaries(st.text(), part)))
 def test_packing_changes_no_small_document(document: Any) -> None:
-    assert whole(shrunk(parse(json.dumps(document).encode()), MOST)) == document
+    assert whole(shrink_document(parse_json(json.dumps(document).encode()), MOST)) == document
 
 
 @settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 4), st.lists(NUMBERS, min_size=65, max_size=90))
 def test_even_lists_of_numbers_are_packed(outer: int, middle: int, row: list[float]) -> None:
     value = [[row] * middle] * outer
-    numbers = shrunk({"x": value}, MOST)["x"]
-    assert numbers == pack(value)
+    numbers = shrink_document({"x": value}, MOST)["x"]
+    assert numbers == pack_lists(value)
     assert numbers.shape == (outer, middle, len(row))
-    assert nested(numbers) == value
+    assert nest_numbers(numbers) == value
 
 
 @pytest.fixture
 def pool() -> Any:
-    made: list[Workers] = []
+    made: list[JsonWorkers] = []
 
-    def make(**options: Any) -> Workers:
-        made.append(Workers(1, **{"memory": MEMORY, **options}))
+    def make(**options: Any) -> JsonWorkers:
+        made.append(JsonWorkers(1, **{"memory": MEMORY, **options}))
         return made[-1]
 
     yield make
@@ -65,7 +65,7 @@ def pool() -> Any:
         each.close()
 
 
-Pool = Callable[..., Workers]
+Pool = Callable[..., JsonWorkers]
 
 
 def test_a_process_reads_and_writes_what_is_read_and_written_here(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,20 +75,20 @@ def test_a_process_reads_and_writes_what_is_read_and_written_here(pool: Pool, mo
         "id": "\N{SNOWMAN} \\ {",
     }
     text = json.dumps(document).encode()
-    monkeypatch.setattr(workers, "LARGE", 0)
-    monkeypatch.setattr(workers, "ENTRIES", 0)
+    monkeypatch.setattr(workers, "MAX_INLINE_BYTES", 0)
+    monkeypatch.setattr(workers, "MAX_INLINE_NUMBERS", 0)
     one = pool()
     found = asyncio.run(one.parse(text, MOST))
-    assert found == shrunk(parse(text), MOST)
+    assert found == shrink_document(parse_json(text), MOST)
     assert whole(found) == document
-    assert asyncio.run(one.write(found, 1)) == write(found)
+    assert asyncio.run(one.write(found, 1)) == write_json(found)
     for wrong, message in ((b"[1", "not JSON"), (b'{"a": 1, "a": 2}', "twice"), (b"[" * 10**6, "deeply")):
         with pytest.raises(RequestError, match=message):
             asyncio.run(one.parse(wrong, MOST))
 
 
 def test_the_process_imports_neither_torch_nor_numpy() -> None:
-    code = workers.START.replace("work(int(sys.argv[2]))", "print({'torch', 'numpy'} & sys.modules.keys())")
+    code = workers.START_CODE.replace("work(int(sys.argv[2]))", "print({'torch', 'numpy'} & sys.modules.keys())")
     command = [sys.executable, "-P", "-c", code, str(Path(fxlrp.__file__).parent)]
     assert subprocess.check_output(command, text=True) == "set()\n"
 
@@ -148,7 +148,7 @@ def test_few_large_texts_wait(pool: Pool) -> None:
     async def story() -> None:
         found = await asyncio.gather(*(one.parse(LARGE, MOST) for _ in range(20)), return_exceptions=True)
         busy = [error for error in found if isinstance(error, Busy)]
-        assert len(busy) == 20 - workers.WAITING
+        assert len(busy) == 20 - workers.MAX_WAITING
         assert all(isinstance(numbers, (Numbers, Busy)) for numbers in found)
 
     asyncio.run(story())
@@ -157,4 +157,4 @@ def test_few_large_texts_wait(pool: Pool) -> None:
 def test_numbers_that_no_input_can_have_are_not_kept(pool: Pool) -> None:
     numbers = asyncio.run(pool().parse(LARGE, 39_999))
     assert numbers == Numbers((20_000, 2), ("float",), "", b"")
-    assert asyncio.run(pool().parse(LARGE, 40_000)) == pack(json.loads(LARGE))
+    assert asyncio.run(pool().parse(LARGE, 40_000)) == pack_lists(json.loads(LARGE))

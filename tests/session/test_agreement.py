@@ -15,7 +15,7 @@ from fxlrp.backends import packed_filters
 from fxlrp.ir import guards
 from fxlrp.passes.canonical import batch_norm
 from fxlrp.session import programs, signature
-from fxlrp.session.agreement import apart, check_output, difference, shake
+from fxlrp.session.agreement import check_output, measure_difference, measure_distance, shake
 
 aten = torch.ops.aten
 
@@ -71,7 +71,7 @@ def wrong(op: Any, amount: float) -> Callable[[fx.GraphModule, Any], dict[str, i
      (aten.linear.default, r"'head' \(Linear\)"), (aten.mean.dim, r"'head' \(Linear\)")],
 )  # fmt: skip
 def test_the_first_module_that_differs_is_named(monkeypatch: pytest.MonkeyPatch, op: Any, place: str) -> None:
-    monkeypatch.setattr(passes, "run", wrong(op, 1.5))
+    monkeypatch.setattr(passes, "run_passes", wrong(op, 1.5))
     expected = rf"does not compute what Network does: .*\n  for inputs of sizes \(2, 1, 8, 8\)\n  .*differs is {place}"
     with pytest.raises(fxlrp.VerificationError, match=expected):
         fxlrp.compile(network())(image(2, 1, 8, 8), target=1)
@@ -82,7 +82,7 @@ def test_the_first_module_that_differs_is_named(monkeypatch: pytest.MonkeyPatch,
 def test_every_way_to_call_is_verified(
     monkeypatch: pytest.MonkeyPatch, amount: float, call: str, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(passes, "run", wrong(aten.linear.default, amount))
+    monkeypatch.setattr(passes, "run_passes", wrong(aten.linear.default, amount))
     attributor, x = fxlrp.compile(network()), image(2, 1, 8, 8)
     calls: dict[str, Callable[[], Any]] = {
         "one": lambda: attributor(x, target=1),
@@ -94,7 +94,7 @@ def test_every_way_to_call_is_verified(
 
 
 def test_never_goes_on_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "run", wrong(aten.linear.default, 2.0))
+    monkeypatch.setattr(passes, "run_passes", wrong(aten.linear.default, 2.0))
     x, model = image(2, 1, 8, 8), network()
     result = fxlrp.compile(model, verify="never")(x, target=1)
     torch.testing.assert_close(result.output, 2 * model(x).detach(), rtol=1e-4, atol=1e-5)
@@ -215,27 +215,33 @@ def test_rounding_that_the_model_blows_up_is_no_difference() -> None:
 
 def test_difference_of_outputs() -> None:
     one, inf = torch.tensor([1.0, -4.0]), torch.tensor([1.0, -torch.inf])
-    assert difference({"a": one, "b": 3}, {"a": one.clone(), "b": 4}) == 0
-    assert apart(one, one + torch.tensor([0.0, 0.4])) == pytest.approx(0.1)
-    assert apart(inf, inf.clone()) == 0
-    assert apart(inf, -inf) == apart(one, inf) == apart(one, one.double()) == apart(one, one[:1]) == torch.inf
-    assert apart(torch.tensor([torch.nan]), torch.tensor([0.0])) == torch.inf
-    assert apart(torch.zeros(2), torch.zeros(2)) == apart(torch.zeros(0), torch.zeros(0)) == 0
-    assert apart(torch.tensor([3 + 4j]), torch.tensor([3 - 4j])) == 2
+    assert measure_difference({"a": one, "b": 3}, {"a": one.clone(), "b": 4}) == 0
+    assert measure_distance(one, one + torch.tensor([0.0, 0.4])) == pytest.approx(0.1)
+    assert measure_distance(inf, inf.clone()) == 0
+    assert (
+        measure_distance(inf, -inf)
+        == measure_distance(one, inf)
+        == measure_distance(one, one.double())
+        == measure_distance(one, one[:1])
+        == torch.inf
+    )
+    assert measure_distance(torch.tensor([torch.nan]), torch.tensor([0.0])) == torch.inf
+    assert measure_distance(torch.zeros(2), torch.zeros(2)) == measure_distance(torch.zeros(0), torch.zeros(0)) == 0
+    assert measure_distance(torch.tensor([3 + 4j]), torch.tensor([3 - 4j])) == 2
     assert torch.equal(shake(torch.tensor([1, 2]), 1e-3), torch.tensor([1, 2]))
 
 
 def test_an_exported_program_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     exported = torch.export.export(network(), (image(2, 1, 8, 8),))
     fxlrp.compile(exported)(image(2, 1, 8, 8), target=1)
-    monkeypatch.setattr(passes, "run", wrong(aten.linear.default, 2.0))
+    monkeypatch.setattr(passes, "run_passes", wrong(aten.linear.default, 2.0))
     with pytest.raises(fxlrp.VerificationError, match="an exported program has no modules"):
         fxlrp.compile(exported)(image(2, 1, 8, 8), target=1)
 
 
 def test_programs_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signature, "FORMS", 2)
-    monkeypatch.setattr(programs, "CACHE", 3)
+    monkeypatch.setattr(signature, "MAX_FORMS", 2)
+    monkeypatch.setattr(programs, "MAX_SIGNATURES", 3)
     attributor = fxlrp.compile(network())
     for i in range(5):
         x = image(1, 1, 8 + i, 8)

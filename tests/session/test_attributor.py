@@ -116,7 +116,7 @@ def test_other_signatures_are_captured_anew(other: tuple[Any, Any]) -> None:
 
 
 def test_least_recently_used_programs_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxlrp.session.programs.CACHE", 3)
+    monkeypatch.setattr("fxlrp.session.programs.MAX_SIGNATURES", 3)
     attributor = fxlrp.compile(Function(lambda linear, x: x * 2.0).eval())
     programs = []
     for size in (1, 2, 3):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import fxlrp
-from fxlrp.backends.value_watch import SAMPLES, WHOLE, Watch
+from fxlrp.backends.value_watch import MAX_WHOLE, SAMPLES, ValueWatch
 from fxlrp.session.freshness import Structure
 
 X = torch.randn(2, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -328,7 +328,7 @@ def test_a_probe_sees_a_change_of_everything(dtype: torch.dtype, shape: tuple[in
         "last": lambda: base.contiguous(memory_format=torch.channels_last) if base.ndim == 4 else base,
     }
     tensor = layouts[layout]()
-    watch = Watch([tensor])
+    watch = ValueWatch([tensor])
     assert not watch.changed()
     version = tensor._version
     written = tensor.data[(slice(1),) * len(shape)] if layout == "expanded" else tensor.data
@@ -340,12 +340,12 @@ def test_a_probe_sees_a_change_of_everything(dtype: torch.dtype, shape: tuple[in
 
 def test_a_probe_reads_a_bounded_number_of_entries() -> None:
     tensors = [torch.zeros(n, n) for n in (1, 20, 100, 1000)]
-    read = sum(len(view.reshape(-1)) for views in Watch(tensors).views for view in views)
-    assert read <= 1 + WHOLE + 2 * 2 * SAMPLES
+    read = sum(len(view.reshape(-1)) for views in ValueWatch(tensors).views for view in views)
+    assert read <= 1 + MAX_WHOLE + 2 * 2 * SAMPLES
 
 
 def test_nan_is_no_change() -> None:
-    watch = Watch([torch.full((3,), float("nan"))])
+    watch = ValueWatch([torch.full((3,), float("nan"))])
     assert not watch.changed()
 
 

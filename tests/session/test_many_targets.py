@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from zoo import ZOO
 
 import fxlrp
-from fxlrp.capture.explained_output import pick
+from fxlrp.capture.explained_output import pick_output
 
 aten = torch.ops.aten
 torch.manual_seed(0)
@@ -51,7 +51,7 @@ def test_equal_to_separate_calls(name: str) -> None:
     """Three targets, two at a time: the second chunk has a target less."""
     model, args, kwargs = ZOO[name](2)
     with torch.no_grad():
-        shape = pick(model(*args, **kwargs), None).shape
+        shape = pick_output(model(*args, **kwargs), None).shape
     positions = [()] * 3 if len(shape) == 2 else [(-1,), (-2,), (-1,)]
     targets = [(*positions[i], (5 * i + 1) % shape[-1]) for i in range(3)]
     check(fxlrp.compile(model), targets, *args, chunk=2, **kwargs)

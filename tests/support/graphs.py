@@ -12,17 +12,17 @@ from steps import EVERY, LARGEST, OPERANDS, STEPS, Parameters
 from torch import Tensor, nn
 
 from fxlrp.capture.functional_graph import capture
-from fxlrp.emit.lower import lower
-from fxlrp.emit.source_relevance import relevance
-from fxlrp.emit.walk import backward, forward
+from fxlrp.emit.lower import emit_program
+from fxlrp.emit.source_relevance import read_attributed_input
+from fxlrp.emit.walk import walk_backward, walk_forward
 from fxlrp.errors import SignatureError
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Captured
 from fxlrp.ir.targets import Form
-from fxlrp.plan.decide import Plan, plan
+from fxlrp.plan.decide import Plan, make_plan
 from fxlrp.reports.ledger import Ledger
-from fxlrp.reports.ledger_program import Book
+from fxlrp.reports.ledger_program import LedgerProgram
 from fxlrp.rules import PRESETS
 
 INPUTS: dict[str, tuple[int, ...]] = {
@@ -230,7 +230,7 @@ class Pack:
     def plan(self, rules: str) -> Plan | None:
         """None if the rules leave no path, which an error says by name."""
         try:
-            return plan(self.captured, PRESETS[rules], (), True)
+            return make_plan(self.captured, PRESETS[rules], (), True)
         except SignatureError:
             return None
 
@@ -243,17 +243,17 @@ class Pack:
     def values(self, inputs: Sequence[Tensor]) -> Env:
         """Value of every node."""
         given = dict(zip(self.captured.inputs, inputs, strict=True))
-        return forward(self.captured.graph, {**self.captured.constants, **given})
+        return walk_forward(self.captured.graph, {**self.captured.constants, **given})
 
     def walk(self, rules: str, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """Relevance of each input by the two walks, without a program; nothing if there is no path."""
         if (made := self.plan(rules)) is None:
             return {}
         env = self.values(inputs)
-        found = backward(self.captured.graph, env, made.twins, {self.captured.explained: self.seed})
+        found = walk_backward(self.captured.graph, env, made.twins, {self.captured.explained: self.seed})
         parts: dict[str, Tensor] = {}
         for s in made.sources:
-            r = relevance(s, env, found)
+            r = read_attributed_input(s, env, found)
             parts[s.name] = parts[s.name] + r if s.name in parts else r
         return parts
 
@@ -262,21 +262,21 @@ class Pack:
         if (made := self.plan(rules)) is None:
             return None
         book = Walked(made)
-        with numerics.at_least(torch.float64):
+        with numerics.compute_at_least(torch.float64):
             env = self.values(self.inputs)
-            found = backward(self.captured.graph, env, book.twins, {self.captured.explained: self.seed})
+            found = walk_backward(self.captured.graph, env, book.twins, {self.captured.explained: self.seed})
             return book.close(book.results(env, found)), env[self.captured.explained][0]
 
     def run(self, rules: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Outputs, and relevance of each input, by the traced program."""
         made = self.plan(rules)
         assert made is not None
-        lowered = lower(made, Form((), ()))
+        lowered = emit_program(made, Form((), ()))
         output, *relevances = lowered.module(*self.inputs, self.seed)
         return output[0], dict(zip(lowered.relevances, relevances, strict=True))
 
 
-class Walked(Book):
+class Walked(LedgerProgram):
     """A book that is not traced, which takes hundreds of times longer than the walk itself."""
 
     def __init__(self, made: Plan) -> None:

@@ -13,8 +13,8 @@ import hostile_onnx
 from hostile_json import Json, scramble
 from hostile_zip import Members, entries, flawed, pack, read
 
-from fxlrp.artifacts.description.manifest import DIGEST, MEMBER
-from fxlrp.artifacts.description.manifest import seal as digest
+from fxlrp.artifacts.description.manifest import DIGEST, MANIFEST_MEMBER
+from fxlrp.artifacts.description.manifest import compute_digest as digest
 
 MODEL = "models/model.json"
 CONFIGS = tuple(f"data/{kind}/model_{kind}_config.json" for kind in ("weights", "constants"))
@@ -33,12 +33,14 @@ def sealed(members: Members, rng: Random | None = None) -> Members:
     if rng is not None and rng.random() > SEALED:
         return members
     try:
-        about = dict(json.loads(members[MEMBER]))
+        about = dict(json.loads(members[MANIFEST_MEMBER]))
     except (KeyError, ValueError, TypeError, RecursionError):
         return members
     about.pop(DIGEST, None)
-    about["parts"] = {name: hashlib.sha256(data).hexdigest() for name, data in members.items() if name != MEMBER}
-    return {**members, MEMBER: written({**about, DIGEST: digest(about)})}
+    about["parts"] = {
+        name: hashlib.sha256(data).hexdigest() for name, data in members.items() if name != MANIFEST_MEMBER
+    }
+    return {**members, MANIFEST_MEMBER: written({**about, DIGEST: digest(about)})}
 
 
 def written(value: Json) -> bytes:
@@ -93,7 +95,7 @@ def rearrange(members: Members, rng: Random) -> Members:
 
 def remanifest(members: Members, rng: Random) -> Members:
     """A manifest that says other things."""
-    return in_json(MEMBER, rng.choice((scramble, hostile_manifest.change)))(members, rng)
+    return in_json(MANIFEST_MEMBER, rng.choice((scramble, hostile_manifest.change)))(members, rng)
 
 
 def damage(content: bytes, rng: Random) -> bytes:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from fxlrp.artifacts.description.manifest import DIGEST, seal
+from fxlrp.artifacts.description.manifest import DIGEST, compute_digest
 
 
 def nested(depth: int) -> Any:
@@ -105,4 +105,4 @@ def change(manifest: dict[str, Any], rng: random.Random) -> None:
 def sealed(manifest: dict[str, Any]) -> str:
     """As text, with a digest that fits."""
     content = {name: value for name, value in manifest.items() if name != DIGEST}
-    return json.dumps({**content, DIGEST: seal(content)}, indent=1)
+    return json.dumps({**content, DIGEST: compute_digest(content)}, indent=1)

@@ -12,8 +12,8 @@ import onnx
 from hostile_manifest import mutate, sealed
 from onnx import TensorProto, helper
 
-from fxlrp.artifacts.onnx_format.checks import messages
-from fxlrp.artifacts.onnx_format.files import KEY
+from fxlrp.artifacts.onnx_format.checks import walk_messages
+from fxlrp.artifacts.onnx_format.files import METADATA_KEY
 
 OPS = (
     "Loop",
@@ -49,7 +49,7 @@ TEXTS = ("", "x", "input_1", "target", "output", "/etc/passwd", "../x", "é", "\
 def parts(content: bytes) -> tuple[Any, dict[str, Any]]:
     """The model in an artefact, and what its manifest says."""
     model = onnx.ModelProto.FromString(content)
-    (entry,) = [entry for entry in model.metadata_props if entry.key == KEY]
+    (entry,) = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
     del model.metadata_props[:]
     return model, json.loads(entry.value)
 
@@ -57,7 +57,7 @@ def parts(content: bytes) -> tuple[Any, dict[str, Any]]:
 def resealed(model: bytes, manifest: dict[str, Any]) -> bytes:
     """A file of these parts, whose digests fit."""
     manifest = {**manifest, "parts": {"model": hashlib.sha256(model).hexdigest()}}
-    entry = onnx.StringStringEntryProto(key=KEY, value=sealed(manifest))
+    entry = onnx.StringStringEntryProto(key=METADATA_KEY, value=sealed(manifest))
     trailer: bytes = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
     return model + trailer
 
@@ -95,14 +95,14 @@ def scrambled(content: bytes, rng: random.Random) -> bytes:
 
 def change_field(model: Any, rng: random.Random) -> None:
     """Change one field of one message, of whatever kind: another value of its type, none, or one from elsewhere."""
-    message = rng.choice(list(messages(model)))
+    message = rng.choice(list(walk_messages(model)))
     field = rng.choice(message.DESCRIPTOR.fields)
     value = getattr(message, field.name)
     repeated = hasattr(value, "append") or hasattr(value, "add")
     if rng.random() < 0.2:
         message.ClearField(field.name)
     elif field.message_type is not None:
-        alike = [one for one in messages(model) if one.DESCRIPTOR is field.message_type]
+        alike = [one for one in walk_messages(model) if one.DESCRIPTOR is field.message_type]
         new = field.message_type._concrete_class()
         if alike:
             new.CopyFrom(rng.choice(alike))
@@ -139,7 +139,7 @@ def scalar(field: Any, rng: random.Random) -> Any:
 
 def other_data(model: Any, rng: random.Random) -> None:
     """Let a tensor read another file."""
-    tensor = rng.choice([one for one in messages(model) if one.DESCRIPTOR is TensorProto.DESCRIPTOR])
+    tensor = rng.choice([one for one in walk_messages(model) if one.DESCRIPTOR is TensorProto.DESCRIPTOR])
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=rng.choice(("/etc/passwd", "../x", "*/_ORT_MEM_ADDR_/*")))
     if rng.random() < 0.5:
@@ -149,7 +149,7 @@ def other_data(model: Any, rng: random.Random) -> None:
 def other_shape(model: Any, rng: random.Random) -> None:
     """Let a tensor or an input be of another shape."""
     kinds = (TensorProto.DESCRIPTOR, onnx.TensorShapeProto.DESCRIPTOR)
-    shape = rng.choice([one for one in messages(model) if one.DESCRIPTOR in kinds])
+    shape = rng.choice([one for one in walk_messages(model) if one.DESCRIPTOR in kinds])
     if shape.DESCRIPTOR is TensorProto.DESCRIPTOR:
         shape.dims[:] = [rng.choice(INTEGERS) for _ in range(rng.randrange(4))]
     else:
@@ -160,7 +160,7 @@ def other_shape(model: Any, rng: random.Random) -> None:
 
 def other_numbers(model: Any, rng: random.Random) -> None:
     """Put odd numbers into a tensor of them: sizes, indices, or weights."""
-    tensors = [one for one in messages(model) if one.DESCRIPTOR is TensorProto.DESCRIPTOR]
+    tensors = [one for one in walk_messages(model) if one.DESCRIPTOR is TensorProto.DESCRIPTOR]
     whole = [one for one in tensors if one.data_type == TensorProto.INT64 and one.raw_data]
     tensor = rng.choice(whole or tensors)
     count = len(tensor.raw_data) // 8

@@ -13,10 +13,10 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
 from fxlrp.capture.functional_graph import capture
-from fxlrp.emit.lower import lower
+from fxlrp.emit.lower import emit_program
 from fxlrp.errors import CaptureError, FxlrpError, SignatureError
 from fxlrp.ir import targets
-from fxlrp.plan.decide import Plan, plan
+from fxlrp.plan.decide import Plan, make_plan
 from fxlrp.rules import PRESETS
 
 TOLERANCE = 1e-9
@@ -165,9 +165,9 @@ def judged(calls: list[Call]) -> list[str]:
     """The gradient oracle, then a strict compilation with the default rules."""
     inputs = [x for call in calls for x in call.inputs()]
     captured = capture(Calls(calls), tuple(inputs), {})
-    oracle = relevances(plan(captured, PRESETS["gradient"], (), True), inputs)
+    oracle = relevances(make_plan(captured, PRESETS["gradient"], (), True), inputs)
     try:
-        attnlrp = relevances(plan(captured, PRESETS["attnlrp"], (), True), inputs)
+        attnlrp = relevances(make_plan(captured, PRESETS["attnlrp"], (), True), inputs)
     except SignatureError:  # no path leads to the output
         attnlrp = []
     found, at = [], 0
@@ -201,7 +201,7 @@ def difference(found: Tensor, wanted: Tensor) -> float:
 
 def relevances(made: Plan, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Relevance of each input."""
-    form, numbers = targets.lower(None, (1,))
-    program = lower(made, form)
+    form, numbers = targets.split_target(None, (1,))
+    program = emit_program(made, form)
     torch.manual_seed(SEED)
     return list(program.module(*inputs, *numbers))[program.outputs :]

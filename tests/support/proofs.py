@@ -12,14 +12,14 @@ from graphs import FLOOR, Choose, Graph, Pack, build
 from steps import PLAIN, SIGNED
 from torch import Tensor, fx
 
-from fxlrp.emit.lower import injected
-from fxlrp.emit.walk import backward
+from fxlrp.emit.lower import drop_broken_facts
+from fxlrp.emit.walk import walk_backward
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.provenance import module_path
 from fxlrp.ir.rule import Facts
-from fxlrp.passes.analyses.liveness import operands
-from fxlrp.plan.read_points import Point, passed
+from fxlrp.passes.analyses.liveness import list_operands
+from fxlrp.plan.read_points import Point, start_and_mask
 from fxlrp.rules import PRESETS
 
 NAMES = (*SIGNED, *SIGNED, *PLAIN)
@@ -81,7 +81,7 @@ def judged(graphs: Sequence[Graph], rules: str = "", traced: bool = False) -> li
     found: dict[int, str] = {}
     for name, made in plans.items():
         for given in conditions(pack, made.twins, env, name):
-            twins = injected(made.twins, given.starts if given.name == "injection" else ())
+            twins = drop_broken_facts(made.twins, given.starts if given.name == "injection" else ())
             for i, text in wrong(pack, env, twins, given):
                 found.setdefault(i, f"{text}, {given.name}, {name}")
     return [found.get(i, "passes") for i in range(len(graphs))]
@@ -91,9 +91,9 @@ def wrong(pack: Pack, env: Env, twins: Mapping[fx.Node, Twin], given: Conditions
     """Graphs of which a proof does not hold, or changes relevance; where it is first seen."""
     bare = {node: replace(twin, facts=Facts(shares=twin.facts.shares)) for node, twin in twins.items()}
     masks = {Point(node): mask for node, mask in given.masks.items()}
-    ruled = [passed(some, {}, masks, env)[0] for some in (twins, bare)]
-    own, plain = (backward(pack.captured.graph, env, some, given.starts) for some in ruled)
-    relevance = {node: numerics.relevance(c, numerics.widen(env[node])) for node, c in plain.items()}
+    ruled = [start_and_mask(some, {}, masks, env)[0] for some in (twins, bare)]
+    own, plain = (walk_backward(pack.captured.graph, env, some, given.starts) for some in ruled)
+    relevance = {node: numerics.to_relevance(c, numerics.widen(env[node])) for node, c in plain.items()}
     scale: dict[int | None, float] = {}
     for node, r in relevance.items():
         scale[member(node)] = max(scale.get(member(node), FLOOR), largest(r))
@@ -101,7 +101,7 @@ def wrong(pack: Pack, env: Env, twins: Mapping[fx.Node, Twin], given: Conditions
         i = member(node)
         if i is None or node not in plain:
             continue
-        error = largest(numerics.relevance(own[node], numerics.widen(env[node])) - relevance[node]) / scale[i]
+        error = largest(numerics.to_relevance(own[node], numerics.widen(env[node])) - relevance[node]) / scale[i]
         if not error <= EQUAL:
             yield i, f"other relevance with proofs at {node.target}: relative error {error:.1e}"
         if node in twins and (text := untrue(node, twins[node], env, plain)):
@@ -116,8 +116,8 @@ def largest(r: Tensor) -> float:
 def untrue(node: fx.Node, twin: Twin, env: Env, found: Env) -> str:
     """Which proof about a node does not hold."""
     out = numerics.widen(env[node])
-    if twin.facts.dead_below and (numerics.coefficient(found[node], out)[out < 0] != 0).any():
+    if twin.facts.dead_below and (numerics.to_coefficient(found[node], out)[out < 0] != 0).any():
         return f"no dead side: {node.target}"
-    if twin.facts.nonnegative and any((env[n] < 0).any() for n in operands(node, {node: twin.slots})):
+    if twin.facts.nonnegative and any((env[n] < 0).any() for n in list_operands(node, {node: twin.slots})):
         return f"negative operand: {node.target}"
     return ""

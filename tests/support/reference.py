@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxlrp.capture.explained_output import pick
+from fxlrp.capture.explained_output import pick_output
 
 Parts = tuple[Tensor, ...]
 Reference = Callable[["Call", Tensor], Parts]
@@ -654,7 +654,7 @@ def input_times_gradient(
             # an embedding with further arguments (Whisper's positions) is no plain lookup
             if isinstance(module, nn.Embedding) and len(inspect.signature(module.forward).parameters) == 1:
                 hooks.callback(module.register_forward_hook(catch(path)).remove)
-        y = pick(model(**inputs | floats), None)
+        y = pick_output(model(**inputs | floats), None)
     y[(torch.arange(len(target)), *torch.tensor(target).T)].sum().backward()
     model.zero_grad()
     found = {k: x.detach() * x.grad for k, x in floats.items()}

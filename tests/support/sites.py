@@ -32,7 +32,7 @@ def seed(out: Tensor, number: int = 0) -> Tensor:
 def numbers(parts: tuple[Any, ...], operands: tuple[Tensor, ...]) -> list[Tensor]:
     """Coefficients, or relevances of rules that know no coefficient."""
     return [
-        numerics.relevance(part, x) if isinstance(part, numerics.Relevance) else part
+        numerics.to_relevance(part, x) if isinstance(part, numerics.Relevance) else part
         for part, x in zip(parts, operands, strict=True)
     ]
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.datasets.ray_workers import hushed
+from fxlrp.datasets.ray_workers import silence_stderr
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -222,7 +222,7 @@ def test_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = measure.alternate({"a": lambda: float(next(turns)), "b": lambda: float(next(turns))}, repeats=2)
     assert taken == {"a": [2.0, 4.0], "b": [3.0, 5.0]}
     x = torch.ones(1000)
-    with hushed():
+    with silence_stderr():
         assert measure.peak_bytes(lambda: (x + 1).exp().sin_()) == 2 * x.nbytes
         assert measure.peak_bytes(lambda: x.exp_()) == 0
 

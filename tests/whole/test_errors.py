@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import fxlrp
 from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES
-from fxlrp.ir.user_lines import raised_at, written
+from fxlrp.ir.user_lines import find_raising_line, parse_stack
 from fxlrp.plan.named_places import VIEWS
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
@@ -315,7 +315,7 @@ def test_a_line_is_found_behind_other_errors() -> None:
 
     with pytest.raises(RuntimeError) as caught:
         failing()
-    line = raised_at(caught.value)
+    line = find_raising_line(caught.value)
     assert line is not None
     assert line.code == "return x.double_it"
 
@@ -338,7 +338,7 @@ def test_a_model_of_layers_names_the_layer() -> None:
     ],
 )
 def test_written_stacks(text: str, expected: list[Any]) -> None:
-    assert written(text) == expected
+    assert parse_stack(text) == expected
 
 
 def test_a_failed_capture_leaves_the_buffers_alone() -> None:

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from steps import OPERANDS, STEPS
 
-from fxlrp.plan.decide import plan
-from fxlrp.reports.ledger import Entry, Ledger
+from fxlrp.plan.decide import make_plan
+from fxlrp.reports.ledger import Ledger, LedgerEntry
 from fxlrp.rules import PRESETS
 
 TOGETHER = 25
@@ -79,8 +79,8 @@ def test_every_step_takes_every_value() -> None:
 def test_a_plan_leaves_nothing_to_rewrite() -> None:
     """So that one capture serves several rule sets in turn."""
     pack = Pack.of([build(random.Random(i).randrange) for i in range(TOGETHER)])
-    plan(pack.captured, PRESETS["gradient"], (), True)
-    assert not any(plan(pack.captured, PRESETS["attnlrp"], (), True).rewrites.values())
+    make_plan(pack.captured, PRESETS["gradient"], (), True)
+    assert not any(make_plan(pack.captured, PRESETS["attnlrp"], (), True).rewrites.values())
 
 
 def test_a_failure_is_told_by_its_smallest_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,5 +111,5 @@ def test_a_wrong_relevance_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fabricated(pack: Pack) -> tuple[Ledger, torch.Tensor]:
-    entry = Entry("sin", "", "", "graphs.0", "", 0.0, 0.0, 0.0, 0.0, 0.0, (), 0.0)
+    entry = LedgerEntry("sin", "", "", "graphs.0", "", 0.0, 0.0, 0.0, 0.0, 0.0, (), 0.0)
     return Ledger(0.0, {pack.names[0][0]: 1e3}, (entry,), {}), torch.zeros(3)

@@ -17,10 +17,10 @@ from zoo import ZOO, Sample, targets
 
 import fxlrp
 import fxlrp.session.programs
-from fxlrp.capture.explained_output import pick
+from fxlrp.capture.explained_output import pick_output
 from fxlrp.capture.functional_graph import capture
-from fxlrp.emit.source_relevance import relevance
-from fxlrp.emit.walk import backward, forward
+from fxlrp.emit.source_relevance import read_attributed_input
+from fxlrp.emit.walk import walk_backward, walk_forward
 
 BATCH = 8
 # the scope makes the tests of a model follow each other, so that they share what is kept
@@ -44,7 +44,7 @@ def rows(inputs: Any, start: int, stop: int) -> Any:
 
 
 def logits(model: nn.Module, args: Any, kwargs: Any) -> Tensor:
-    return pick(model(*args, **kwargs), None)
+    return pick_output(model(*args, **kwargs), None)
 
 
 @cache
@@ -193,11 +193,11 @@ def test_program_is_the_walk(name: str, rules: str, tmp_path: Path) -> None:
     (entry,) = attributor._programs._entries.values()
     captured, twins = entry.plan.captured, entry.plan.twins
     with torch.no_grad():
-        env = forward(captured.graph, {**captured.constants, **dict(zip(captured.inputs, leaves, strict=True))})
-        found = backward(captured.graph, env, twins, {captured.explained: start})
+        env = walk_forward(captured.graph, {**captured.constants, **dict(zip(captured.inputs, leaves, strict=True))})
+        found = walk_backward(captured.graph, env, twins, {captured.explained: start})
     walked: dict[str, Any] = {}
     for s in entry.plan.sources:
-        walked[s.name] = walked.get(s.name, 0) + relevance(s, env, found)
+        walked[s.name] = walked.get(s.name, 0) + read_attributed_input(s, env, found)
     assert_close(traced, walked, 1e-10)
 
     program = attributor.program

@@ -11,11 +11,11 @@ from typing import Any
 from fxlrp._torch import print_python
 from fxlrp.errors import ArtifactError
 
-LENGTH = 4000
+MAX_LENGTH = 4000
 """Characters of one condition."""
-DEPTH = 100
+MAX_DEPTH = 100
 """Of the expressions in it."""
-BITS = 4096
+MAX_BITS = 4096
 """Of a number in it, or computed on the way."""
 
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
@@ -24,7 +24,7 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
-    ast.Pow: lambda base, exponent: base ** bounded(base, exponent),
+    ast.Pow: lambda base, exponent: base ** check_exponent(base, exponent),
     ast.USub: operator.neg,
     ast.Not: operator.not_,
     ast.Eq: operator.eq,
@@ -37,14 +37,14 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Or: any,
 }
 FUNCTIONS: dict[str, tuple[Callable[..., Any], range]] = {
-    "max": (max, range(2, LENGTH)),
-    "min": (min, range(2, LENGTH)),
+    "max": (max, range(2, MAX_LENGTH)),
+    "min": (min, range(2, MAX_LENGTH)),
     "abs": (abs, range(1, 2)),
 }
 """With the numbers of arguments that each takes."""
 
 
-def write(expression: Any, names: Mapping[str, str]) -> str:
+def write_clause(expression: Any, names: Mapping[str, str]) -> str:
     """An expression in named sizes.
 
     Raises:
@@ -54,11 +54,11 @@ def write(expression: Any, names: Mapping[str, str]) -> str:
         symbol: type(symbol)(names.get(str(symbol), str(symbol)), integer=True) for symbol in expression.free_symbols
     }
     text = print_python(expression.xreplace(symbols))
-    check(text)
+    check_clause(text)
     return text
 
 
-def check(text: Any) -> None:
+def check_clause(text: Any) -> None:
     """Refuse what is no arithmetic condition.
 
     Raises:
@@ -66,19 +66,19 @@ def check(text: Any) -> None:
     """
     if not isinstance(text, str):
         raise ArtifactError(f"a condition on sizes is no text but {type(text).__name__}")
-    level: list[ast.AST] = [parsed(text)]
-    for _ in range(DEPTH):
-        if wrong := [node for node in level if not known(node)]:
+    level: list[ast.AST] = [parse_clause(text)]
+    for _ in range(MAX_DEPTH):
+        if wrong := [node for node in level if not is_computable(node)]:
             raise ArtifactError(f"a condition on sizes has {type(wrong[0]).__name__} in it: {text[:80]}")
         level = [child for node in level for child in ast.iter_child_nodes(node)]
     if level:
-        raise ArtifactError(f"a condition on sizes is nested more than {DEPTH} deep: {text[:80]}")
+        raise ArtifactError(f"a condition on sizes is nested more than {MAX_DEPTH} deep: {text[:80]}")
 
 
-def known(node: ast.AST) -> bool:
+def is_computable(node: ast.AST) -> bool:
     """Whether a part of an expression can be computed."""
     if isinstance(node, ast.Constant):
-        return type(node.value) is int and node.value.bit_length() <= BITS
+        return type(node.value) is int and node.value.bit_length() <= MAX_BITS
     if isinstance(node, ast.Call):
         return (
             isinstance(node.func, ast.Name)
@@ -89,17 +89,17 @@ def known(node: ast.AST) -> bool:
     return isinstance(node, kinds) or type(node) in OPERATORS
 
 
-def names(text: str) -> set[str]:
+def find_sizes(text: str) -> set[str]:
     """The sizes that an expression is of."""
-    found = {node.id for node in ast.walk(parsed(text)) if isinstance(node, ast.Name)}
+    found = {node.id for node in ast.walk(parse_clause(text)) if isinstance(node, ast.Name)}
     return found - FUNCTIONS.keys()
 
 
 @lru_cache(1024)
-def parsed(text: str) -> ast.Expression:
+def parse_clause(text: str) -> ast.Expression:
     """A condition as a tree."""
     try:
-        if len(text) > LENGTH:
+        if len(text) > MAX_LENGTH:
             raise ValueError(f"it has {len(text)} characters")
         tree: ast.Expression = ast.parse(text, mode="eval")
         return tree
@@ -107,24 +107,24 @@ def parsed(text: str) -> ast.Expression:
         raise ArtifactError(f"a condition on sizes cannot be read: {error}") from None
 
 
-def value(text: str, sizes: Mapping[str, int]) -> Any:
+def evaluate_clause(text: str, sizes: Mapping[str, int]) -> Any:
     """Value of an expression; None if it needs a size that is not there, or has none."""
     try:
-        return evaluated(parsed(text).body, sizes)
+        return evaluate_node(parse_clause(text).body, sizes)
     except (KeyError, ArithmeticError):
         return None
 
 
-def evaluated(node: Any, sizes: Mapping[str, int]) -> Any:
+def evaluate_node(node: Any, sizes: Mapping[str, int]) -> Any:
     """Value of a part of an expression; as in Python, of what is joined by ``and`` and ``or`` only what decides."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):
         return sizes[node.id]
     if isinstance(node, ast.Compare):
-        return compared(node, sizes)
+        return evaluate_comparisons(node, sizes)
     if isinstance(node, ast.BoolOp):
-        return OPERATORS[type(node.op)](evaluated(part, sizes) for part in node.values)
+        return OPERATORS[type(node.op)](evaluate_node(part, sizes) for part in node.values)
     if isinstance(node, ast.Call):
         called, parts = FUNCTIONS[node.func.id][0], node.args  # type: ignore[attr-defined]
     else:
@@ -132,37 +132,37 @@ def evaluated(node: Any, sizes: Mapping[str, int]) -> Any:
             OPERATORS[type(node.op)],
             [node.left, node.right] if isinstance(node, ast.BinOp) else [node.operand],
         )
-    return small(called(*(evaluated(part, sizes) for part in parts)))
+    return refuse_huge(called(*(evaluate_node(part, sizes) for part in parts)))
 
 
-def compared(node: ast.Compare, sizes: Mapping[str, int]) -> bool:
+def evaluate_comparisons(node: ast.Compare, sizes: Mapping[str, int]) -> bool:
     """Whether each of a chain of comparisons holds; what follows one that does not is left alone."""
-    left = evaluated(node.left, sizes)
+    left = evaluate_node(node.left, sizes)
     for op, part in zip(node.ops, node.comparators, strict=True):
-        right = evaluated(part, sizes)
+        right = evaluate_node(part, sizes)
         if not OPERATORS[type(op)](left, right):
             return False
         left = right
     return True
 
 
-def small(number: int) -> int:
+def refuse_huge(number: int) -> int:
     """A number that is no huge one.
 
     Raises:
         OverflowError: If it is.
     """
-    if number.bit_length() > BITS:
+    if number.bit_length() > MAX_BITS:
         raise OverflowError("a condition on sizes computes a huge number")
     return number
 
 
-def bounded(base: int, exponent: int) -> int:
+def check_exponent(base: int, exponent: int) -> int:
     """An exponent whose power is no huge number.
 
     Raises:
         OverflowError: If it is one.
     """
-    if not 0 <= exponent <= BITS or base.bit_length() * exponent > BITS:
+    if not 0 <= exponent <= MAX_BITS or base.bit_length() * exponent > MAX_BITS:
         raise OverflowError("a condition on sizes computes a huge number")
     return exponent

@@ -15,13 +15,13 @@ from fxlrp.errors import ArtifactError
 
 Check = Callable[[Any, str], Any]
 
-LONGEST = 2**22
+MAX_CHARACTERS = 2**22
 """Characters of a description."""
-DIGITS = 19
+MAX_DIGITS = 19
 """Of a number in it."""
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def refuse_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, in which no name may come twice: readers differ in which of the two they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -29,18 +29,22 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def parse(content: str | bytes) -> dict[str, Any]:
+def parse_json(content: str | bytes) -> dict[str, Any]:
     """Read an object of JSON whose numbers are whole and whose names come once.
 
     Raises:
         ArtifactError: If it is none, or is too long.
     """
     try:
-        if len(content) > LONGEST:
-            raise ValueError(f"it has {len(content)} characters, and {LONGEST} are the most")
+        if len(content) > MAX_CHARACTERS:
+            raise ValueError(f"it has {len(content)} characters, and {MAX_CHARACTERS} are the most")
         text = content if isinstance(content, str) else content.decode()
         found = json.loads(
-            text, object_pairs_hook=unique, parse_int=whole, parse_float=no_number, parse_constant=no_number
+            text,
+            object_pairs_hook=refuse_repeated_names,
+            parse_int=parse_whole_number,
+            parse_float=refuse_fraction,
+            parse_constant=refuse_fraction,
         )
         if not isinstance(found, dict):
             raise ValueError("it is no object of JSON")
@@ -49,19 +53,19 @@ def parse(content: str | bytes) -> dict[str, Any]:
         raise ArtifactError(f"the manifest is damaged: {type(error).__name__}: {error}") from error
 
 
-def whole(digits: str) -> int:
+def parse_whole_number(digits: str) -> int:
     """A number that is not too long."""
-    if len(digits.removeprefix("-")) > DIGITS:
+    if len(digits.removeprefix("-")) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} digits")
     return int(digits)
 
 
-def no_number(text: str) -> NoReturn:
+def refuse_fraction(text: str) -> NoReturn:
     """Refuse fractions, NaN and infinity, which no field holds."""
-    raise ValueError(f"{text[:DIGITS]} is no whole number")
+    raise ValueError(f"{text[:MAX_DIGITS]} is no whole number")
 
 
-def refuse(name: str, value: Any, wanted: str) -> NoReturn:
+def refuse_field(name: str, value: Any, wanted: str) -> NoReturn:
     """Say which field is wrong, what it holds, and what it should."""
     raise ArtifactError(f"the manifest's {name} is {reprlib.repr(value)}, and should be {wanted}")
 
@@ -71,22 +75,22 @@ def text(longest: int = 1000, pattern: str | None = None, lines: bool = False) -
 
     def check(value: Any, name: str) -> str:
         if not isinstance(value, str) or len(value) > longest:
-            refuse(name, value, f"a text of at most {longest} characters")
+            refuse_field(name, value, f"a text of at most {longest} characters")
         if not all(line.isprintable() for line in (value.split("\n") if lines else [value])):
-            refuse(name, value, "a text that can be printed")
+            refuse_field(name, value, "a text that can be printed")
         if pattern is not None and not re.fullmatch(pattern, value):
-            refuse(name, value, f"a text of the form {pattern}")
+            refuse_field(name, value, f"a text of the form {pattern}")
         return value
 
     return check
 
 
-def word(*words: str) -> Check:
+def one_of(*words: str) -> Check:
     """One of some words."""
 
     def check(value: Any, name: str) -> str:
         if not isinstance(value, str) or value not in words:
-            refuse(name, value, f"one of {', '.join(words)}")
+            refuse_field(name, value, f"one of {', '.join(words)}")
         return value
 
     return check
@@ -97,7 +101,7 @@ def integer(least: int, most: int = 2**63 - 1) -> Check:
 
     def check(value: Any, name: str) -> int:
         if type(value) is not int or not least <= value <= most:
-            refuse(name, value, f"a whole number from {least} to {most}")
+            refuse_field(name, value, f"a whole number from {least} to {most}")
         return value
 
     return check
@@ -113,23 +117,23 @@ def either(kind: type, inner: Check, other: Check) -> Check:
     return lambda value, name: (inner if isinstance(value, kind) else other)(value, name)
 
 
-def many(inner: Check, most: int) -> Check:
+def list_of(inner: Check, most: int) -> Check:
     """A list, as a tuple."""
 
     def check(value: Any, name: str) -> tuple[Any, ...]:
         if not isinstance(value, list) or len(value) > most:
-            refuse(name, value, f"a list of at most {most} entries")
+            refuse_field(name, value, f"a list of at most {most} entries")
         return tuple(inner(entry, f"{name}[{i}]") for i, entry in enumerate(value))
 
     return check
 
 
-def named(key: Check, inner: Check, most: int) -> Check:
+def mapping_of(key: Check, inner: Check, most: int) -> Check:
     """An object whose names are not fixed."""
 
     def check(value: Any, name: str) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) > most:
-            refuse(name, value, f"an object of at most {most} entries")
+            refuse_field(name, value, f"an object of at most {most} entries")
         return {key(one, f"name in {name}"): inner(entry, f"{name}[{one[:100]!r}]") for one, entry in value.items()}
 
     return check
@@ -140,7 +144,7 @@ def record(make: Callable[..., Any], fields: Mapping[str, Check]) -> Check:
 
     def check(value: Any, name: str) -> Any:
         if not isinstance(value, dict):
-            refuse(name, value, f"an object of {', '.join(fields)}")
+            refuse_field(name, value, f"an object of {', '.join(fields)}")
         inside = f" in {name}" if name else ""
         for one in sorted(fields.keys() - value.keys()):
             raise ArtifactError(f"the manifest is incomplete: there is no {one}{inside}")

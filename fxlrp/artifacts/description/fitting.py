@@ -55,11 +55,11 @@ def check_sizes(about: Manifest, shapes: Mapping[str, tuple[Spec, tuple[int, ...
     """
     for name, (spec, shape) in shapes.items():
         for n, size in zip(shape, spec.shape, strict=True):
-            if isinstance(size, str) and size not in sizes and clauses.value(size, sizes) not in (n, None):
+            if isinstance(size, str) and size not in sizes and clauses.evaluate_clause(size, sizes) not in (n, None):
                 raise SignatureError(f"'{name}' has shape {shape}, which does not fit\n{about.signature()}")
     doubled = {name: max(2, n) for name, n in sizes.items()}  # one sample was compared when this was saved
     for condition in about.conditions:
-        if not clauses.value(condition, doubled):
+        if not clauses.evaluate_clause(condition, doubled):
             raise SignatureError(f"the program holds where {condition}, not for {dict(sizes)}\n{about.signature()}")
 
 

@@ -13,33 +13,33 @@ from itertools import chain
 from typing import Any
 
 from fxlrp.artifacts.description import clauses
-from fxlrp.artifacts.description.fields import Check, integer, many, named, parse, record, text, word
+from fxlrp.artifacts.description.fields import Check, integer, list_of, mapping_of, one_of, parse_json, record, text
 from fxlrp.artifacts.description.specs import (
     IDENTIFIER,
     NAME,
     RANGE,
     RESULT,
-    TARGETS,
+    TARGET_KINDS,
     Range,
     Spec,
-    clause,
-    device,
-    kind_of,
-    spec,
+    check_clause_field,
+    check_device,
+    find_type_and_rank,
+    spec_record,
 )
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.ir.targets import LARGEST
 
 VERSION = 3
 """Of this format; another one is refused."""
-MEMBER = "extra/fxlrp.json"
+MANIFEST_MEMBER = "extra/fxlrp.json"
 """Its name in an archive."""
 DIGEST, SIGNED = "digest", "signed"
 TARGET = "target"
 """Name of the last input."""
 OBJECTIVE = "objective"
 """Name of what is explained if it is computed of the outputs."""
-MOST_SAMPLES = 2**20
+MAX_SAMPLES = 2**20
 """Of a call whose inputs do not count them."""
 
 
@@ -98,7 +98,7 @@ class Manifest:
     def to_json(self) -> str:
         """As text, sealed with the digest of all the rest."""
         content = dataclasses.asdict(self)
-        return json.dumps({**content, DIGEST: seal(content)}, indent=1)
+        return json.dumps({**content, DIGEST: compute_digest(content)}, indent=1)
 
     @classmethod
     def from_json(cls, content: str | bytes) -> Manifest:
@@ -108,14 +108,14 @@ class Manifest:
             ArtifactError: If it is damaged, of another version, or says what no artefact of fxlrp would, naming the
                 field.
         """
-        found = parse(content)
+        found = parse_json(content)
         if (version := found.get("version")) != VERSION:
             raise ArtifactError(
                 f"the artefact has version {reprlib.repr(version)}, and this fxlrp reads version {VERSION}: "
                 "save it again, or install the fxlrp that wrote it"
             )
         digest = found.pop(DIGEST, None)
-        if digest != seal(found):
+        if digest != compute_digest(found):
             raise ArtifactError("the manifest was changed after it was written: its digest does not fit")
         manifest: Manifest = record(cls, FIELDS)(found, "")
         if wrong := next(chain(manifest.contradictions(), manifest.contradictions_of_sizes()), ""):
@@ -126,7 +126,7 @@ class Manifest:
         """What a signature is of: everything but itself, in one way to write it."""
         content = dataclasses.asdict(self)
         del content[SIGNED]
-        return canonical(content)
+        return write_canonical_json(content)
 
     def contradictions(self) -> Iterator[str]:
         """What the fields say against each other, in sentences."""
@@ -138,7 +138,9 @@ class Manifest:
             yield "what it explains has no dimension for samples"
         if not takes or TARGET in takes or names[len(takes) :] not in ([], [TARGET]):
             yield f"its target is {self.target!r}, and its inputs are {', '.join(names) or 'none'}"
-        if self.target != "none" and kind_of(self.inputs[-1]) != TARGETS[self.target](len(self.explained.shape)):
+        if self.target != "none" and find_type_and_rank(self.inputs[-1]) != TARGET_KINDS[self.target](
+            len(self.explained.shape)
+        ):
             yield f"its target is {self.target!r}, and that input is {self.inputs[-1]}"
         if results.get(self.explained.name, self.explained) != self.explained:
             yield f"it explains {self.explained}, and returns {results[self.explained.name]}"
@@ -154,7 +156,7 @@ class Manifest:
             if limits.max is not None and limits.max < limits.min:
                 yield f"{name} is {limits}"
         for condition in self.conditions:
-            if unknown := sorted(clauses.names(condition) - self.sizes.keys()):
+            if unknown := sorted(clauses.find_sizes(condition) - self.sizes.keys()):
                 yield f"{condition} is of {unknown[0]}, which is no size"
         if not self.coverage["covered"] <= self.coverage["live"] <= self.coverage["nodes"]:
             yield f"its coverage is {self.coverage}"
@@ -180,8 +182,8 @@ class Manifest:
             SignatureError: If the inputs do not tell how many samples there are.
         """
         first, *rest = self.explained.shape
-        samples = first if isinstance(first, int) else clauses.value(first, sizes)
-        if first not in sizes and (type(samples) is not int or not 0 <= samples <= MOST_SAMPLES):
+        samples = first if isinstance(first, int) else clauses.evaluate_clause(first, sizes)
+        if first not in sizes and (type(samples) is not int or not 0 <= samples <= MAX_SAMPLES):
             raise SignatureError(f"the inputs do not tell how many samples there are: {first}\n{self.signature()}")
         return (samples, *(size if isinstance(size, int) else sizes.get(size) for size in rest))
 
@@ -223,7 +225,7 @@ class Manifest:
         return "\n".join(lines)
 
 
-def canonical(content: Mapping[str, Any]) -> bytes:
+def write_canonical_json(content: Mapping[str, Any]) -> bytes:
     """A description in the one way that digests and signatures are of."""
     try:
         return json.dumps(content, sort_keys=True).encode()
@@ -231,34 +233,34 @@ def canonical(content: Mapping[str, Any]) -> bytes:
         raise ArtifactError("the manifest is damaged: it is nested too deeply") from None
 
 
-def seal(content: Mapping[str, Any]) -> str:
+def compute_digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of a description."""
-    return hashlib.sha256(canonical(content)).hexdigest()
+    return hashlib.sha256(write_canonical_json(content)).hexdigest()
 
 
-SHA = text(64, "[0-9a-f]{64}")
+SHA256 = text(64, "[0-9a-f]{64}")
 COUNT = integer(0)
 FIELDS: dict[str, Check] = {
     "version": integer(VERSION, VERSION),
     "fxlrp": text(),
     "torch": text(),
-    "format": word("pt2", "aoti", "onnx"),
-    "device": device,
+    "format": one_of("pt2", "aoti", "onnx"),
+    "device": check_device,
     "model": text(),
-    "fingerprint": SHA,
+    "fingerprint": SHA256,
     "parameters": COUNT,
     "rules": text(),
     "table": text(2**20, lines=True),
     "coverage": record(dict, {"nodes": COUNT, "live": COUNT, "covered": COUNT}),
-    "target": word("none", *TARGETS),
+    "target": one_of("none", *TARGET_KINDS),
     "largest": integer(LARGEST, LARGEST),
-    "inputs": many(spec(IDENTIFIER), most=1000),
-    "fixed": named(NAME, text(10_000, lines=True), most=1000),
-    "outputs": many(spec(RESULT), most=10_000),
-    "explained": spec(NAME),
-    "sizes": named(IDENTIFIER, RANGE, most=1000),
-    "conditions": many(clause, most=1000),
-    "parts": named(NAME, SHA, most=100_000),
+    "inputs": list_of(spec_record(IDENTIFIER), most=1000),
+    "fixed": mapping_of(NAME, text(10_000, lines=True), most=1000),
+    "outputs": list_of(spec_record(RESULT), most=10_000),
+    "explained": spec_record(NAME),
+    "sizes": mapping_of(IDENTIFIER, RANGE, most=1000),
+    "conditions": list_of(check_clause_field, most=1000),
+    "parts": mapping_of(NAME, SHA256, most=100_000),
     SIGNED: text(128, "([0-9a-f]{128})?"),
 }
 """What each field may hold."""

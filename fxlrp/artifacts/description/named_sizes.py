@@ -8,50 +8,50 @@ from typing import Any
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from fxlrp.artifacts.description.clauses import write as write_clause
+from fxlrp.artifacts.description.clauses import write_clause as write_clause
 from fxlrp.artifacts.description.specs import Range
 from fxlrp.errors import ArtifactError
-from fxlrp.ir.guards import Guards, is_symbolic, user_inputs
+from fxlrp.ir.guards import Guards, find_user_inputs, is_symbolic
 from fxlrp.plan.decide import Plan
 
 
-def named_sizes(plan: Plan) -> dict[str, str]:
+def name_sizes(plan: Plan) -> dict[str, str]:
     """A name for each size that may change: ``batch``, or the input and dimension that it is first seen at."""
     batch = str(plan.captured.explained.meta["val"].shape[0])
     names: dict[str, str] = {}
     for node in plan.captured.inputs:
-        for dim, size in enumerate(sizes(node.meta["val"])):
+        for dim, size in enumerate(read_shape(node.meta["val"])):
             if is_symbolic(size) and size.node.expr.is_Symbol:
                 names.setdefault(str(size), "batch" if str(size) == batch else f"{node.name}_{dim}")
     return names
 
 
-def range_of_sizes(plan: Plan, names: Mapping[str, str], ones: Collection[str]) -> dict[str, Range]:
+def find_ranges(plan: Plan, names: Mapping[str, str], ones: Collection[str]) -> dict[str, Range]:
     """The values of each named size."""
     ranges: dict[str, Range] = {}
     for node in plan.captured.inputs:
-        for size in sizes(node.meta["val"]):
+        for size in read_shape(node.meta["val"]):
             if str(size) in names:
                 least, most = plan.captured.guards.limits(size.node.expr)
                 ranges[names[str(size)]] = Range(1 if str(size) in ones else least, most)
     return ranges
 
 
-def conditions(plan: Plan, exported: ExportedProgram, names: Mapping[str, str]) -> tuple[str, ...]:
+def find_conditions(plan: Plan, exported: ExportedProgram, names: Mapping[str, str]) -> tuple[str, ...]:
     """What else holds of the named sizes, by the capture of the model and by the export of its program, as text."""
-    found = clauses_of(plan.captured.guards, names)
+    found = write_clauses(plan.captured.guards, names)
     again: dict[str, str] = {}  # the export has symbols of its own
     tensors = [node for node in plan.captured.inputs if isinstance(node.meta["val"], Tensor)]
-    fakes = [node.meta["val"] for node in user_inputs(exported)]
+    fakes = [node.meta["val"] for node in find_user_inputs(exported)]
     for node, fake in zip(tensors, fakes, strict=False):
         again |= {
-            str(new): names.get(str(old), "") for old, new in zip(sizes(node.meta["val"]), fake.shape, strict=True)
+            str(new): names.get(str(old), "") for old, new in zip(read_shape(node.meta["val"]), fake.shape, strict=True)
         }
     of_export = Guards(fakes[0].fake_mode.shape_env, {})
-    return tuple(dict.fromkeys([*found, *clauses_of(of_export, again)]))
+    return tuple(dict.fromkeys([*found, *write_clauses(of_export, again)]))
 
 
-def clauses_of(guards: Guards, names: Mapping[str, str]) -> list[str]:
+def write_clauses(guards: Guards, names: Mapping[str, str]) -> list[str]:
     """Conditions on named sizes as text.
 
     Raises:
@@ -65,6 +65,6 @@ def clauses_of(guards: Guards, names: Mapping[str, str]) -> list[str]:
     return [write_clause(expression, names) for expression in found]
 
 
-def sizes(value: Any) -> tuple[Any, ...]:
+def read_shape(value: Any) -> tuple[Any, ...]:
     """The shape of a tensor, with symbols in it; nothing for anything else."""
     return tuple(value.shape) if isinstance(value, Tensor) else ()

@@ -9,7 +9,17 @@ from typing import Any
 import torch
 
 from fxlrp.artifacts.description import clauses
-from fxlrp.artifacts.description.fields import Check, either, integer, many, optional, record, refuse, text, word
+from fxlrp.artifacts.description.fields import (
+    Check,
+    either,
+    integer,
+    list_of,
+    one_of,
+    optional,
+    record,
+    refuse_field,
+    text,
+)
 from fxlrp.errors import ArtifactError
 
 Size = int | str
@@ -45,51 +55,51 @@ class Spec:
         return f"{self.name}: ({', '.join(map(str, self.shape))}) {self.dtype}"
 
 
-def kind_of(spec: Spec) -> tuple[str, int]:
+def find_type_and_rank(spec: Spec) -> tuple[str, int]:
     """Type and rank of a tensor; all floating types are one."""
     return "float" if "float" in spec.dtype else spec.dtype, len(spec.shape)
 
 
-TARGETS: dict[str, Callable[[int], tuple[str, int]]] = {
+TARGET_KINDS: dict[str, Callable[[int], tuple[str, int]]] = {
     "index": lambda rank: ("int64", 2),
     "seed": lambda rank: ("float", rank),
 }
 """What the input for a target must be, by the rank of what is explained."""
 
 
-def clause(value: Any, name: str) -> str:
+def check_clause_field(value: Any, name: str) -> str:
     """Check an expression of sizes."""
-    expression: str = text(clauses.LENGTH)(value, name)
+    expression: str = text(clauses.MAX_LENGTH)(value, name)
     try:
-        clauses.check(expression)
+        clauses.check_clause(expression)
     except ArtifactError as error:
         raise ArtifactError(f"the manifest's {name}: {error}") from None
     return expression
 
 
-def device(value: Any, name: str) -> str:
+def check_device(value: Any, name: str) -> str:
     """Check a device: of a plain kind, and one that this machine has."""
     plain: str = text(8, r"cpu|cuda(:\d{1,3})?")(value, name)
     number = int(plain.partition(":")[2] or 0)
     if plain.startswith("cuda") and number >= torch.cuda.device_count():
-        refuse(
+        refuse_field(
             name, plain, f"a device of this machine, which has {torch.cuda.device_count()} of CUDA: save it for 'cpu'"
         )
     return plain
 
 
-DTYPES = (
+DTYPE_NAMES = (
     *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
 )
 NAME = text(1000, ".+")
 IDENTIFIER = text(1000, r"[^\W\d]\w*")
 RESULT = text(1000, r"(output|relevance|read)(\..*)?")
-DTYPE = word(*DTYPES)
-SHAPE = many(either(str, clause, integer(0)), most=64)
+DTYPE = one_of(*DTYPE_NAMES)
+SHAPE = list_of(either(str, check_clause_field, integer(0)), most=64)
 RANGE = record(Range, {"min": integer(0), "max": optional(integer(0))})
 
 
-def spec(name: Check) -> Check:
+def spec_record(name: Check) -> Check:
     """Check the description of a tensor."""
     return record(Spec, {"name": name, "dtype": DTYPE, "shape": SHAPE})

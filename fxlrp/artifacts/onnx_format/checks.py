@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fxlrp.artifacts.description.manifest import Manifest
-from fxlrp.artifacts.description.specs import DTYPES, Spec
+from fxlrp.artifacts.description.specs import DTYPE_NAMES, Spec
 from fxlrp.errors import ArtifactError
 from fxlrp.optional import require
 
@@ -53,17 +53,17 @@ OPS = frozenset(
     """.split()  # noqa: SIM905
 )
 """The ops that torch's exporter makes of ATen: without loops, random numbers and recurrent cells."""
-NAMES = {"bfloat16": "BFLOAT16", "float16": "FLOAT16", "float32": "FLOAT", "float64": "DOUBLE"}
+ONNX_NAMES = {"bfloat16": "BFLOAT16", "float16": "FLOAT16", "float32": "FLOAT", "float64": "DOUBLE"}
 """ONNX's names of types where they are not torch's in capitals."""
-NODES = 200_000
-RANK = 64
-STEP = 2**20
+MAX_NODES = 200_000
+MAX_RANK = 64
+MAX_STEP = 2**20
 """Largest number in an attribute, such as a stride."""
-LONGEST = 1000
+MAX_LENGTH = 1000
 """Text in one, and numbers in a constant that are looked at: more are no shape."""
 
 
-def messages(root: Any) -> Iterator[Any]:
+def walk_messages(root: Any) -> Iterator[Any]:
     """A message and all in it, each before those in itself."""
     stack = [root]
     while stack:
@@ -76,7 +76,7 @@ def messages(root: Any) -> Iterator[Any]:
 
 def drop_remarks(model: Any) -> None:
     """Leave out what a program does not need to run."""
-    for message in messages(model):
+    for message in walk_messages(model):
         for field, _ in message.ListFields():
             if field.name in REMARKS:
                 message.ClearField(field.name)
@@ -88,25 +88,25 @@ def check_model(model: Any, manifest: Manifest) -> None:
     Raises:
         ArtifactError: Naming what is wrong.
     """
-    if len(model.graph.node) > NODES:
-        raise ArtifactError(f"the model has {len(model.graph.node)} nodes, and {NODES} are the most")
-    for message in messages(model):
+    if len(model.graph.node) > MAX_NODES:
+        raise ArtifactError(f"the model has {len(model.graph.node)} nodes, and {MAX_NODES} are the most")
+    for message in walk_messages(model):
         kind = message.DESCRIPTOR.full_name.removeprefix("onnx.")
         for field, _ in message.ListFields():
             if field.name not in FIELDS.get(kind, ()):
                 raise ArtifactError(f"the model has {field.name} in {kind}, which fxlrp does not write")
         if kind in CHECKS:
             CHECKS[kind](message)
-    check_given(model)
-    check_values("takes", model.graph.input, manifest.inputs)
-    check_values("returns", model.graph.output, manifest.outputs)
+    check_needed_inputs(model)
+    check_interface("takes", model.graph.input, manifest.inputs)
+    check_interface("returns", model.graph.output, manifest.outputs)
 
 
 def check_tensor(tensor: Any) -> None:
     """Refuse a tensor whose numbers are not all there."""
-    dtype = types().get(tensor.data_type)
-    if dtype is None or len(tensor.dims) > RANK or min(tensor.dims, default=0) < 0:
-        raise ArtifactError(f"the model has a tensor of type {tensor.data_type} and shape {shown(tensor.dims)}")
+    dtype = list_dtypes().get(tensor.data_type)
+    if dtype is None or len(tensor.dims) > MAX_RANK or min(tensor.dims, default=0) < 0:
+        raise ArtifactError(f"the model has a tensor of type {tensor.data_type} and shape {shorten(tensor.dims)}")
     size = math.prod(tensor.dims) * getattr(torch, dtype).itemsize
     if size != len(tensor.raw_data):
         raise ArtifactError(f"the model has a tensor of {size} bytes with {len(tensor.raw_data)} of them")
@@ -115,24 +115,24 @@ def check_tensor(tensor: Any) -> None:
 def check_domain(message: Any) -> None:
     """Refuse ops that are not of ONNX itself."""
     if message.domain not in ("", "ai.onnx"):
-        raise ArtifactError(f"the model has ops of {message.domain[:LONGEST]!r}, which fxlrp does not write")
+        raise ArtifactError(f"the model has ops of {message.domain[:MAX_LENGTH]!r}, which fxlrp does not write")
 
 
 def check_node(node: Any) -> None:
     """Refuse ops that fxlrp does not write."""
     check_domain(node)
     if node.op_type not in OPS:
-        raise ArtifactError(f"the model has the op {node.op_type[:LONGEST]!r}, which fxlrp does not write")
+        raise ArtifactError(f"the model has the op {node.op_type[:MAX_LENGTH]!r}, which fxlrp does not write")
 
 
 def check_attribute(attribute: Any) -> None:
     """Refuse numbers and texts that no op of fxlrp's has."""
-    numbers = [] if attribute.name in CONSTANTS else [attribute.i, *attribute.ints]
-    if max(map(abs, numbers), default=0) > STEP or len(attribute.s) > LONGEST:
-        raise ArtifactError(f"the model has {attribute.name[:LONGEST]} = {shown(attribute.ints or [attribute.i])}")
+    numbers = [] if attribute.name in CONSTANT_VALUES else [attribute.i, *attribute.ints]
+    if max(map(abs, numbers), default=0) > MAX_STEP or len(attribute.s) > MAX_LENGTH:
+        raise ArtifactError(f"the model has {attribute.name[:MAX_LENGTH]} = {shorten(attribute.ints or [attribute.i])}")
 
 
-def check_given(model: Any) -> None:
+def check_needed_inputs(model: Any) -> None:
     """Refuse nodes that leave out an input which their op needs: onnxruntime takes it for granted."""
     defs = require("onnx.defs", "onnx")
     if len(model.opset_import) != 1:
@@ -145,35 +145,35 @@ def check_given(model: Any) -> None:
                 raise ArtifactError(f"the model has {node.op_type} without an input that it needs")
 
 
-def check_values(verb: str, values: Sequence[Any], specs: Sequence[Spec]) -> None:
+def check_interface(verb: str, values: Sequence[Any], specs: Sequence[Spec]) -> None:
     """Compare the inputs or outputs of a graph with what the manifest says of them."""
     if [value.name for value in values] != [spec.name for spec in specs]:
         names = ", ".join(value.name for value in values)
         raise ArtifactError(
-            f"the model {verb} {names[:LONGEST]}, and its manifest says {', '.join(s.name for s in specs)}"
+            f"the model {verb} {names[:MAX_LENGTH]}, and its manifest says {', '.join(s.name for s in specs)}"
         )
     for value, spec in zip(values, specs, strict=True):
         tensor = value.type.tensor_type
         sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-        fits = len(sizes) == len(spec.shape) and types().get(tensor.elem_type) == spec.dtype
+        fits = len(sizes) == len(spec.shape) and list_dtypes().get(tensor.elem_type) == spec.dtype
         if not fits or any(isinstance(n, int) and m not in (n, None) for m, n in zip(sizes, spec.shape, strict=True)):
-            found = f"{shown(sizes)} of {types().get(tensor.elem_type)}"
+            found = f"{shorten(sizes)} of {list_dtypes().get(tensor.elem_type)}"
             raise ArtifactError(f"the model {verb} {value.name} of shape {found}, and its manifest says {spec}")
 
 
-def shown(numbers: Any) -> str:
+def shorten(numbers: Any) -> str:
     """A list of numbers, cut off if it is long."""
     return reprlib.repr(list(numbers))
 
 
 @cache
-def types() -> dict[int, str]:
+def list_dtypes() -> dict[int, str]:
     """Types of torch by their numbers in ONNX."""
     numbers = require("onnx", "onnx").TensorProto.DataType
-    return {numbers.Value(NAMES.get(name, name.upper())): name for name in DTYPES}
+    return {numbers.Value(ONNX_NAMES.get(name, name.upper())): name for name in DTYPE_NAMES}
 
 
-CONSTANTS = ("value_int", "value_ints")
+CONSTANT_VALUES = ("value_int", "value_ints")
 """Attributes that are numbers of the program."""
 CHECKS: dict[str, Callable[[Any], None]] = {
     "OperatorSetIdProto": check_domain,

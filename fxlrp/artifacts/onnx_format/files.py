@@ -16,25 +16,25 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from fxlrp.artifacts.description.manifest import Manifest
-from fxlrp.artifacts.keys import check_signature, signed
+from fxlrp.artifacts.keys import check_signature, sign_manifest
 from fxlrp.artifacts.onnx_format.checks import check_model, drop_remarks
-from fxlrp.artifacts.onnx_format.plain_ops import OPENED
+from fxlrp.artifacts.onnx_format.plain_ops import PLAIN_FORMS
 from fxlrp.artifacts.onnx_format.sizes import check_sizes
-from fxlrp.capture.decompositions import decompositions
+from fxlrp.capture.decompositions import make_decompositions
 from fxlrp.errors import ArtifactError, FxlrpError
 from fxlrp.optional import require
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
-KEY = "fxlrp"
+METADATA_KEY = "fxlrp"
 """Of the manifest, among the model's metadata."""
-MARK = b"\n\x05fxlrp\x12"
+TRAILER_MARK = b"\n\x05fxlrp\x12"
 """What comes in front of the manifest: the key as a field of a message, and the tag of the next one."""
-CONTINUED = bytes(range(128, 256))
+CONTINUED_BYTES = bytes(range(128, 256))
 """All bytes of a number in protobuf but its last."""
-FOLDED = 2**26
+MAX_FOLDED_BYTES = 2**26
 """Bytes of a constant that onnxruntime may compute when it loads a model."""
-LIMIT = 2**31 - 2**24
+MAX_WEIGHT_BYTES = 2**31 - 2**24
 """Bytes that one message of protobuf can hold, less what the graph may take."""
 
 
@@ -46,12 +46,12 @@ def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path, key: An
     """
     require("onnxscript", "onnx")
     size = sum(t.numel() * t.itemsize for t in program.state_dict.values())
-    if size > LIMIT:
+    if size > MAX_WEIGHT_BYTES:
         raise ArtifactError(f"the weights have {size / 2**30:.1f} GiB, and one ONNX file holds 2: use the format 'pt2'")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            opened = program.run_decompositions({**decompositions(), **OPENED})
+            opened = program.run_decompositions({**make_decompositions(), **PLAIN_FORMS})
             made = torch.onnx.export(
                 opened,
                 dynamo=True,
@@ -67,13 +67,13 @@ def write_onnx(program: ExportedProgram, manifest: Manifest, path: Path, key: An
         raise
     except Exception as error:
         raise ArtifactError(
-            f"the program has no ONNX form\n  {reason(error)}\nThe format 'pt2' takes any program."
+            f"the program has no ONNX form\n  {explain_failure(error)}\nThe format 'pt2' takes any program."
         ) from error
     parts = {"model": hashlib.sha256(content).hexdigest()}
-    path.write_bytes(content + trailer(signed(replace(manifest, device="cpu", parts=parts), key)))
+    path.write_bytes(content + make_trailer(sign_manifest(replace(manifest, device="cpu", parts=parts), key)))
 
 
-def reason(error: BaseException) -> str:
+def explain_failure(error: BaseException) -> str:
     """What an error of the exporter says of the op, or else its first cause: it wraps errors several times."""
     text = str(error)
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>", text)
@@ -84,10 +84,10 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def trailer(manifest: Manifest) -> bytes:
+def make_trailer(manifest: Manifest) -> bytes:
     """The manifest as a message that a reader joins to the model in front of it."""
     onnx = require("onnx", "onnx")
-    entry = onnx.StringStringEntryProto(key=KEY, value=manifest.to_json())
+    entry = onnx.StringStringEntryProto(key=METADATA_KEY, value=manifest.to_json())
     content: bytes = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
     return content
 
@@ -108,7 +108,7 @@ def read_onnx(path: Path, content: bytes, keys: Sequence[bytes] | None = None) -
     check_signature(manifest, keys)
     if (manifest.format, manifest.device) != ("onnx", "cpu"):
         raise ArtifactError(f"{path} says that it is of format {manifest.format!r}, on {manifest.device}")
-    behind = trailer(manifest)
+    behind = make_trailer(manifest)
     if not content.endswith(behind):
         raise ArtifactError(f"{path} goes on behind its manifest, or is cut off there")
     content = content[: -len(behind)]
@@ -124,7 +124,7 @@ def read_onnx(path: Path, content: bytes, keys: Sequence[bytes] | None = None) -
     except Exception as error:
         raise ArtifactError(f"{path} is no ONNX file, or is damaged: {error}") from error
     del model
-    return manifest, runner(content, [spec.name for spec in manifest.inputs])
+    return manifest, open_session(content, [spec.name for spec in manifest.inputs])
 
 
 def read_trailer(content: bytes) -> Manifest:
@@ -133,14 +133,14 @@ def read_trailer(content: bytes) -> Manifest:
     Raises:
         ArtifactError: If there is none.
     """
-    start = content.rfind(MARK)
+    start = content.rfind(TRAILER_MARK)
     if start < 0:
         raise ArtifactError("the file was not written by fxlrp, or is cut off: it has no manifest")
-    behind = content[start + len(MARK) :]
-    return Manifest.from_json(behind.lstrip(CONTINUED)[1:])  # without its length
+    behind = content[start + len(TRAILER_MARK) :]
+    return Manifest.from_json(behind.lstrip(CONTINUED_BYTES)[1:])  # without its length
 
 
-def runner(content: bytes, names: Sequence[str]) -> Run:
+def open_session(content: bytes, names: Sequence[str]) -> Run:
     """What runs a model that was looked through.
 
     Raises:
@@ -150,7 +150,7 @@ def runner(content: bytes, names: Sequence[str]) -> Run:
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the first bytes look like
-    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(FOLDED))
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(MAX_FOLDED_BYTES))
     once = {"enable_fallback": 0, "read_config_from_model": 0}
     try:
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"], **once)

@@ -117,13 +117,13 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint of attention."""
     weights = attention_weights(q, k, is_causal, attn_mask, scale)
-    change = weights * (grad @ v.transpose(-2, -1) - (grad * out).sum(-1, keepdim=True)) * scale_of(q, scale)
+    change = weights * (grad @ v.transpose(-2, -1) - (grad * out).sum(-1, keepdim=True)) * find_scale(q, scale)
     return change @ k, change.transpose(-2, -1) @ q, weights.transpose(-2, -1) @ grad
 
 
 def attention_weights(q: Tensor, k: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Tensor:
     """Softmax of the scores; zeros for a query that may look at nothing, as the kernels have it."""
-    scores = q @ k.transpose(-2, -1) * scale_of(q, scale)
+    scores = q @ k.transpose(-2, -1) * find_scale(q, scale)
     if is_causal:
         rows = torch.arange(q.shape[-2], device=q.device)[:, None]
         scores = torch.where(torch.arange(k.shape[-2], device=q.device) <= rows, scores, -torch.inf)
@@ -133,7 +133,7 @@ def attention_weights(q: Tensor, k: Tensor, is_causal: bool, mask: Tensor | None
     return torch.where(nothing, 0.0, torch.softmax(torch.where(nothing, 0.0, scores), -1))
 
 
-def scale_of(q: Tensor, scale: float | None) -> float:
+def find_scale(q: Tensor, scale: float | None) -> float:
     """What scores are multiplied by."""
     return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
 
@@ -143,7 +143,7 @@ def erfc(x: Tensor) -> Tensor:
     return 1 - torch.erf(x)
 
 
-OPENED: dict[OpOverload, Callable[..., Any]] = {
+PLAIN_FORMS: dict[OpOverload, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
     aten.max_pool2d_with_indices_backward.default: max_pool_backward,
     aten.avg_pool2d_backward.default: average_pool_backward,

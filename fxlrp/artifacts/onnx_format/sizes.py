@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fxlrp.artifacts.onnx_format.checks import LONGEST, types
+from fxlrp.artifacts.onnx_format.checks import MAX_LENGTH, list_dtypes
 from fxlrp.errors import ArtifactError
 from fxlrp.optional import require
 
-SIZED = {
+SIZE_INPUTS = {
     "Col2Im": (1,),
     "ConstantOfShape": (0,),
     "DFT": (1,),
@@ -24,9 +24,9 @@ SIZED = {
     "Tile": (1,),
 }
 """The inputs of some ops that say how large the result becomes."""
-LARGEST = 2**28
+MAX_ENTRIES = 2**28
 """Entries that constants may ask for, all together."""
-STEPS = 4
+STEPS_INPUT = 4
 """The input of a slice that holds its steps."""
 ZERO = np.zeros(1)
 
@@ -43,26 +43,26 @@ def check_sizes(model: Any) -> None:
 
 def check_constants(graph: Any) -> None:
     """Refuse constants that ask for huge tensors, or for steps backwards; what a graph computes cannot be known."""
-    known = dict(constants(graph))
+    known = dict(find_constants(graph))
     asked = 0.0
     for node in graph.node:
-        for place in SIZED.get(node.op_type, ()):
+        for place in SIZE_INPUTS.get(node.op_type, ()):
             if place < len(node.input) and node.input[place] in known:
                 asked += float(np.maximum(np.abs(known[node.input[place]]), 1).prod())
         if node.op_type == "Slice" and not (goes_forwards(node, known) or is_flip(node, known)):
             raise ArtifactError("the model has a slice with steps backwards, or unknown, of which some abort")
-    if not asked <= LARGEST:
-        raise ArtifactError(f"the model asks for tensors of {asked:.3g} entries, and {LARGEST:.3g} are the most")
+    if not asked <= MAX_ENTRIES:
+        raise ArtifactError(f"the model asks for tensors of {asked:.3g} entries, and {MAX_ENTRIES:.3g} are the most")
 
 
 def goes_forwards(node: Any, known: Mapping[str, Any]) -> bool:
     """Whether all steps of a slice are known and go forwards."""
-    return all((known.get(name, ZERO) >= 1).all() for name in node.input[STEPS:] if name)
+    return all((known.get(name, ZERO) >= 1).all() for name in node.input[STEPS_INPUT:] if name)
 
 
 def is_flip(node: Any, known: Mapping[str, Any]) -> bool:
     """Whether a slice takes all of some dimensions in reverse, the only one backwards that torch's exporter writes."""
-    starts, ends, steps = (known.get(node.input[place], ZERO) for place in (1, 2, STEPS))
+    starts, ends, steps = (known.get(node.input[place], ZERO) for place in (1, 2, STEPS_INPUT))
     return bool((starts == -1).all() and (ends == -(2.0**63)).all() and (steps == -1).all())
 
 
@@ -78,20 +78,20 @@ def check_shapes(model: Any) -> None:
     bare.graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:
         bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        bare.graph.initializer.extend([tensor] if math.prod(tensor.dims) <= LONGEST else [])
+        bare.graph.initializer.extend([tensor] if math.prod(tensor.dims) <= MAX_LENGTH else [])
     for value in require("onnx.shape_inference", "onnx").infer_shapes(bare).graph.value_info:
         if any(dim.dim_value < 0 for dim in value.type.tensor_type.shape.dim):
-            raise ArtifactError(f"the model has a tensor of a size below zero, {value.name[:LONGEST]!r}")
+            raise ArtifactError(f"the model has a tensor of a size below zero, {value.name[:MAX_LENGTH]!r}")
 
 
-def constants(graph: Any) -> Iterator[tuple[str, Any]]:
+def find_constants(graph: Any) -> Iterator[tuple[str, Any]]:
     """Short tensors of numbers that are constants, by name."""
     for tensor in graph.initializer:
-        yield from short(tensor.name, tensor)
+        yield from read_if_short(tensor.name, tensor)
     for node in graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name == "value":
-                yield from short(node.output[0], attribute.t)
+                yield from read_if_short(node.output[0], attribute.t)
             else:
                 yield (
                     node.output[0],
@@ -99,8 +99,8 @@ def constants(graph: Any) -> Iterator[tuple[str, Any]]:
                 )
 
 
-def short(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
+def read_if_short(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
     """A tensor as an array, if it may be a shape."""
-    dtype = types()[tensor.data_type]
-    if dtype in ("int32", "int64", "float32", "float64") and math.prod(tensor.dims) <= LONGEST:
+    dtype = list_dtypes()[tensor.data_type]
+    if dtype in ("int32", "int64", "float32", "float64") and math.prod(tensor.dims) <= MAX_LENGTH:
         yield name, np.frombuffer(tensor.raw_data, dtype).astype(np.float64)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fxlrp.errors import ArtifactError
 
-END = b"PK\5\6"
+END_RECORD = b"PK\5\6"
 """How the last record of an archive begins, which has 22 bytes if no comment follows."""
 
 
@@ -51,7 +51,7 @@ def open_archive(content: bytes, path: Path) -> zipfile.ZipFile:
 def check_layout(archive: zipfile.ZipFile, content: bytes, path: Path) -> None:
     """Refuse what is laid out as torch would not have written it, and what two readers could read differently."""
     members = archive.infolist()
-    if not members or min(m.header_offset for m in members) or content[-22:-18] != END:
+    if not members or min(m.header_offset for m in members) or content[-22:-18] != END_RECORD:
         raise ArtifactError(f"{path} is no artefact: an archive of fxlrp is the whole file")
     names = [member.filename for member in members]
     if len(set(names)) < len(names):
@@ -81,33 +81,33 @@ def check_members(archive: zipfile.ZipFile, allowed: Sequence[str], path: Path) 
             raise ArtifactError(f"{path} has an unexpected member, {name!r}")
 
 
-def rewritten(archive: zipfile.ZipFile) -> bytes:
+def copy_members(archive: zipfile.ZipFile) -> bytes:
     """The same members in an archive of our own, which every reader reads alike."""
     new = io.BytesIO()
     with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as copy:
         for name in archive.namelist():
-            copy.writestr(zipfile.ZipInfo(name), read(archive, name.partition("/")[2]))
+            copy.writestr(zipfile.ZipInfo(name), read_member(archive, name.partition("/")[2]))
     return new.getvalue()
 
 
-def read(archive: zipfile.ZipFile, name: str) -> bytes:
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """The content of a member, by its name below the folder.
 
     Raises:
         ArtifactError: If it is missing or damaged.
     """
     try:
-        return archive.read(full(archive, name))
+        return archive.read(find_full_name(archive, name))
     except (zipfile.BadZipFile, KeyError, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ArtifactError(f"{name} cannot be read: {error}") from error
 
 
-def full(archive: zipfile.ZipFile, name: str) -> str:
+def find_full_name(archive: zipfile.ZipFile, name: str) -> str:
     """The name of a member with its folder."""
     return f"{archive.namelist()[0].split('/')[0]}/{name}"
 
 
-def digests(archive: zipfile.ZipFile, without: str) -> dict[str, str]:
+def hash_members(archive: zipfile.ZipFile, without: str) -> dict[str, str]:
     """SHA-256 of every member but one, by its name below the folder."""
     names = (name.partition("/")[2] for name in archive.namelist())
-    return {name: hashlib.sha256(read(archive, name)).hexdigest() for name in names if name != without}
+    return {name: hashlib.sha256(read_member(archive, name)).hexdigest() for name in names if name != without}

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp._torch import dtypes, memory_formats, schema_of
-from fxlrp.artifacts.safe_ops.gate import resolve
+from fxlrp._torch import find_schema, list_dtypes, list_memory_formats
+from fxlrp.artifacts.safe_ops.gate import resolve_op
 from fxlrp.errors import ArtifactError
 
 Find = Callable[[str], fx.Node]
@@ -23,18 +23,18 @@ POSITIONAL = 1
 STRIDED = 7
 
 
-def size(find: Find, value: Mapping[str, Any]) -> Any:
+def read_size(find: Find, value: Mapping[str, Any]) -> Any:
     """A number or, by its name, what computes it."""
     (part,) = value.values()
     return find(part) if "as_name" in value else part
 
 
-def tensor(find: Find, value: Mapping[str, Any]) -> fx.Node | None:
+def read_tensor(find: Find, value: Mapping[str, Any]) -> fx.Node | None:
     """A tensor by its name, or none."""
     return None if "as_none" in value else find(value.get("as_tensor", value)["name"])
 
 
-def device(value: Mapping[str, Any]) -> torch.device:
+def read_device(value: Mapping[str, Any]) -> torch.device:
     """A device."""
     index = value.get("index")
     try:
@@ -43,7 +43,7 @@ def device(value: Mapping[str, Any]) -> torch.device:
         raise ArtifactError(f"the graph names a device that torch does not know: {error}") from error
 
 
-def entry(table: Mapping[int, Any], number: int) -> Any:
+def look_up(table: Mapping[int, Any], number: int) -> Any:
     """What a number of torch's description stands for.
 
     Raises:
@@ -56,10 +56,10 @@ def entry(table: Mapping[int, Any], number: int) -> Any:
 
 ARGUMENTS: dict[str, Callable[[Find, Any], Any]] = {
     "as_none": lambda find, _: None,
-    "as_tensor": tensor,
-    "as_tensors": lambda find, x: [tensor(find, t) for t in x],
-    "as_optional_tensor": tensor,
-    "as_optional_tensors": lambda find, x: [tensor(find, t) for t in x],
+    "as_tensor": read_tensor,
+    "as_tensors": lambda find, x: [read_tensor(find, t) for t in x],
+    "as_optional_tensor": read_tensor,
+    "as_optional_tensors": lambda find, x: [read_tensor(find, t) for t in x],
     "as_int": lambda find, x: x,
     "as_ints": lambda find, x: x,
     "as_bool": lambda find, x: x,
@@ -69,25 +69,25 @@ ARGUMENTS: dict[str, Callable[[Find, Any], Any]] = {
     "as_float": lambda find, x: float(x),
     "as_floats": lambda find, x: [float(n) for n in x],
     "as_complex": lambda find, x: complex(float(x["real"]), float(x["imag"])),
-    "as_sym_int": size,
-    "as_sym_float": size,
-    "as_sym_bool": size,
-    "as_sym_ints": lambda find, x: [size(find, n) for n in x],
-    "as_sym_floats": lambda find, x: [size(find, n) for n in x],
-    "as_sym_bools": lambda find, x: [size(find, n) for n in x],
-    "as_scalar_type": lambda find, x: entry(dtypes(), x),
-    "as_memory_format": lambda find, x: entry(memory_formats(), x),
-    "as_layout": lambda find, x: entry({STRIDED: torch.strided}, x),
-    "as_device": lambda find, x: device(x),
+    "as_sym_int": read_size,
+    "as_sym_float": read_size,
+    "as_sym_bool": read_size,
+    "as_sym_ints": lambda find, x: [read_size(find, n) for n in x],
+    "as_sym_floats": lambda find, x: [read_size(find, n) for n in x],
+    "as_sym_bools": lambda find, x: [read_size(find, n) for n in x],
+    "as_scalar_type": lambda find, x: look_up(list_dtypes(), x),
+    "as_memory_format": lambda find, x: look_up(list_memory_formats(), x),
+    "as_layout": lambda find, x: look_up({STRIDED: torch.strided}, x),
+    "as_device": lambda find, x: read_device(x),
 }
 """How each kind of argument is read."""
-WEIGHTS = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
+WEIGHT_KEYS = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
 """Where the signature names a weight of each kind."""
-RESULTS = ("as_tensor", "as_sym_int", "as_sym_float", "as_sym_bool")
+RESULT_KINDS = ("as_tensor", "as_sym_int", "as_sym_float", "as_sym_bool")
 """Kinds of results that have a name."""
 
 
-class Known:
+class NamedNodes:
     """What a graph has computed so far, by name."""
 
     def __init__(self) -> None:
@@ -114,7 +114,9 @@ class Known:
         self.nodes[name] = node
 
 
-def build(graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Mapping[str, Tensor]) -> fx.GraphModule:
+def build_module(
+    graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> fx.GraphModule:
     """The module of a graph, which takes the user's tensors in order and returns a tuple.
 
     Names in the file are looked up and nothing else: the code that is made of the graph has names of its own.
@@ -122,24 +124,26 @@ def build(graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Mappi
     Raises:
         ArtifactError: If something is used before it is there, is not there, or is called in a way that its op is not.
     """
-    taken = {spec[kind][WEIGHTS[kind]] for spec in signature["input_specs"] for kind in spec.keys() & WEIGHTS.keys()}
+    taken = {
+        spec[kind][WEIGHT_KEYS[kind]] for spec in signature["input_specs"] for kind in spec.keys() & WEIGHT_KEYS.keys()
+    }
     if unknown := weights.keys() - taken:
         raise ArtifactError(f"the artefact has a weight that its graph does not take: {min(unknown)[:100]!r}")
-    made, root, known = fx.Graph(), nn.Module(), Known()
-    for given, spec in zip_same(graph["inputs"], signature["input_specs"], "inputs"):
-        known.keep(name_of(given), take(made, root, spec, given, weights))
+    made, root, known = fx.Graph(), nn.Module(), NamedNodes()
+    for given, spec in zip_equal(graph["inputs"], signature["input_specs"], "inputs"):
+        known.keep(read_tensor_name(given), make_input(made, root, spec, given, weights))
     for node in graph["nodes"]:
-        call = made.call_function(*called(known.find, node))
-        for name, result in results(made, node, call):
+        call = made.call_function(*read_call(known.find, node))
+        for name, result in make_results(made, node, call):
             known.keep(name, result)
-    for returned, spec in zip_same(graph["outputs"], signature["output_specs"], "outputs"):
+    for returned, spec in zip_equal(graph["outputs"], signature["output_specs"], "outputs"):
         if spec != {"user_output": {"arg": returned}}:
             raise ArtifactError("the graph writes to its inputs, or returns what it does not compute")
-    made.output(tuple(known.find(name_of(returned)) for returned in graph["outputs"]))
+    made.output(tuple(known.find(read_tensor_name(returned)) for returned in graph["outputs"]))
     return fx.GraphModule(root, made)
 
 
-def zip_same(one: list[Any], other: list[Any], what: str) -> Any:
+def zip_equal(one: list[Any], other: list[Any], what: str) -> Any:
     """Both in turn.
 
     Raises:
@@ -150,7 +154,7 @@ def zip_same(one: list[Any], other: list[Any], what: str) -> Any:
     return zip(one, other, strict=True)
 
 
-def name_of(value: Mapping[str, Any]) -> str:
+def read_tensor_name(value: Mapping[str, Any]) -> str:
     """The name of a tensor that goes in or comes out.
 
     Raises:
@@ -162,7 +166,7 @@ def name_of(value: Mapping[str, Any]) -> str:
     return name
 
 
-def take(
+def make_input(
     made: fx.Graph, root: nn.Module, spec: Mapping[str, Any], given: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> fx.Node:
     """A node for an input: what the user gives, or a weight that the module has."""
@@ -171,21 +175,21 @@ def take(
         raise ArtifactError("the signature of the graph names other inputs than the graph")
     if kind == "user_input":
         return made.placeholder(f"input_{len(made.nodes)}")
-    if kind not in WEIGHTS:
+    if kind not in WEIGHT_KEYS:
         raise ArtifactError(f"the graph takes a {kind}, which fxlrp does not write")
-    if (key := content[WEIGHTS[kind]]) not in weights:
+    if (key := content[WEIGHT_KEYS[kind]]) not in weights:
         raise ArtifactError(f"the artefact has no weight {key[:100]!r}")
     name = f"weight_{len(made.nodes)}"
     root.register_buffer(name, weights[key])
     return made.get_attr(name)
 
 
-def called(find: Find, node: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+def read_call(find: Find, node: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The function of a node, and its arguments in the order of the op's schema."""
     target = node["target"]
-    function = resolve(target)
-    values = [(given["name"], given.get("kind"), argument(find, given["arg"])) for given in node["inputs"]]
-    schema = schema_of(target)
+    function = resolve_op(target)
+    values = [(given["name"], given.get("kind"), read_argument(find, given["arg"])) for given in node["inputs"]]
+    schema = find_schema(target)
     if schema is None:
         return function, tuple(value for _, _, value in values), {}
     names = [a.name for a in schema.arguments]
@@ -197,7 +201,7 @@ def called(find: Find, node: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...], d
     return function, tuple(args), {name: value for name, kind, value in values if kind != POSITIONAL}
 
 
-def argument(find: Find, value: Mapping[str, Any]) -> Any:
+def read_argument(find: Find, value: Mapping[str, Any]) -> Any:
     """An argument of an op.
 
     Raises:
@@ -209,10 +213,10 @@ def argument(find: Find, value: Mapping[str, Any]) -> Any:
     return ARGUMENTS[kind](find, content)
 
 
-def results(made: fx.Graph, node: Mapping[str, Any], call: fx.Node) -> list[tuple[str, fx.Node]]:
+def make_results(made: fx.Graph, node: Mapping[str, Any], call: fx.Node) -> list[tuple[str, fx.Node]]:
     """The names of what a node returns: one thing, a list, or several."""
     outputs = node["outputs"]
-    schema = schema_of(node["target"])
+    schema = find_schema(node["target"])
     several = len(outputs) > 1 or (schema is not None and len(schema.returns) > 1)
     if len(outputs) == 1 and "as_tensors" in outputs[0]:
         outputs, several = [{"as_tensor": t} for t in outputs[0]["as_tensors"]], True
@@ -221,7 +225,7 @@ def results(made: fx.Graph, node: Mapping[str, Any], call: fx.Node) -> list[tupl
         ((kind, content),) = output.items()
         if kind == "as_none":
             continue
-        if kind not in RESULTS:
+        if kind not in RESULT_KINDS:
             raise ArtifactError(f"the graph computes {kind!r}, which fxlrp does not write")
         name = content.get("name", content.get("as_name"))
         if name is None:

@@ -11,12 +11,12 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 from fxlrp._torch import is_tagged
 from fxlrp.errors import ArtifactError
 
-WORDS = ("Infinity", "-Infinity", "NaN")
+FLOAT_WORDS = ("Infinity", "-Infinity", "NaN")
 """How torch writes floating point numbers that JSON does not have."""
 LARGEST = 2**63
 
 
-def check(value: Any, kind: Any, where: str) -> None:
+def check_type(value: Any, kind: Any, where: str) -> None:
     """Refuse a value that a type does not describe.
 
     Args:
@@ -29,8 +29,8 @@ def check(value: Any, kind: Any, where: str) -> None:
     """
     if not fits(value, kind):
         raise ArtifactError(f"{where} is not what fxlrp writes there: {str(value)[:100]!r}")
-    for name, part, type_ in parts(value, kind):
-        check(part, type_, f"{where}.{name}")
+    for name, part, type_ in list_parts(value, kind):
+        check_type(part, type_, f"{where}.{name}")
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -40,7 +40,7 @@ def fits(value: Any, kind: Any) -> bool:
     if isinstance(kind, type) and issubclass(kind, IntEnum):
         return type(value) is int and value in set(kind)
     if kind is float:
-        return type(value) is float or value in WORDS or fits(value, int)
+        return type(value) is float or value in FLOAT_WORDS or fits(value, int)
     if kind is int:
         return type(value) is int and -LARGEST <= value < LARGEST
     alternatives = get_args(kind) if get_origin(kind) not in (list, dict) else ()
@@ -56,10 +56,10 @@ def fits_fields(value: dict[str, Any], kind: Any) -> bool:
     return needed <= value.keys() <= known
 
 
-def parts(value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
+def list_parts(value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
     """The parts of a value: name, value and type of each."""
     if is_dataclass(kind):
-        types = hints(cast(type, kind))
+        types = read_field_types(cast(type, kind))
         return [(name, part, types[name]) for name, part in value.items()]
     if get_origin(kind) is list:
         return [(str(i), part, get_args(kind)[0]) for i, part in enumerate(value)]
@@ -71,6 +71,6 @@ def parts(value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
 
 
 @functools.cache
-def hints(kind: type) -> dict[str, Any]:
+def read_field_types(kind: type) -> dict[str, Any]:
     """Types of the fields of a dataclass."""
     return get_type_hints(kind)

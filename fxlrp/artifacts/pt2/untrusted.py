@@ -16,20 +16,20 @@ from typing import Any
 from torch.fx.immutable_collections import immutable_dict
 
 from fxlrp._torch import dump_tree, export_schema
-from fxlrp.artifacts.description.clauses import parsed as parse_expression
+from fxlrp.artifacts.description.clauses import parse_clause as parse_expression
 from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.pt2 import schema
 from fxlrp.errors import ArtifactError
 
-NEVER = ("as_custom_obj", "as_graph", "as_operator", "as_string_to_argument", "custom_obj", "token")
+FORBIDDEN = ("as_custom_obj", "as_graph", "as_operator", "as_string_to_argument", "custom_obj", "token")
 """Members of torch's description of graphs that hold graphs, objects and names of functions."""
 SYMBOL = re.compile(r"(s|u|zuf|zf)\d{1,6}")
-PLAIN = re.compile(r"[\w.+\-]{0,200}\Z")
-SAID = re.compile(r"[ -~]{0,1000}\Z")
-LOOKED_AT = ("expr_str", "in_spec", "out_spec")
+PLAIN_TEXT = re.compile(r"[\w.+\-]{0,200}\Z")
+STRING_ARGUMENT = re.compile(r"[ -~]{0,1000}\Z")
+CHECKED_ELSEWHERE = ("expr_str", "in_spec", "out_spec")
 BOUND = 2**63
 EXPONENTS = range(-8, 9)
-FUNCTIONS = {
+SIZE_FUNCTIONS = {
     *("Add", "Mul", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "ModularIndexing"),
     *("CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "ToFloat", "IntTrueDiv", "FloatTrueDiv", "Rational"),
     *("Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "And", "Or", "Not"),
@@ -38,17 +38,17 @@ FUNCTIONS = {
 """Functions of sizes that stay small: powers and shifts are not among them."""
 
 
-def check_model(content: bytes, manifest: Manifest) -> dict[str, Any]:
+def check_program(content: bytes, manifest: Manifest) -> dict[str, Any]:
     """Check the graph of a ``.pt2`` archive and return it.
 
     Raises:
         ArtifactError: Naming the first entry that fxlrp would not have written.
     """
-    model: dict[str, Any] = parsed(content)
+    model: dict[str, Any] = decode_json(content)
     check_entries(model)
-    schema.check(model, export_schema().ExportedProgram, "the graph")
+    schema.check_type(model, export_schema().ExportedProgram, "the graph")
     devices = ("cpu", manifest.device.partition(":")[0])
-    named = [value.get("type", "cpu") for _, value in entries(model) if isinstance(value, dict)]
+    named = [value.get("type", "cpu") for _, value in walk_entries(model) if isinstance(value, dict)]
     if any(device not in devices for device in named):
         raise ArtifactError(f"the graph is of other devices than {manifest.device}")
     if model.get("guards_code"):
@@ -63,8 +63,8 @@ def check_model(content: bytes, manifest: Manifest) -> dict[str, Any]:
 
 def check_entries(model: Any) -> None:
     """Refuse entries that fxlrp does not write, wherever they are."""
-    for key, value in entries(model):
-        if key in NEVER and value is not None:
+    for key, value in walk_entries(model):
+        if key in FORBIDDEN and value is not None:
             raise ArtifactError(f"the graph has an entry {key!r}, which fxlrp does not write")
         if key == "metadata" and value:
             raise ArtifactError("the graph has metadata, which fxlrp does not write")
@@ -81,14 +81,18 @@ def check_trees(module: dict[str, Any], manifest: Manifest) -> None:
     taken = dump_tree((tuple(spec.name for spec in manifest.inputs), {}))
     returned = dump_tree(immutable_dict((spec.name, spec.name) for spec in manifest.outputs))  # as fx returns it
     for found, expected in ((signature["in_spec"], taken), (signature["out_spec"], returned)):
-        if parsed(found.encode(errors="replace")) != parsed(expected.encode()):
+        if decode_json(found.encode(errors="replace")) != decode_json(expected.encode()):
             raise ArtifactError(f"the graph has a tree that is not the manifest's: {found[:100]!r}")
 
 
 def check_texts(model: dict[str, Any]) -> None:
     """Refuse texts that are no plain names, but for those that were looked at and what ops are given to say."""
-    for key, value in entries(model):
-        if isinstance(value, str) and key not in LOOKED_AT and not (SAID if key == "as_string" else PLAIN).match(value):
+    for key, value in walk_entries(model):
+        if (
+            isinstance(value, str)
+            and key not in CHECKED_ELSEWHERE
+            and not (STRING_ARGUMENT if key == "as_string" else PLAIN_TEXT).match(value)
+        ):
             raise ArtifactError(f"the graph has an unexpected {key}: {value[:100]!r}")
 
 
@@ -113,7 +117,7 @@ def is_size(node: ast.AST) -> bool:
         case ast.Call(ast.Name("Pow"), [base, ast.Call(ast.Name("Integer"), [exponent], [])], []):
             return is_size(base) and is_number(exponent) and ast.literal_eval(exponent) in EXPONENTS
         case ast.Call(ast.Name(name), arguments, []):
-            return name in FUNCTIONS and all(map(is_size, arguments))
+            return name in SIZE_FUNCTIONS and all(map(is_size, arguments))
         case ast.Name("true" | "false" | "int_oo" | "oo"):
             return True
     return is_number(node)
@@ -131,7 +135,7 @@ def is_truth(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and type(node.value) is bool
 
 
-def parsed(content: bytes) -> Any:
+def decode_json(content: bytes) -> Any:
     """JSON in UTF-8, of whatever content."""
     try:
         return json.loads(content.decode())
@@ -139,7 +143,7 @@ def parsed(content: bytes) -> Any:
         raise ArtifactError(f"the graph is damaged: {type(error).__name__}: {error}") from error
 
 
-def entries(value: Any) -> Iterator[tuple[str, Any]]:
+def walk_entries(value: Any) -> Iterator[tuple[str, Any]]:
     """Every value with the key that it is under, keys of mappings among them."""
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:

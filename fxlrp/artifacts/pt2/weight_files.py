@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxlrp._torch import dtypes, export_schema
+from fxlrp._torch import export_schema, list_dtypes
 from fxlrp.artifacts.pt2 import schema
-from fxlrp.artifacts.pt2.untrusted import parsed
+from fxlrp.artifacts.pt2.untrusted import decode_json
 from fxlrp.artifacts.safe_ops.memory_checks import DTYPES
 from fxlrp.errors import ArtifactError
 
-MOST = 2**31
+MAX_ENTRIES = 2**31
 """Entries of a tensor whose strides are 0, which needs no bytes."""
 
 
@@ -30,8 +30,8 @@ def read_weights(kind: str, read: Callable[[str], bytes], device: str) -> dict[s
     Raises:
         ArtifactError: If one is pickled, is missing, or lies beyond its bytes.
     """
-    config = parsed(read(f"data/{kind}/model_{kind}_config.json"))
-    schema.check(config, export_schema().PayloadConfig, f"the list of {kind}")
+    config = decode_json(read(f"data/{kind}/model_{kind}_config.json"))
+    schema.check_type(config, export_schema().PayloadConfig, f"the list of {kind}")
     storages: dict[tuple[str, int], Tensor] = {}
     found = {}
     for name, about in config["config"].items():
@@ -39,12 +39,14 @@ def read_weights(kind: str, read: Callable[[str], bytes], device: str) -> dict[s
             raise ArtifactError(f"the weight {name[:100]!r} is pickled, which may run code: fxlrp does not write such")
         key = about["path_name"], about["tensor_meta"]["dtype"]
         if key not in storages:
-            storages[key] = storage(read(f"data/{kind}/{about['path_name']}"), dtypes().get(key[1]), name).to(device)
-        found[name] = placed(storages[key], about["tensor_meta"], name)
+            storages[key] = make_storage(read(f"data/{kind}/{about['path_name']}"), list_dtypes().get(key[1]), name).to(
+                device
+            )
+        found[name] = place_tensor(storages[key], about["tensor_meta"], name)
     return found
 
 
-def storage(content: bytes, dtype: torch.dtype | None, name: str) -> Tensor:
+def make_storage(content: bytes, dtype: torch.dtype | None, name: str) -> Tensor:
     """All bytes of a member as one row of numbers, in memory of its own."""
     if dtype not in DTYPES or len(content) % dtype.itemsize:
         raise ArtifactError(f"the weight {name[:100]!r} has {len(content)} bytes, which do not fit its type")
@@ -55,7 +57,7 @@ def storage(content: bytes, dtype: torch.dtype | None, name: str) -> Tensor:
     return whole
 
 
-def placed(whole: Tensor, about: dict[str, Any], name: str) -> Tensor:
+def place_tensor(whole: Tensor, about: dict[str, Any], name: str) -> Tensor:
     """The tensor that lies in a row of numbers.
 
     Raises:
@@ -70,6 +72,6 @@ def placed(whole: Tensor, about: dict[str, Any], name: str) -> Tensor:
     entries = 1
     for n in sizes:
         entries *= n
-    if len(sizes) != len(strides) or (entries and last >= whole.numel()) or entries > max(MOST, whole.numel()):
+    if len(sizes) != len(strides) or (entries and last >= whole.numel()) or entries > max(MAX_ENTRIES, whole.numel()):
         raise ArtifactError(f"the weight {name[:100]!r} lies beyond its bytes")
     return whole.as_strided(sizes, strides, offset) if entries else whole.new_empty(sizes)

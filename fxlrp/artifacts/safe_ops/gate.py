@@ -15,11 +15,11 @@ from fxlrp._torch import OpOverload
 from fxlrp.artifacts.safe_ops import bag_checks, image_checks, memory_checks, norm_checks
 from fxlrp.artifacts.safe_ops.expectations import Check
 from fxlrp.artifacts.safe_ops.vocabulary import OPS
-from fxlrp.backends.dense import ORDERS, ordered
+from fxlrp.backends.dense import ORDERS, order_operand
 from fxlrp.errors import ArtifactError
 
-PREFIX = "torch.ops.aten."
-LARGEST = 2**63 - 1
+ATEN_PREFIX = "torch.ops.aten."
+MAX_SIZE = 2**63 - 1
 """Of sizes."""
 
 RESIZED = (
@@ -111,11 +111,11 @@ CHECKS: dict[str, Check] = {
 }
 """What torch leaves unchecked of some ops."""
 
-EMPTY = ("empty.memory_format", "empty_like.default", "empty_permuted.default", "new_empty.default")
+UNFILLED = ("empty.memory_format", "empty_like.default", "empty_permuted.default", "new_empty.default")
 """Their results show what was in memory before."""
 
 
-def on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+def restrict_to_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of sizes that stay within what a size can be."""
 
     @functools.wraps(function)
@@ -128,14 +128,14 @@ def on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
             result = function(*args)
         except (ArithmeticError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{function.__name__} of {args}: {error}") from error
-        if not isinstance(result, (bool, int, float)) or (abs(result) > LARGEST and isinstance(result, int)):
+        if not isinstance(result, (bool, int, float)) or (abs(result) > MAX_SIZE and isinstance(result, int)):
             raise ArtifactError(f"{function.__name__} of {args} is beyond what a size can be")
         return result
 
     return call
 
 
-def take(values: Any, index: Any) -> Any:
+def take_result(values: Any, index: Any) -> Any:
     """One of several results."""
     if not isinstance(values, (list, tuple)) or type(index) is not int or not -len(values) <= index < len(values):
         raise ArtifactError(f"there is no result {index!r}")
@@ -143,7 +143,7 @@ def take(values: Any, index: Any) -> Any:
 
 
 POWERS = (operator.pow, operator.lshift, operator.rshift)
-FUNCTIONS = {
+SIZE_FUNCTION_NAMES = {
     "_operator": (
         "add and_ eq floordiv ge gt le lshift lt mod mul ne neg not_ or_ pos pow rshift sub truediv",
         operator,
@@ -151,16 +151,16 @@ FUNCTIONS = {
     "math": ("ceil floor sqrt trunc", math),
     "torch": ("sym_float sym_int sym_ite sym_max sym_min sym_not sym_sqrt _sym_sqrt", torch),
 }
-NUMBERS: dict[str, Callable[..., Any]] = {
-    f"{module}.{name}": on_numbers(getattr(source, name))
-    for module, (names, source) in FUNCTIONS.items()
+SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    f"{module}.{name}": restrict_to_numbers(getattr(source, name))
+    for module, (names, source) in SIZE_FUNCTION_NAMES.items()
     for name in names.split()
-} | {"_operator.getitem": take}
+} | {"_operator.getitem": take_result}
 """Functions of sizes, as torch.export writes their names."""
 
 
 @functools.cache
-def resolve(target: str) -> Callable[..., Any]:
+def resolve_op(target: str) -> Callable[..., Any]:
     """The function of a name such as ``torch.ops.aten.add.Tensor``, ``_operator.add`` or ``math.trunc``.
 
     It takes the arguments of the op and gives its results. Of arguments that torch would trust though they are wrong,
@@ -172,9 +172,9 @@ def resolve(target: str) -> Callable[..., Any]:
     Raises:
         ArtifactError: If artefacts may not call it.
     """
-    if target in NUMBERS:
-        return NUMBERS[target]
-    name = target.removeprefix(PREFIX)
+    if target in SIZE_FUNCTIONS:
+        return SIZE_FUNCTIONS[target]
+    name = target.removeprefix(ATEN_PREFIX)
     if name == target or name not in OPS:
         raise ArtifactError(
             f"the graph calls {target[:100]!r}, which artefacts may not call: "
@@ -184,23 +184,23 @@ def resolve(target: str) -> Callable[..., Any]:
     op = getattr(getattr(torch.ops.aten, packet, None), overload, None)
     if op is None:
         raise ArtifactError(f"the graph calls {target!r}, which torch {torch.__version__} does not have")
-    return safe(op, name)
+    return guard_op(op, name)
 
 
-def safe(op: OpOverload, name: str) -> Callable[..., Any]:
+def guard_op(op: OpOverload, name: str) -> Callable[..., Any]:
     """An overload after the checks that it needs."""
     call: Callable[..., Any] = op
     if op in ORDERS:
-        call = in_order(op)
-    if name in EMPTY:
-        call = filled(op)
+        call = order_operands(op)
+    if name in UNFILLED:
+        call = fill_with_zeros(op)
     checks = [CHECKS[name]] if name in CHECKS else []
     if {argument.name for argument in op._schema.arguments} & {"dtype", "layout", "device"}:
-        checks.append(memory_checks.check_new)
-    return checked(op, call, checks) if checks else call
+        checks.append(memory_checks.check_new_tensor)
+    return add_checks(op, call, checks) if checks else call
 
 
-def in_order(op: OpOverload) -> Callable[..., Any]:
+def order_operands(op: OpOverload) -> Callable[..., Any]:
     """An overload on operands in the order of memory that it reads; see `fxlrp.backends.dense`."""
     order, which = ORDERS[op]
     names = [argument.name for argument in op._schema.arguments]
@@ -208,12 +208,12 @@ def in_order(op: OpOverload) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        return op(**{name: ordered(x, order) if name in operands else x for name, x in given.items()})
+        return op(**{name: order_operand(x, order) if name in operands else x for name, x in given.items()})
 
     return call
 
 
-def filled(op: OpOverload) -> Callable[..., Any]:
+def fill_with_zeros(op: OpOverload) -> Callable[..., Any]:
     """An overload for new memory, with zeros in it: it would show what was there before."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -222,7 +222,7 @@ def filled(op: OpOverload) -> Callable[..., Any]:
     return call
 
 
-def checked(op: OpOverload, call: Callable[..., Any], checks: list[Check]) -> Callable[..., Any]:
+def add_checks(op: OpOverload, call: Callable[..., Any], checks: list[Check]) -> Callable[..., Any]:
     """A call after checks of the arguments that these name."""
     schema = {argument.name: argument.default_value for argument in op._schema.arguments}
     wanted = [(check, [name for name in inspect.signature(check).parameters if name in schema]) for check in checks]

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fxlrp.artifacts.safe_ops.expectations import Check, expect, expect_range, expect_shape, several
+from fxlrp.artifacts.safe_ops.expectations import Check, expect, expect_range, expect_shape, repeat_per_dimension
 
-LONGEST = 2**40
+MAX_PADDING = 2**40
 """Entries that are added at an end of a dimension."""
-WIDEST = 2**24
+MAX_WINDOW = 2**24
 """Entries that a window covers."""
 ROUNDING = 1e-6
 """Relative error of factors."""
@@ -47,7 +47,7 @@ def check_pad(dims: int) -> Check:
     """What is cut off is there."""
 
     def check(self: Tensor, padding: Sequence[int]) -> None:
-        padded_sizes(self, padding, dims)
+        compute_padded_sizes(self, padding, dims)
 
     return check
 
@@ -56,17 +56,19 @@ def check_pad_backward(dims: int) -> Check:
     """One gradient per entry of the output."""
 
     def check(grad_output: Tensor, self: Tensor, padding: Sequence[int]) -> None:
-        expect_shape(grad_output, [*self.shape[:-dims], *padded_sizes(self, padding, dims)], "grad_output")
+        expect_shape(grad_output, [*self.shape[:-dims], *compute_padded_sizes(self, padding, dims)], "grad_output")
 
     return check
 
 
-def padded_sizes(x: Tensor, padding: Sequence[int], dims: int) -> list[int]:
+def compute_padded_sizes(x: Tensor, padding: Sequence[int], dims: int) -> list[int]:
     """Sizes with what is added before and behind; torch counts from the last dimension."""
     expect(x.ndim in (dims + 1, dims + 2) and len(padding) == 2 * dims, f"images of {dims} dimensions")
     ends = list(zip(padding[::2], padding[1::2], strict=True))[::-1]
     sizes = x.shape[-dims:]
-    expect(all(-n < p <= LONGEST for n, pair in zip(sizes, ends, strict=True) for p in pair), "no more than is there")
+    expect(
+        all(-n < p <= MAX_PADDING for n, pair in zip(sizes, ends, strict=True) for p in pair), "no more than is there"
+    )
     return [n + sum(pair) for n, pair in zip(sizes, ends, strict=True)]
 
 
@@ -81,8 +83,8 @@ def check_fractional_pool(self: Tensor, random_samples: Tensor) -> None:
 
 def check_window(kernel_size: Any, stride: Any, padding: Any) -> None:
     """Windows and steps are of sizes that can be counted through."""
-    numbers = [n for given in (kernel_size, stride, padding) for n in several(given, 1)]
-    expect(max(numbers) <= WIDEST, f"windows of {WIDEST} at most")
+    numbers = [n for given in (kernel_size, stride, padding) for n in repeat_per_dimension(given, 1)]
+    expect(max(numbers) <= MAX_WINDOW, f"windows of {MAX_WINDOW} at most")
 
 
 def check_scales(
@@ -136,16 +138,16 @@ def check_convolution_backward(
     """One gradient per entry of the output."""
     n = weight.ndim - 2
     expect(n >= 1 and input.ndim == weight.ndim and groups >= 1, "images and filters of one number of dimensions")
-    steps, edges, gaps, extra = (several(x, n) for x in (stride, padding, dilation, output_padding))
+    steps, edges, gaps, extra = (repeat_per_dimension(x, n) for x in (stride, padding, dilation, output_padding))
     images = zip(input.shape[2:], weight.shape[2:], steps, edges, gaps, extra, strict=True)
-    sizes = [output_size(size, kernel, *numbers, transposed=transposed) for size, kernel, *numbers in images]
+    sizes = [compute_output_size(size, kernel, *numbers, transposed=transposed) for size, kernel, *numbers in images]
     inside, outside = (0, 1) if transposed else (1, 0)
     ins, outs = weight.shape[inside], weight.shape[outside]
     expect(input.shape[1] == (ins if transposed else ins * groups), "the channels of the filters")
     expect_shape(grad_output, [input.shape[0], outs * groups if transposed else outs, *sizes], "grad_output")
 
 
-def output_size(
+def compute_output_size(
     size: int, kernel: int, stride: int, padding: int, dilation: int, output_padding: int, *, transposed: bool
 ) -> int:
     """Size of one dimension of a convolution's output."""

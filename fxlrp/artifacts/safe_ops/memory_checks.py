@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fxlrp.artifacts.safe_ops.expectations import (
+    compute_extent,
     expect,
     expect_offsets,
     expect_range,
     expect_shape,
     expect_vectors,
-    extent,
 )
 
 DTYPES = (
@@ -26,7 +26,7 @@ DTYPES = (
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-def check_new(dtype: Any = None, layout: Any = None, device: Any = None) -> None:
+def check_new_tensor(dtype: Any = None, layout: Any = None, device: Any = None) -> None:
     """Tensors are made of plain numbers that lie in memory."""
     expect(dtype is None or dtype in DTYPES, f"a dtype of numbers, not {dtype}")
     expect(layout is None or layout is torch.strided, f"a strided layout, not {layout}")
@@ -44,7 +44,7 @@ def check_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], stor
     start = first if storage_offset is None else storage_offset
     expect(len(size) == len(stride) and min([*size, *stride, start], default=0) >= 0, "sizes and strides of one length")
     if math.prod(size):
-        end, own = start + extent(size, stride), first + extent(self.shape, self.stride())
+        end, own = start + compute_extent(size, stride), first + compute_extent(self.shape, self.stride())
         expect(self.numel() > 0 and first <= start and end <= own, "entries of the tensor itself")
 
 
@@ -59,11 +59,13 @@ def check_strided_scatter(
 def check_division(self: Tensor, other: Any, rounding_mode: str | None) -> None:
     """The smallest integer divided by -1 is none, which stops the process."""
     whole = not (self.is_floating_point() or self.is_complex() or isinstance(other, float))
-    if whole and rounding_mode == "trunc" and holds(other, -1):
-        expect(not (holds(self, -(2**63)) or holds(self, -(2**31))), "no division of the smallest integer by -1")
+    if whole and rounding_mode == "trunc" and has_entry(other, -1):
+        expect(
+            not (has_entry(self, -(2**63)) or has_entry(self, -(2**31))), "no division of the smallest integer by -1"
+        )
 
 
-def holds(x: Any, number: int) -> bool:
+def has_entry(x: Any, number: int) -> bool:
     """Whether a number is among entries."""
     return bool((x == number).any()) if isinstance(x, Tensor) else x == number
 

@@ -10,10 +10,10 @@ from typing import Any
 import graphviz
 
 from fxlrp.errors import FxlrpError
-from fxlrp.reports.drawing.picture import KINDS, Boxes, Edge, Node, Picture, View
+from fxlrp.reports.drawing.picture import NODE_KINDS, Boxes, Edge, Node, Picture, View
 
 FORMATS = ("svg", "png", "pdf")
-ROOM = 700
+MAX_DRAWN = 700
 """How many nodes are drawn before the innermost modules are closed."""
 FONT = {"fontname": "Helvetica,Arial,sans-serif", "fontsize": "11"}
 
@@ -25,14 +25,14 @@ def render(picture: Picture, format: str, program: bool = False, depth: int | No
         picture: What to draw.
         format: One of `FORMATS`.
         program: Draw the relevance program and not the model.
-        depth: Close modules this deep and deeper; by default as deep as `ROOM` allows. A module that holds an op
+        depth: Close modules this deep and deeper; by default as deep as `MAX_DRAWN` allows. A module that holds an op
             without a rule is never closed.
 
     Raises:
         FxlrpError: If the program dot of graphviz is not installed.
     """
     try:
-        return bytes(source(picture, program, depth).pipe(format=format))
+        return bytes(make_digraph(picture, program, depth).pipe(format=format))
     except graphviz.ExecutableNotFound:
         raise FxlrpError(
             f"drawing {format} needs the program 'dot' of graphviz, which is not installed (Debian: apt-get install "
@@ -40,51 +40,53 @@ def render(picture: Picture, format: str, program: bool = False, depth: int | No
         ) from None
 
 
-def source(picture: Picture, program: bool = False, depth: int | None = None) -> graphviz.Digraph:
+def make_digraph(picture: Picture, program: bool = False, depth: int | None = None) -> graphviz.Digraph:
     """The picture in the language of graphviz."""
     view = list(picture.views.values())[program]
-    nodes = [node for node in view.nodes if not KINDS[node.kind].quiet]
+    nodes = [node for node in view.nodes if not NODE_KINDS[node.kind].quiet]
     if depth is None:
-        depth = room(nodes)
+        depth = find_depth(nodes)
     open_boxes = {node.boxes[:size] for node in nodes if node.kind == "missing" for size in range(len(node.boxes) + 1)}
-    shown: dict[str, Node | Boxes] = {node.name: closed(node.boxes, depth, open_boxes) or node for node in nodes}
+    shown: dict[str, Node | Boxes] = {
+        node.name: find_closed_module(node.boxes, depth, open_boxes) or node for node in nodes
+    }
     graph = graphviz.Digraph(node_attr={**FONT, "shape": "box", "style": "filled,rounded"})
     graph.attr("edge", arrowsize="0.6")
-    graph.attr(labelloc="t", ranksep="0.35", nodesep="0.2", label=legend(picture, nodes), **FONT)
-    names = {key: f"n{i}" for i, key in enumerate(dict.fromkeys(map(key_of, shown.values())))}
-    fill(graph, shown, names)
-    for (start, end), edges in merged(view, shown).items():
-        graph.edge(names[start], names[end], **edge_style(edges, strongest(view)))
+    graph.attr(labelloc="t", ranksep="0.35", nodesep="0.2", label=write_legend(picture, nodes), **FONT)
+    names = {key: f"n{i}" for i, key in enumerate(dict.fromkeys(map(identify, shown.values())))}
+    draw_modules(graph, shown, names)
+    for (start, end), edges in merge_edges(view, shown).items():
+        graph.edge(names[start], names[end], **style_edge(edges, find_strongest(view)))
     return graph
 
 
-def room(nodes: list[Node]) -> int:
+def find_depth(nodes: list[Node]) -> int:
     """The greatest depth of open modules at which few enough things are drawn."""
     deepest = max((len(node.boxes) for node in nodes), default=0)
     for depth in range(deepest, 0, -1):
-        if len({node.boxes[: depth + 1] if len(node.boxes) > depth else node.name for node in nodes}) <= ROOM:
+        if len({node.boxes[: depth + 1] if len(node.boxes) > depth else node.name for node in nodes}) <= MAX_DRAWN:
             return depth
     return 0
 
 
-def closed(boxes: Boxes, depth: int, open_boxes: set[Boxes]) -> Boxes:
+def find_closed_module(boxes: Boxes, depth: int, open_boxes: set[Boxes]) -> Boxes:
     """The outermost closed module around a node; nothing if all are open."""
     sizes = (size for size in range(depth + 1, len(boxes) + 1) if boxes[:size] not in open_boxes)
     return boxes[: next(sizes, 0)]
 
 
-def key_of(item: Node | Boxes) -> Any:
+def identify(item: Node | Boxes) -> Any:
     """What identifies a drawn thing."""
     return item.name if isinstance(item, Node) else item
 
 
-def fill(graph: graphviz.Digraph, shown: Mapping[str, Node | Boxes], names: Mapping[Any, str]) -> None:
+def draw_modules(graph: graphviz.Digraph, shown: Mapping[str, Node | Boxes], names: Mapping[Any, str]) -> None:
     """Nodes and closed modules inside nested clusters."""
     inside: dict[Boxes, dict[Any, Node | Boxes]] = defaultdict(dict)
-    count = Counter(key_of(item) for item in shown.values())
+    count = Counter(identify(item) for item in shown.values())
     for item in shown.values():
         chain = item.boxes if isinstance(item, Node) else item[:-1]
-        inside[chain][key_of(item)] = item
+        inside[chain][identify(item)] = item
         for size in range(len(chain)):
             inside[chain[:size]].setdefault(chain[: size + 1], ())
     numbers = {chain: i for i, chain in enumerate(inside)}
@@ -92,83 +94,83 @@ def fill(graph: graphviz.Digraph, shown: Mapping[str, Node | Boxes], names: Mapp
     def draw(into: graphviz.Digraph, chain: Boxes) -> None:
         for key, item in inside[chain].items():
             if isinstance(item, Node):
-                into.node(names[key], **node_style(item))
+                into.node(names[key], **style_node(item))
             elif item:
-                into.node(names[key], **box_style(item, count[key]))
+                into.node(names[key], **style_box(item, count[key]))
             else:
                 with into.subgraph(name=f"cluster_{numbers[key]}") as cluster:
-                    cluster.attr(**cluster_style(key))
+                    cluster.attr(**style_cluster(key))
                     draw(cluster, key)
 
     draw(graph, ())
 
 
-def plain(text: str) -> str:
+def escape_text(text: str) -> str:
     """Text that graphviz takes as it stands."""
     return str(graphviz.escape(text))
 
 
-def short(path: str, outer: str) -> str:
+def shorten_path(path: str, outer: str) -> str:
     """A module's path without that of the module around it, of whichever call."""
     return path.removeprefix(f"{outer.partition('@')[0]}.") if outer else path
 
 
-def node_style(node: Node) -> dict[str, str]:
+def style_node(node: Node) -> dict[str, str]:
     """How a node looks."""
-    kind = KINDS[node.kind]
+    kind = NODE_KINDS[node.kind]
     parts = node.op.split(".")
     title = ".".join(parts[1:2] if parts[0] == "aten" else parts[:2]) if len(parts) > 1 else node.name
     found = {
-        "label": plain(f"{title}\n{node.shape}" if node.shape else title),
+        "label": escape_text(f"{title}\n{node.shape}" if node.shape else title),
         "fillcolor": kind.fill,
         "color": kind.line,
         "id": node.name,
         "class": node.kind,
-        "tooltip": plain("\n".join(filter(None, (node.name, node.op, node.rule, node.formula, node.source)))),
+        "tooltip": escape_text("\n".join(filter(None, (node.name, node.op, node.rule, node.formula, node.source)))),
     }
     if kind.dashed:
         found["style"] = "filled,rounded,dashed"
     if node.kind == "input":
         found["fontcolor"] = "white"
     if node.kind == "missing":
-        label = plain(f"NO RULE\n{node.op}\n{node.source.partition('  ')[0]}")
+        label = escape_text(f"NO RULE\n{node.op}\n{node.source.partition('  ')[0]}")
         found |= {"label": label, "fontcolor": "white", "fontsize": "20", "penwidth": "6", "margin": "0.3,0.2"}
     return found
 
 
-def box_style(chain: Boxes, count: int) -> dict[str, str]:
+def style_box(chain: Boxes, count: int) -> dict[str, str]:
     """How a closed module looks."""
     path, kind = chain[-1]
-    label = f"{short(path, chain[-2][0] if len(chain) > 1 else '')}\n{kind.rpartition('.')[2]}, {count} ops"
-    return {"label": plain(label), "shape": "box3d", "style": "filled", "fillcolor": "#ffffff", "color": "#8d97a8",
-            "class": "module", "tooltip": plain(path)}  # fmt: skip
+    label = f"{shorten_path(path, chain[-2][0] if len(chain) > 1 else '')}\n{kind.rpartition('.')[2]}, {count} ops"
+    return {"label": escape_text(label), "shape": "box3d", "style": "filled", "fillcolor": "#ffffff", "color": "#8d97a8",
+            "class": "module", "tooltip": escape_text(path)}  # fmt: skip
 
 
-def cluster_style(chain: Boxes) -> dict[str, str]:
+def style_cluster(chain: Boxes) -> dict[str, str]:
     """How an open module looks."""
     path, kind = chain[-1]
-    title = f"{short(path, chain[-2][0] if len(chain) > 1 else '')}: {kind.rpartition('.')[2]}"
-    return {"label": plain(title), "labeljust": "l", "style": "rounded,filled", "color": "#b9c1cd",
-            "fillcolor": "#eef1f6" if len(chain) % 2 else "#ffffff", "tooltip": plain(path), **FONT}  # fmt: skip
+    title = f"{shorten_path(path, chain[-2][0] if len(chain) > 1 else '')}: {kind.rpartition('.')[2]}"
+    return {"label": escape_text(title), "labeljust": "l", "style": "rounded,filled", "color": "#b9c1cd",
+            "fillcolor": "#eef1f6" if len(chain) % 2 else "#ffffff", "tooltip": escape_text(path), **FONT}  # fmt: skip
 
 
-def merged(view: View, shown: Mapping[str, Node | Boxes]) -> dict[tuple[Any, Any], list[Edge]]:
+def merge_edges(view: View, shown: Mapping[str, Node | Boxes]) -> dict[tuple[Any, Any], list[Edge]]:
     """Edges by what they join in the picture."""
     found: dict[tuple[Any, Any], list[Edge]] = defaultdict(list)
     for edge in view.edges:
         if edge.start in shown and edge.end in shown:
-            ends = key_of(shown[edge.start]), key_of(shown[edge.end])
+            ends = identify(shown[edge.start]), identify(shown[edge.end])
             if ends[0] != ends[1]:
                 found[ends].append(edge)
     return found
 
 
-def strongest(view: View) -> float:
+def find_strongest(view: View) -> float:
     """The most relevance along any edge."""
     return max((edge.weight for edge in view.edges if edge.weight is not None), default=0.0)
 
 
-def edge_style(edges: list[Edge], most: float) -> dict[str, str]:
+def style_edge(edges: list[Edge], most: float) -> dict[str, str]:
     """How an edge looks: the more relevance, the wider."""
     if not any(edge.live for edge in edges):
         return {"color": "#9da6b5", "penwidth": "0.8"}
@@ -178,13 +180,13 @@ def edge_style(edges: list[Edge], most: float) -> dict[str, str]:
     return found | {"tooltip": f"{weight:.4g} of absolute relevance"} if most else found
 
 
-def legend(picture: Picture, nodes: list[Node]) -> str:
+def write_legend(picture: Picture, nodes: list[Node]) -> str:
     """Title, ops without a rule, and what the colours mean, as a table above the graph."""
     counts = Counter(node.kind for node in nodes)
     cells = "".join(
-        f'<TD BGCOLOR="{kind.fill}" COLOR="{kind.line}" BORDER="1"><FONT COLOR="{ink(name)}">'
+        f'<TD BGCOLOR="{kind.fill}" COLOR="{kind.line}" BORDER="1"><FONT COLOR="{choose_text_colour(name)}">'
         f"{escape(kind.label)} {counts[name]}</FONT></TD>"
-        for name, kind in KINDS.items()
+        for name, kind in NODE_KINDS.items()
         if counts[name]
     )
     lines = [f"<B>{escape(picture.title)}</B>: {escape(picture.rules)}"]
@@ -197,6 +199,6 @@ def legend(picture: Picture, nodes: list[Node]) -> str:
     return f'<<TABLE BORDER="0" CELLBORDER="1" CELLSPACING="4" CELLPADDING="4">{rows}<TR>{cells}</TR></TABLE>>'
 
 
-def ink(kind: str) -> str:
+def choose_text_colour(kind: str) -> str:
     """Colour of text on a kind's ground."""
     return "white" if kind in ("missing", "input") else "black"

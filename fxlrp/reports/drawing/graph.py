@@ -6,19 +6,19 @@ from pathlib import Path
 
 from fxlrp.errors import FxlrpError
 from fxlrp.reports.drawing import dot
-from fxlrp.reports.drawing.page import page
+from fxlrp.reports.drawing.page import make_page
 from fxlrp.reports.drawing.picture import Picture
 from fxlrp.reports.ledger import Ledger
 
-ACCOUNT = ("received", "passed", "absorbed", "leaked", "stabiliser", "magnitude")
+ACCOUNT_COLUMNS = ("received", "passed", "absorbed", "leaked", "stabiliser", "magnitude")
 
 
-def accounts(ledger: Ledger | None) -> dict[str, dict[str, float]]:
+def list_accounts(ledger: Ledger | None) -> dict[str, dict[str, float]]:
     """Rows of a ledger by name of the node."""
-    return {e.node: {name: getattr(e, name) for name in ACCOUNT} for e in (ledger.entries if ledger else ())}
+    return {e.node: {name: getattr(e, name) for name in ACCOUNT_COLUMNS} for e in (ledger.entries if ledger else ())}
 
 
-def draw(picture: Picture, path: str | Path, program: bool = False) -> Path:
+def write_picture(picture: Picture, path: str | Path, program: bool = False) -> Path:
     """Write a picture: an interactive page for ``.html``, otherwise what graphviz makes of it.
 
     Args:
@@ -32,7 +32,7 @@ def draw(picture: Picture, path: str | Path, program: bool = False) -> Path:
     path = Path(path)
     format = path.suffix.lower().removeprefix(".")
     if format == "html":
-        path.write_text(page(picture, program), encoding="utf-8")
+        path.write_text(make_page(picture, program), encoding="utf-8")
     elif format in dot.FORMATS:
         path.write_bytes(dot.render(picture, format, program))
     else:

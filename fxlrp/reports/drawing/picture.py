@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Kind:
+class NodeKind:
     """How nodes of a kind look: what the legend says, the colours, and whether they are out of sight at first."""
 
     label: str
@@ -17,26 +17,26 @@ class Kind:
     dashed: bool = False
 
 
-KINDS = {
-    "missing": Kind("NO RULE", "#d30c0c", "#7a0000"),
-    "input": Kind("input: relevance is read here", "#334155", "#1e293b"),
-    "linear": Kind("linear", "#cfe0fb", "#5b87cc"),
-    "weighted": Kind("linear, weighted rule", "#8fb5f2", "#2f62b5"),
-    "product": Kind("product", "#ffd4a3", "#c9812f"),
-    "pointwise": Kind("pointwise", "#c2eac6", "#55a05f"),
-    "selection": Kind("selection", "#aee5de", "#3c958b"),
-    "norm": Kind("normaliser", "#dcd2fb", "#8a72cf"),
-    "softmax": Kind("softmax", "#f9cbe4", "#c2669b"),
-    "taylor": Kind("Taylor: the plain adjoint", "#fbec8d", "#b09a1d"),
-    "other": Kind("another rule", "#e5d5c3", "#9b7f60"),
-    "stopped": Kind("stopped: passes nothing on", "#c3c9d3", "#5d6675", dashed=True),
-    "frozen": Kind("held fixed: gate, statistic, behind a stop", "#f3f7ff", "#7f93b8", dashed=True),
-    "output": Kind("output", "#ffffff", "#1e293b"),
-    "step": Kind("model input, target, result", "#f1f1ee", "#8d8d84"),
-    "quiet": Kind("carries no relevance", "#f1f2f4", "#b3b8c1", quiet=True),
-    "constant": Kind("parameter or constant", "#faf5e9", "#cbbf9f", quiet=True),
+NODE_KINDS = {
+    "missing": NodeKind("NO RULE", "#d30c0c", "#7a0000"),
+    "input": NodeKind("input: relevance is read here", "#334155", "#1e293b"),
+    "linear": NodeKind("linear", "#cfe0fb", "#5b87cc"),
+    "weighted": NodeKind("linear, weighted rule", "#8fb5f2", "#2f62b5"),
+    "product": NodeKind("product", "#ffd4a3", "#c9812f"),
+    "pointwise": NodeKind("pointwise", "#c2eac6", "#55a05f"),
+    "selection": NodeKind("selection", "#aee5de", "#3c958b"),
+    "norm": NodeKind("normaliser", "#dcd2fb", "#8a72cf"),
+    "softmax": NodeKind("softmax", "#f9cbe4", "#c2669b"),
+    "taylor": NodeKind("Taylor: the plain adjoint", "#fbec8d", "#b09a1d"),
+    "other": NodeKind("another rule", "#e5d5c3", "#9b7f60"),
+    "stopped": NodeKind("stopped: passes nothing on", "#c3c9d3", "#5d6675", dashed=True),
+    "frozen": NodeKind("held fixed: gate, statistic, behind a stop", "#f3f7ff", "#7f93b8", dashed=True),
+    "output": NodeKind("output", "#ffffff", "#1e293b"),
+    "step": NodeKind("model input, target, result", "#f1f1ee", "#8d8d84"),
+    "quiet": NodeKind("carries no relevance", "#f1f2f4", "#b3b8c1", quiet=True),
+    "constant": NodeKind("parameter or constant", "#faf5e9", "#cbbf9f", quiet=True),
 }
-GROUPS = {
+KIND_OF_RULE = {
     **dict.fromkeys(("products", "product", "attention"), "product"),
     **dict.fromkeys(("norms", "norm"), "norm"),
     **dict.fromkeys(("taylor", "adjoint"), "taylor"),
@@ -56,7 +56,7 @@ class Node:
     Attributes:
         name: Name in the graph.
         op: ATen overload, or what kind of input it is.
-        kind: Key of `KINDS`.
+        kind: Key of `NODE_KINDS`.
         rule: Name of its rule.
         formula: The rule in one line.
         shape: Shape of its value.

@@ -9,16 +9,16 @@ from torch import Tensor, fx
 
 from fxlrp.ir import topology
 from fxlrp.ir.program import Program
-from fxlrp.ir.provenance import modules, source_line
+from fxlrp.ir.provenance import find_modules, source_line
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.passes.analyses.liveness import between, dependents, leaves
+from fxlrp.passes.analyses.liveness import find_dependents, find_path, flatten_arguments
 from fxlrp.plan.decide import Plan
-from fxlrp.reports.drawing.picture import GROUPS, Boxes, Edge, Node, Picture, View
+from fxlrp.reports.drawing.picture import KIND_OF_RULE, Boxes, Edge, Node, Picture, View
 from fxlrp.reports.edge_relevance import Flow
 
 
-def picture(
+def make_picture(
     plan: Plan,
     rules: RuleSet,
     program: Program,
@@ -40,41 +40,41 @@ def picture(
     known = {name: dict(row) for name, row in (flow.nodes if flow else {}).items()}
     for name, row in (numbers or {}).items():
         known.setdefault(name, {}).update(row)
-    model = forward_view(plan, rules, flow, known)
-    emitted = program_view(program, {node.name: node for node in model.nodes})
-    relevance = topology.flows({node: operands(node, plan) for node in plan.twins})
+    model = view_model(plan, rules, flow, known)
+    emitted = view_program(program, {node.name: node for node in model.nodes})
+    relevance = topology.to_flow_graph({node: find_live_operands(node, plan) for node in plan.twins})
     inputs = [source.node.name for source in plan.sources]
     end = plan.captured.explained.name
-    missing = {n.name: tuple(topology.cut_off(relevance, [n.name], inputs, end)) for n in plan.missing}
+    missing = {n.name: tuple(topology.find_cut_off_inputs(relevance, [n.name], inputs, end)) for n in plan.missing}
     notes = {
         "ops": f"{sum(n.op == 'call_function' for n in plan.captured.graph.nodes)}, {len(plan.twins)} of them live",
-        "longest path": f"{len(topology.longest_path(relevance))} live ops",
-        "on every path": f"{len(topology.bottlenecks(relevance, inputs, end))} ops",
+        "longest path": f"{len(topology.find_longest_path(relevance))} live ops",
+        "on every path": f"{len(topology.find_bottlenecks(relevance, inputs, end))} ops",
         "program": f"{len(emitted.nodes)} nodes",
     }
     return Picture(title, rules.name, {"model": model, "relevance program": emitted}, missing, notes)
 
 
-def operands(node: fx.Node, plan: Plan) -> list[fx.Node]:
+def find_live_operands(node: fx.Node, plan: Plan) -> list[fx.Node]:
     """The nodes that a live node gives relevance to."""
-    given = leaves(node)
+    given = flatten_arguments(node)
     return [given[i] for i in plan.twins[node].slots]
 
 
-def forward_view(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[str, Mapping[str, float]]) -> View:
+def view_model(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[str, Mapping[str, float]]) -> View:
     """The model's canonical graph."""
     graph, end = plan.captured.graph, plan.captured.explained
-    look = appearances(plan, rules)
-    boxes = places(graph, {n: tuple((p, c) for p, c in modules(n).items() if p) for n in graph.nodes})
+    look = find_appearances(plan, rules)
+    boxes = place_nodes(graph, {n: tuple((p, c) for p, c in find_modules(n).items() if p) for n in graph.nodes})
     nodes, edges = [], []
     for node in graph.nodes:
         kind, rule, formula = look[node]
         name = plan.captured.names.get(node)
-        shape, dtype = value(node)
+        shape, dtype = describe_value(node)
         nodes.append(
             Node(
                 name=node.name,
-                op=f"parameter {name}" if name else op_name(node),
+                op=f"parameter {name}" if name else name_op(node),
                 kind=kind,
                 rule=rule,
                 formula=formula + (" This is the explained output." if node is end else ""),
@@ -85,19 +85,19 @@ def forward_view(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping
                 numbers=numbers.get(node.name, {}),
             )
         )
-        live = set(operands(node, plan)) if node in plan.twins else set()
+        live = set(find_live_operands(node, plan)) if node in plan.twins else set()
         for n in node.all_input_nodes:
             weight = flow.edges.get((n.name, node.name), 0.0) if flow and n in live else None
             edges.append(Edge(n.name, node.name, n in live, weight))
     return View(tuple(nodes), tuple(edges))
 
 
-def appearances(plan: Plan, rules: RuleSet) -> dict[fx.Node, tuple[str, str, str]]:
+def find_appearances(plan: Plan, rules: RuleSet) -> dict[fx.Node, tuple[str, str, str]]:
     """Kind, rule and formula of every node of the model."""
     graph = plan.captured.graph
     starts = {source.node: source.name for source in plan.sources}
-    dependent = dependents(graph, starts)
-    assigned = rules.assign(between(graph, dependent, plan.captured.explained))
+    dependent = find_dependents(graph, starts)
+    assigned = rules.assign(find_path(graph, dependent, plan.captured.explained))
     used = {plan.captured.explained}
     found: dict[fx.Node, tuple[str, str, str]] = {}
     for node in reversed(graph.nodes):
@@ -107,16 +107,16 @@ def appearances(plan: Plan, rules: RuleSet) -> dict[fx.Node, tuple[str, str, str
         if node in plan.missing:
             found[node] = "missing", "MISSING", "no rule: the plain adjoint is used"
         elif rule is not None:
-            found[node] = GROUPS.get(rule.kind, "other"), rule.name, rule.formula
+            found[node] = KIND_OF_RULE.get(rule.kind, "other"), rule.name, rule.formula
         elif node in starts:
             found[node] = "input", "", f"its relevance is reported as '{starts[node]}'"
         else:
             fixed, constant = node in dependent and node in used, node in plan.captured.names
-            found[node] = unruled(node, assigned.get(node), fixed, constant)
+            found[node] = describe_unruled(node, assigned.get(node), fixed, constant)
     return found
 
 
-def unruled(node: fx.Node, rule: Rule | None, fixed: bool, constant: bool) -> tuple[str, str, str]:
+def describe_unruled(node: fx.Node, rule: Rule | None, fixed: bool, constant: bool) -> tuple[str, str, str]:
     """Kind, rule and formula of a node that passes no relevance on."""
     if constant or node.op in ("output", "placeholder"):
         return ("constant" if constant else {"output": "output"}.get(node.op, "step")), "", ""
@@ -127,7 +127,7 @@ def unruled(node: fx.Node, rule: Rule | None, fixed: bool, constant: bool) -> tu
     return "quiet", "", ""
 
 
-def program_view(program: Program, model: Mapping[str, Node]) -> View:
+def view_program(program: Program, model: Mapping[str, Node]) -> View:
     """The emitted graph: what computes the output, then what computes relevance."""
     graph = program.module.graph
     origins = {n: origin for n in graph.nodes if (origin := n.meta.get("custom", {}).get("node")) in model}
@@ -143,17 +143,17 @@ def program_view(program: Program, model: Mapping[str, Node]) -> View:
     for n in graph.nodes:  # a parameter stands where the model has it, and not between the passes
         first = [chains[user] for user in n.users if parts.get(user) == "forward pass"]
         if n.op == "get_attr" and first:
-            chains[n] = common(first)
-    boxes = places(graph, {n: chains.get(n, ()) for n in graph.nodes})
+            chains[n] = find_common_modules(first)
+    boxes = place_nodes(graph, {n: chains.get(n, ()) for n in graph.nodes})
     nodes, edges = [], []
     for node in graph.nodes:
         twin = model.get(origins.get(node, ""))
         kind = twin.kind if twin is not None else {"get_attr": "constant", "output": "output"}.get(node.op, "step")
-        shape, dtype = value(node)
+        shape, dtype = describe_value(node)
         nodes.append(
             Node(
                 name=node.name,
-                op=op_name(node),
+                op=name_op(node),
                 kind=kind,
                 rule=roles.get(node, ""),
                 formula=twin.formula if twin is not None else "",
@@ -171,31 +171,31 @@ def program_view(program: Program, model: Mapping[str, Node]) -> View:
     return View(tuple(nodes), tuple(edges))
 
 
-def op_name(node: fx.Node) -> str:
+def name_op(node: fx.Node) -> str:
     """What the node does."""
     if node.op == "call_function":
         return str(node.target) if hasattr(node.target, "_schema") else node._pretty_print_target(node.target)
     return {"placeholder": "input", "get_attr": f"parameter {node.target}"}.get(node.op, node.op)
 
 
-def places(graph: fx.Graph, boxes: Mapping[fx.Node, Boxes]) -> dict[fx.Node, Boxes]:
+def place_nodes(graph: fx.Graph, boxes: Mapping[fx.Node, Boxes]) -> dict[fx.Node, Boxes]:
     """The modules around each node; a constant is where all its users are."""
     found = dict(boxes)
     for node in graph.nodes:
         free = node.op in ("placeholder", "get_attr") and not node.meta.get("user_input")
         if free and node.users and not found[node]:
-            found[node] = common(boxes[user] for user in node.users)
+            found[node] = find_common_modules(boxes[user] for user in node.users)
     return found
 
 
-def common(chains: Iterable[Boxes]) -> Boxes:
+def find_common_modules(chains: Iterable[Boxes]) -> Boxes:
     """What all of them begin with."""
     first, *rest = chains
     size = next((i for i, box in enumerate(first) if any(chain[i : i + 1] != (box,) for chain in rest)), len(first))
     return first[:size]
 
 
-def value(node: fx.Node) -> tuple[str, str]:
+def describe_value(node: fx.Node) -> tuple[str, str]:
     """Shape and dtype of a node's value."""
     val: Any = node.meta.get("val")
     if isinstance(val, Tensor):

@@ -68,43 +68,43 @@ class Sentence:
         return found
 
 
-def limit(*texts: Sequence[Word]) -> float:
+def find_largest(*texts: Sequence[Word]) -> float:
     """The largest absolute relevance of any word."""
     return max((abs(word.relevance) for words in texts for word in words), default=0.0)
 
 
-def colour(share: float) -> tuple[int, int, int]:
+def choose_colour(share: float) -> tuple[int, int, int]:
     """White for 0, towards red for 1 and blue for -1."""
     full = RED if share > 0 else BLUE
     r, g, b = (round(255 - DEPTH * min(abs(share), 1.0) * (255 - channel)) for channel in full)
     return r, g, b
 
 
-def coloured(words: Sequence[Word], largest: float) -> Text:
+def colour_words(words: Sequence[Word], largest: float) -> Text:
     """Words on coloured ground, for a terminal."""
     line = Text()
     for word in words:
-        r, g, b = colour(word.relevance / (largest or 1.0))
+        r, g, b = choose_colour(word.relevance / (largest or 1.0))
         line.append(f" {word.text} ", Style.parse(f"#202020 on rgb({r},{g},{b})"))
     return line
 
 
-def signed(relevance: float, largest: float) -> str:
+def format_signed(relevance: float, largest: float) -> str:
     """A number with its sign, with as many decimals as the largest needs for three digits."""
     decimals = 2 - math.floor(math.log10(largest)) if largest > 0 else 2
     return f"{relevance:+.{min(max(decimals, 0), 12)}f}"
 
 
-def numbered(words: Sequence[Word], largest: float) -> Text:
+def number_words(words: Sequence[Word], largest: float) -> Text:
     """Words with their relevance behind them, for output without colours."""
-    return Text("  ".join(f"{word.text} {signed(word.relevance, largest)}" for word in words))
+    return Text("  ".join(f"{word.text} {format_signed(word.relevance, largest)}" for word in words))
 
 
-def marked(words: Sequence[Word], largest: float) -> str:
+def mark_up_words(words: Sequence[Word], largest: float) -> str:
     """Words as HTML that shows each number when pointed at."""
     return " ".join(
         '<span class="word" data-relevance="{}" style="background:rgb({},{},{})">{}</span>'.format(
-            signed(word.relevance, largest), *colour(word.relevance / (largest or 1.0)), escape(word.text)
+            format_signed(word.relevance, largest), *choose_colour(word.relevance / (largest or 1.0)), escape(word.text)
         )
         for word in words
     )
@@ -132,7 +132,7 @@ p { margin: .4rem 0; }
 """
 
 
-def page(
+def make_word_page(
     title: str, intro: str, texts: Sequence[tuple[str, Sequence[Word]]], table: Sequence[Sequence[str]], note: str
 ) -> str:
     """A self-contained HTML page: coloured texts, the legend and a table of sums.
@@ -144,15 +144,15 @@ def page(
         table: Rows of a table, the first of which is its head.
         note: What the last line says.
     """
-    largest = limit(*(words for _, words in texts))
+    largest = find_largest(*(words for _, words in texts))
     cards = "\n".join(
-        f'<div class="card"><h2>{escape(name)}</h2><div class="words">{marked(words, largest)}</div></div>'
+        f'<div class="card"><h2>{escape(name)}</h2><div class="words">{mark_up_words(words, largest)}</div></div>'
         for name, words in texts
     )
     head, *rows = table
     cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    stops = ", ".join("rgb({},{},{})".format(*colour(share)) for share in (-1.0, 0.0, 1.0))
+    stops = ", ".join("rgb({},{},{})".format(*choose_colour(share)) for share in (-1.0, 0.0, 1.0))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -165,9 +165,9 @@ def page(
 <h1>{escape(title)}</h1>
 <p>{escape(intro)}</p>
 {cards}
-<div class="legend"><span>against {signed(-largest, largest)}</span>
+<div class="legend"><span>against {format_signed(-largest, largest)}</span>
 <span class="bar" style="background:linear-gradient(to right, {stops})"></span>
-<span>{signed(largest, largest)} for</span></div>
+<span>{format_signed(largest, largest)} for</span></div>
 <div class="card"><table>
 <tr>{cells}</tr>
 {body}
