@@ -138,14 +138,14 @@ def is_tagged(kind: Any) -> bool:
     return issubclass(kind, torch._export.serde.union._Union)
 
 
-def list_dtypes() -> dict[int, torch.dtype]:
+def list_schema_dtypes() -> dict[int, torch.dtype]:
     """Types of tensors by their number in that description."""
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 
     return _SERIALIZE_TO_TORCH_DTYPE  # type: ignore[no-any-return]
 
 
-def list_memory_formats() -> dict[int, torch.memory_format]:
+def list_schema_formats() -> dict[int, torch.memory_format]:
     """Memory formats by their number in that description."""
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_MEMORY_FORMAT
 

@@ -33,12 +33,12 @@ def find_longest_path(graph: nx.DiGraph) -> list[str]:
 
 def find_cut_off_inputs(graph: nx.DiGraph, ops: Collection[str], inputs: Collection[str], end: str) -> list[str]:
     """The inputs that lose every path to ``end`` if these ops pass nothing on."""
-    whole = find_ancestors(graph, end)
-    rest = find_ancestors(graph.subgraph(graph.nodes - set(ops)), end)
+    whole = find_all_ancestors(graph, end)
+    rest = find_all_ancestors(graph.subgraph(graph.nodes - set(ops)), end)
     return [name for name in inputs if name in whole and name not in rest]
 
 
-def find_ancestors(graph: nx.DiGraph, end: str) -> set[str]:
+def find_all_ancestors(graph: nx.DiGraph, end: str) -> set[str]:
     """``end`` and everything with a path to it; nothing if it is not there."""
     return {end} | nx.ancestors(graph, end) if end in graph else set()
 

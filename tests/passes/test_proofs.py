@@ -50,7 +50,7 @@ def test_an_untrue_proof_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proofs.judged([Graph(("batch",), calls, 3)]) == ["passes"]
     monkeypatch.setattr(proofs, "drop_broken_facts", lambda twins, starts: twins)
     assert proofs.judged([Graph(("batch",), (*calls, Call("hidden", (2,))), 3)])[0].startswith("no dead side: ")
-    monkeypatch.setattr("fxlrp.passes.analyses.liveness.nonnegative", lambda graph: set(graph.nodes))
+    monkeypatch.setattr("fxlrp.passes.analyses.liveness.find_nonnegative", lambda graph: set(graph.nodes))
     assert proofs.judged([Graph(("batch",), calls, 3)])[0].startswith("negative operand: ")
     monkeypatch.setattr(proofs, "untrue", lambda *args: "")
     assert proofs.judged([Graph(("batch",), calls, 3)])[0].startswith("other relevance with proofs at ")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp._torch import find_schema, list_dtypes, list_memory_formats
+from fxlrp._torch import find_schema, list_schema_dtypes, list_schema_formats
 from fxlrp.artifacts.safe_ops.gate import resolve_op
 from fxlrp.errors import ArtifactError
 
@@ -75,8 +75,8 @@ ARGUMENTS: dict[str, Callable[[Find, Any], Any]] = {
     "as_sym_ints": lambda find, x: [read_size(find, n) for n in x],
     "as_sym_floats": lambda find, x: [read_size(find, n) for n in x],
     "as_sym_bools": lambda find, x: [read_size(find, n) for n in x],
-    "as_scalar_type": lambda find, x: look_up(list_dtypes(), x),
-    "as_memory_format": lambda find, x: look_up(list_memory_formats(), x),
+    "as_scalar_type": lambda find, x: look_up(list_schema_dtypes(), x),
+    "as_memory_format": lambda find, x: look_up(list_schema_formats(), x),
     "as_layout": lambda find, x: look_up({STRIDED: torch.strided}, x),
     "as_device": lambda find, x: read_device(x),
 }

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxlrp._torch import export_schema, list_dtypes
+from fxlrp._torch import export_schema, list_schema_dtypes
 from fxlrp.artifacts.pt2 import schema
 from fxlrp.artifacts.pt2.untrusted import decode_json
 from fxlrp.artifacts.safe_ops.memory_checks import DTYPES
@@ -39,7 +39,7 @@ def read_weights(kind: str, read: Callable[[str], bytes], device: str) -> dict[s
             raise ArtifactError(f"the weight {name[:100]!r} is pickled, which may run code: fxlrp does not write such")
         key = about["path_name"], about["tensor_meta"]["dtype"]
         if key not in storages:
-            storages[key] = make_storage(read(f"data/{kind}/{about['path_name']}"), list_dtypes().get(key[1]), name).to(
+            storages[key] = make_storage(read(f"data/{kind}/{about['path_name']}"), list_schema_dtypes().get(key[1]), name).to(
                 device
             )
         found[name] = place_tensor(storages[key], about["tensor_meta"], name)
