@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fxlrp.artifacts.description.manifest import Manifest
+from fxlrp.artifacts.description.manifest_json import write_unsigned
 from fxlrp.errors import ArtifactError
 from fxlrp.optional import require
 
@@ -19,7 +20,7 @@ Key = Any
 
 
 def read_private_key(key: Key) -> Any:
-    """The key that signs.
+    """Return the key that signs.
 
     Raises:
         ArtifactError: If it is no private key of Ed25519, or needs a password.
@@ -34,7 +35,7 @@ def read_private_key(key: Key) -> Any:
 
 
 def read_public_keys(keys: Key | Sequence[Key]) -> tuple[bytes, ...]:
-    """The keys that a signature may be of, in PEM; given these it returns them.
+    """Return the keys that a signature may be of, in PEM; given these it returns them.
 
     Raises:
         ArtifactError: If there is none, or one is no public key of Ed25519.
@@ -54,7 +55,11 @@ def read_public_keys(keys: Key | Sequence[Key]) -> tuple[bytes, ...]:
 
 
 def read_key(key: Key, load: Any) -> Any:
-    """A key from a path or from the content of a PEM file; anything else as it is."""
+    """Return the key of a path or of the content of a PEM file; anything else as it is.
+
+    Raises:
+        ArtifactError: If there is none.
+    """
     if not isinstance(key, (str, Path, bytes)):
         return key
     where = "the key" if isinstance(key, bytes) else f"the key {key}"
@@ -69,8 +74,8 @@ def read_key(key: Key, load: Any) -> Any:
 
 
 def sign_manifest(manifest: Manifest, key: Any | None) -> Manifest:
-    """The manifest with the signature of a private key; as it is without one."""
-    return manifest if key is None else replace(manifest, signed=key.sign(DOMAIN + manifest.to_sign()).hex())
+    """Put the signature of a private key into a manifest; without a key leave it as it is."""
+    return manifest if key is None else replace(manifest, signed=key.sign(DOMAIN + write_unsigned(manifest)).hex())
 
 
 def check_signature(manifest: Manifest, keys: Sequence[bytes] | None) -> None:
@@ -93,7 +98,9 @@ def check_signature(manifest: Manifest, keys: Sequence[bytes] | None) -> None:
     invalid = require("cryptography.exceptions", "sign").InvalidSignature
     for key in keys:
         try:
-            serialization.load_pem_public_key(key).verify(bytes.fromhex(manifest.signed), DOMAIN + manifest.to_sign())
+            serialization.load_pem_public_key(key).verify(
+                bytes.fromhex(manifest.signed), DOMAIN + write_unsigned(manifest)
+            )
         except invalid:
             continue
         return

@@ -16,8 +16,9 @@ from torch import Tensor
 from fxlrp._torch import load_package
 from fxlrp.artifacts.artifact import Artifact, TensorFunction
 from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER, Manifest
+from fxlrp.artifacts.description.manifest_json import read_manifest
 from fxlrp.artifacts.keys import check_signature, read_public_keys
-from fxlrp.artifacts.onnx_format.files import read_onnx
+from fxlrp.artifacts.onnx_format.reading import read_onnx
 from fxlrp.artifacts.pt2 import archive
 from fxlrp.artifacts.pt2.reading import build_module
 from fxlrp.artifacts.pt2.untrusted import check_program
@@ -63,7 +64,7 @@ def load(path: str | Path, *, allow_native_code: bool = False, key: Any = None) 
     if path.suffix == ".onnx":
         return Artifact(*read_onnx(path, content, keys))
     with archive.open_archive(content, path) as members:
-        manifest = Manifest.from_json(archive.read_member(members, MANIFEST_MEMBER))
+        manifest = read_manifest(archive.read_member(members, MANIFEST_MEMBER))
         check_signature(manifest, keys)
         if manifest.format not in FORMATS:
             raise ArtifactError(f"{path} is of format {manifest.format!r}, which is none of {', '.join(FORMATS)}")

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from fxlrp._torch import tree_unflatten
-from fxlrp.artifacts.export import choose_format, export_program, write_artifact
+from fxlrp.artifacts.export import export_program
+from fxlrp.artifacts.formats import choose_format, write_artifact
 from fxlrp.artifacts.keys import read_private_key
 from fxlrp.artifacts.load import check_results
 from fxlrp.artifacts.single_samples import find_single_sizes

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 import fxlrp
 from fxlrp import ArtifactError
 from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER
+from fxlrp.artifacts.description.manifest_json import write_unsigned
 from fxlrp.artifacts.keys import DOMAIN, read_private_key, read_public_keys
 from fxlrp.cli.app import app
 
@@ -96,8 +97,8 @@ def test_what_was_changed_or_is_not_signed_is_refused(saved: Path, tmp_path: Pat
 
 def test_a_signature_of_something_else_is_none_of_an_artefact(saved: Path, tmp_path: Path) -> None:
     about = fxlrp.load(saved).manifest
-    KEY.public_key().verify(bytes.fromhex(about.signed), DOMAIN + about.to_sign())
-    path = resigned(saved, tmp_path / saved.name, signed=KEY.sign(about.to_sign()).hex())
+    KEY.public_key().verify(bytes.fromhex(about.signed), DOMAIN + write_unsigned(about))
+    path = resigned(saved, tmp_path / saved.name, signed=KEY.sign(write_unsigned(about)).hex())
     with pytest.raises(ArtifactError, match="of none of the given keys"):
         fxlrp.load(path, key=KEY.public_key())
 

@@ -271,7 +271,7 @@ def test_manifests_of_any_length_are_found(saved: Path, tmp_path: Path) -> None:
     start = len(json.dumps(manifest))
     for more in range(0, 16_000 - start, 61):
         path.write_bytes(resealed(model.SerializeToString(), {**manifest, "table": "x" * more}))
-        fxlrp.artifacts.onnx_format.files.read_trailer(path.read_bytes())
+        fxlrp.artifacts.onnx_format.trailer.read_trailer(path.read_bytes())
 
 
 def test_mutations(saved: Path, tmp_path: Path) -> None:

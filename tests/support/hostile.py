@@ -13,8 +13,8 @@ import hostile_onnx
 from hostile_json import Json, scramble
 from hostile_zip import Members, entries, flawed, pack, read
 
-from fxlrp.artifacts.description.manifest import DIGEST, MANIFEST_MEMBER
-from fxlrp.artifacts.description.manifest import compute_digest as digest
+from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER
+from fxlrp.artifacts.description.manifest_json import DIGEST, compute_digest
 
 MODEL = "models/model.json"
 CONFIGS = tuple(f"data/{kind}/model_{kind}_config.json" for kind in ("weights", "constants"))
@@ -40,7 +40,7 @@ def sealed(members: Members, rng: Random | None = None) -> Members:
     about["parts"] = {
         name: hashlib.sha256(data).hexdigest() for name, data in members.items() if name != MANIFEST_MEMBER
     }
-    return {**members, MANIFEST_MEMBER: written({**about, DIGEST: digest(about)})}
+    return {**members, MANIFEST_MEMBER: written({**about, DIGEST: compute_digest(about)})}
 
 
 def written(value: Json) -> bytes:

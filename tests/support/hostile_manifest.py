@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from fxlrp.artifacts.description.manifest import DIGEST, compute_digest
+from fxlrp.artifacts.description.manifest_json import DIGEST, compute_digest
 
 
 def nested(depth: int) -> Any:

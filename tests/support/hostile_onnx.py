@@ -13,7 +13,7 @@ from hostile_manifest import mutate, sealed
 from onnx import TensorProto, helper
 
 from fxlrp.artifacts.onnx_format.checks import walk_messages
-from fxlrp.artifacts.onnx_format.files import METADATA_KEY
+from fxlrp.artifacts.onnx_format.trailer import METADATA_KEY
 
 OPS = (
     "Loop",

@@ -1,40 +1,20 @@
-"""What an artefact says about itself, and how that is read."""
+"""What an artefact says about itself."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
 
 from fxlrp.artifacts.description import clauses
-from fxlrp.artifacts.description.fields import Check, integer, list_of, mapping_of, one_of, parse_json, record, text
-from fxlrp.artifacts.description.specs import (
-    IDENTIFIER,
-    NAME,
-    RANGE,
-    RESULT,
-    TARGET_KINDS,
-    Range,
-    Spec,
-    check_clause_field,
-    check_device,
-    find_type_and_rank,
-    spec_record,
-)
+from fxlrp.artifacts.description.specs import Range, Spec
 from fxlrp.errors import ArtifactError, SignatureError
-from fxlrp.ir.targets import LARGEST
 
 VERSION = 3
 """Of this format; another one is refused."""
 MANIFEST_MEMBER = "extra/fxlrp.json"
 """Its name in an archive."""
-DIGEST, SIGNED = "digest", "signed"
 TARGET = "target"
 """Name of the last input."""
 OBJECTIVE = "objective"
@@ -94,72 +74,6 @@ class Manifest:
     conditions: tuple[str, ...] = ()
     parts: dict[str, str] = dataclasses.field(default_factory=dict)
     signed: str = ""
-
-    def to_json(self) -> str:
-        """As text, sealed with the digest of all the rest."""
-        content = dataclasses.asdict(self)
-        return json.dumps({**content, DIGEST: compute_digest(content)}, indent=1)
-
-    @classmethod
-    def from_json(cls, content: str | bytes) -> Manifest:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ArtifactError: If it is damaged, of another version, or says what no artefact of fxlrp would, naming the
-                field.
-        """
-        found = parse_json(content)
-        if (version := found.get("version")) != VERSION:
-            raise ArtifactError(
-                f"the artefact has version {reprlib.repr(version)}, and this fxlrp reads version {VERSION}: "
-                "save it again, or install the fxlrp that wrote it"
-            )
-        digest = found.pop(DIGEST, None)
-        if digest != compute_digest(found):
-            raise ArtifactError("the manifest was changed after it was written: its digest does not fit")
-        manifest: Manifest = record(cls, FIELDS)(found, "")
-        if wrong := next(chain(manifest.contradictions(), manifest.contradictions_of_sizes()), ""):
-            raise ArtifactError(f"the manifest contradicts itself: {wrong}")
-        return manifest
-
-    def to_sign(self) -> bytes:
-        """What a signature is of: everything but itself, in one way to write it."""
-        content = dataclasses.asdict(self)
-        del content[SIGNED]
-        return write_canonical_json(content)
-
-    def contradictions(self) -> Iterator[str]:
-        """What the fields say against each other, in sentences."""
-        names, results = [one.name for one in self.inputs], {one.name: one for one in self.outputs}
-        takes = names if self.target == "none" else names[:-1]
-        if len(set(names)) < len(names) or len(results) < len(self.outputs):
-            yield "two inputs or two outputs have one name"
-        if not self.explained.shape:
-            yield "what it explains has no dimension for samples"
-        if not takes or TARGET in takes or names[len(takes) :] not in ([], [TARGET]):
-            yield f"its target is {self.target!r}, and its inputs are {', '.join(names) or 'none'}"
-        if self.target != "none" and find_type_and_rank(self.inputs[-1]) != TARGET_KINDS[self.target](
-            len(self.explained.shape)
-        ):
-            yield f"its target is {self.target!r}, and that input is {self.inputs[-1]}"
-        if results.get(self.explained.name, self.explained) != self.explained:
-            yield f"it explains {self.explained}, and returns {results[self.explained.name]}"
-        if self.explained.name not in results and self.explained.name != OBJECTIVE:
-            yield f"it explains {self.explained.name!r}, which it does not return"
-
-    def contradictions_of_sizes(self) -> Iterator[str]:
-        """Likewise, of numbers."""
-        seen = {size for one in self.inputs for size in one.shape}
-        for name, limits in self.sizes.items():
-            if name not in seen:
-                yield f"{name} is a size of no input"
-            if limits.max is not None and limits.max < limits.min:
-                yield f"{name} is {limits}"
-        for condition in self.conditions:
-            if unknown := sorted(clauses.find_sizes(condition) - self.sizes.keys()):
-                yield f"{condition} is of {unknown[0]}, which is no size"
-        if not self.coverage["covered"] <= self.coverage["live"] <= self.coverage["nodes"]:
-            yield f"its coverage is {self.coverage}"
 
     def check_parts(self, parts: Mapping[str, str]) -> None:
         """Compare the digests of what is there with those that were written down.
@@ -223,44 +137,3 @@ class Manifest:
         lines += [f"  where {condition}" for condition in self.conditions]
         lines += [f"  {name} was fixed as {value}" for name, value in self.fixed.items()]
         return "\n".join(lines)
-
-
-def write_canonical_json(content: Mapping[str, Any]) -> bytes:
-    """A description in the one way that digests and signatures are of."""
-    try:
-        return json.dumps(content, sort_keys=True).encode()
-    except RecursionError:
-        raise ArtifactError("the manifest is damaged: it is nested too deeply") from None
-
-
-def compute_digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a description."""
-    return hashlib.sha256(write_canonical_json(content)).hexdigest()
-
-
-SHA256 = text(64, "[0-9a-f]{64}")
-COUNT = integer(0)
-FIELDS: dict[str, Check] = {
-    "version": integer(VERSION, VERSION),
-    "fxlrp": text(),
-    "torch": text(),
-    "format": one_of("pt2", "aoti", "onnx"),
-    "device": check_device,
-    "model": text(),
-    "fingerprint": SHA256,
-    "parameters": COUNT,
-    "rules": text(),
-    "table": text(2**20, lines=True),
-    "coverage": record(dict, {"nodes": COUNT, "live": COUNT, "covered": COUNT}),
-    "target": one_of("none", *TARGET_KINDS),
-    "largest": integer(LARGEST, LARGEST),
-    "inputs": list_of(spec_record(IDENTIFIER), most=1000),
-    "fixed": mapping_of(NAME, text(10_000, lines=True), most=1000),
-    "outputs": list_of(spec_record(RESULT), most=10_000),
-    "explained": spec_record(NAME),
-    "sizes": mapping_of(IDENTIFIER, RANGE, most=1000),
-    "conditions": list_of(check_clause_field, most=1000),
-    "parts": mapping_of(NAME, SHA256, most=100_000),
-    SIGNED: text(128, "([0-9a-f]{128})?"),
-}
-"""What each field may hold."""
