@@ -54,7 +54,7 @@ def reload(case: tuple[str, str, str]) -> str:
             return f"not saved: {str(error)[:200]}"
         try:
             artifact = fxlrp.load(path)
-            given, chosen = artifact.asked(args, kwargs, None)
+            given, chosen = artifact.prepare(args, kwargs, None)
             found = artifact.run({**given, **chosen})
         except Exception as error:
             return f"wrong: {type(error).__name__}: {str(error)[:200]}"

@@ -53,8 +53,8 @@ class Artifact:
             SignatureError: If an input is missing or unknown, of another dtype or shape, not finite, or on meta.
             TargetError: If the target selects nothing, or is of a kind that the artefact was not saved for.
         """
-        given, chosen = self.asked(args, kwargs, target)
-        values = self.answered(given, chosen)
+        given, chosen = self.prepare(args, kwargs, target)
+        values = self.compute(given, chosen)
         parts = {
             kind: {name.removeprefix(kind).removeprefix("."): t for name, t in values.items() if name.startswith(kind)}
             for kind in ("output", "relevance", "read")
@@ -66,26 +66,38 @@ class Artifact:
         return Result(unwrap_single(parts["relevance"]), unwrap_single(parts["output"]), parts["read"], question)
 
     def results(self, *args: Tensor, target: Target = None, **kwargs: Tensor) -> dict[str, Tensor]:
-        """As a call, but every result by the name that it has in ``manifest.outputs``."""
-        return self.answered(*self.asked(args, kwargs, target))
+        """Run and attribute as a call does; return every result by the name that it has in ``manifest.outputs``."""
+        return self.compute(*self.prepare(args, kwargs, target))
 
-    def asked(
+    def prepare(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], target: Target
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The inputs, and the tensor of the target if there is one to choose, by name."""
-        with without_caller_modes():
-            given = self.bound(args, kwargs)
-            return given, self.chosen(given, target)
+        """Return the inputs, and the tensor of the target if there is one to choose, by name.
 
-    def answered(self, given: Mapping[str, Any], chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The results by name."""
+        Raises:
+            SignatureError, TargetError: As a call.
+        """
+        with without_caller_modes():
+            given = self.bind_inputs(args, kwargs)
+            return given, self.make_target(given, target)
+
+    def compute(self, given: Mapping[str, Any], chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the results of what was prepared, by name.
+
+        Raises:
+            SignatureError, TargetError: As a call.
+        """
         with without_caller_modes():
             results = self.run({**given, **chosen})
             self.check_reached(chosen, results)
             return results
 
-    def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs by name, in order."""
+    def bind_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Give names to the inputs, and put them in order.
+
+        Raises:
+            SignatureError: If there are too many, or one is given twice.
+        """
         names = [spec.name for spec in self.manifest.inputs if spec.name != TARGET]
         if len(args) > len(names):
             raise SignatureError(f"{len(args)} inputs for {len(names)}\n{self.manifest.signature()}")
@@ -97,15 +109,19 @@ class Artifact:
         ordered = {name: given.pop(name) for name in names if name in given}
         return {**ordered, **given}
 
-    def chosen(self, given: Mapping[str, Any], target: Target) -> dict[str, Tensor]:
-        """The tensor of a target."""
+    def make_target(self, given: Mapping[str, Any], target: Target) -> dict[str, Tensor]:
+        """Make the tensor of a target for inputs that fit, by name; none if there is nothing to choose.
+
+        Raises:
+            SignatureError, TargetError: As a call.
+        """
         about = self.manifest
         sizes = check_inputs(about, given)
         if about.target == "none":
             if target is not None:
                 raise TargetError("the artefact has one output per sample: there is no target to choose")
             return {}
-        tensor = None if isinstance(target, Contrast) else to_numbers(target, about.explained_shape(sizes))
+        tensor = None if isinstance(target, Contrast) else to_numbers(target, about.find_explained_shape(sizes))
         if tensor is None or tensor.is_floating_point() != (about.target == "seed"):
             kinds = {"index": "a class or an index", "seed": "a floating point seed"}
             other = next(kind for kind in kinds if kind != about.target)
@@ -151,11 +167,11 @@ class Artifact:
 
 @contextmanager
 def without_caller_modes() -> Iterator[None]:
-    """The same numbers whatever the caller is in."""
+    """Leave the modes that the caller is in, for the same numbers in all of them."""
     with plain_mode(), without_function_modes():
         yield
 
 
 def unwrap_single(found: dict[str, Tensor]) -> Any:
-    """The only entry, or all of them by name."""
+    """Return the only entry, or all of them by name."""
     return next(iter(found.values())) if len(found) == 1 else found

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fxlrp._torch import load_package
 from fxlrp.artifacts.artifact import Artifact, TensorFunction
@@ -24,7 +23,6 @@ from fxlrp.artifacts.pt2.reading import build_module
 from fxlrp.artifacts.pt2.untrusted import check_program
 from fxlrp.artifacts.pt2.weight_files import read_weights
 from fxlrp.errors import ArtifactError
-from fxlrp.session.agreement import is_close
 
 COMMON_MEMBERS = [
     re.escape(MANIFEST_MEMBER),
@@ -104,7 +102,7 @@ def check_runnable(manifest: Manifest) -> None:
 
 
 def read_pt2(members: zipfile.ZipFile, manifest: Manifest) -> TensorFunction:
-    """What runs an archive of torch.export: its graph and its weights, looked through."""
+    """Return what runs an archive of torch.export: its graph and its weights, looked through."""
     read = functools.partial(archive.read_member, members)
     if read("data/sample_inputs/model.pt"):
         raise ArtifactError("the artefact has sample inputs, which are pickled and not read")
@@ -117,7 +115,7 @@ def read_pt2(members: zipfile.ZipFile, manifest: Manifest) -> TensorFunction:
 
 
 def read_aoti(members: zipfile.ZipFile, manifest: Manifest) -> TensorFunction:
-    """What runs a package of AOTInductor, from a copy that has the members that were checked and nothing else."""
+    """Return what runs a package of AOTInductor, from a copy that has the members that were checked and no others."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "model.pt2"
         copy.write_bytes(archive.copy_members(members))
@@ -133,20 +131,3 @@ FORMATS: dict[str, tuple[Sequence[str], Callable[[zipfile.ZipFile, Manifest], Te
     "aoti": (AOTI_MEMBERS, read_aoti),
 }
 """What each format has for members, and what reads them."""
-
-
-def check_results(path: Path, tensors: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    """Compare the results of an artefact with those of the program that it was made of.
-
-    Raises:
-        ArtifactError: If they differ by more than rounding does.
-    """
-    artifact = load(path, allow_native_code=True)
-    names = [spec.name for spec in artifact.manifest.inputs]
-    found = artifact.run(dict(zip(names, tensors, strict=False)))
-    for (name, one), other in zip(found.items(), expected, strict=True):
-        if not is_close(one, other):
-            raise ArtifactError(
-                f"as {artifact.manifest.format!r} the result '{name}' would differ from that of the program: "
-                "choose another format"
-            )

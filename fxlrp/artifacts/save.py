@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from fxlrp._torch import tree_unflatten
 from fxlrp.artifacts.export import export_program
 from fxlrp.artifacts.formats import choose_format, write_artifact
 from fxlrp.artifacts.keys import read_private_key
-from fxlrp.artifacts.load import check_results
+from fxlrp.artifacts.load import load
 from fxlrp.artifacts.single_samples import find_single_sizes
-from fxlrp.errors import SignatureError
+from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.files import find_destination
+from fxlrp.ir.program import Program
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import FORMS, make_example_targets
+from fxlrp.session.agreement import is_close
 from fxlrp.session.programs import Programs
 from fxlrp.session.signature import check_finite
 
@@ -59,16 +62,31 @@ def save_artifact(
     key = None if sign is None else read_private_key(sign)
     entry, leaves, sizes = programs.open_entry(args, kwargs)
     check_finite(entry, leaves)
-    symbols, small = find_single_sizes(programs, entry, leaves, sizes, form)
+    single, samples = find_single_sizes(programs, entry, leaves, sizes, form)
     program, _ = programs.program(entry, form)
-    exported = replace(export_program(entry.plan, program, rules, model, symbols), key=key)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    tensors += make_example_targets(form, entry.shape(sizes), tensors[0].device)
-    expected = program.module(*tensors)
-    output = entry.plan.captured.output(expected[: program.outputs])
-    given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    programs.verify(entry, ("saved", form), tree_unflatten(leaves, entry.spec), output, given)
+    exported = replace(export_program(entry.plan, program, rules, model, single), key=key)
+    inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    tensors = [*inputs, *make_example_targets(form, entry.shape(sizes), inputs[0].device)]
+    output = entry.plan.captured.output(program.module(*tensors)[: program.outputs])
+    programs.verify(entry, ("saved", form), tree_unflatten(leaves, entry.spec), output, inputs)
     with write_artifact(exported, path, format) as new:
-        for given in (tensors, *small):
-            check_results(new, given, program.module(*given))
+        check_results(new, program, [tensors, *samples])
     return path
+
+
+def check_results(path: Path, program: Program, samples: Iterable[Sequence[Tensor]]) -> None:
+    """Load an artefact again, and compare its results with those of the program that it was made of.
+
+    Raises:
+        ArtifactError: If they differ by more than rounding does.
+    """
+    artifact = load(path, allow_native_code=True)
+    names = [spec.name for spec in artifact.manifest.inputs]
+    for tensors in samples:
+        found = artifact.run(dict(zip(names, tensors, strict=False)))
+        for (name, one), other in zip(found.items(), program.module(*tensors), strict=True):
+            if not is_close(one, other):
+                raise ArtifactError(
+                    f"as {artifact.manifest.format!r} the result '{name}' would differ from that of the program: "
+                    "choose another format"
+                )

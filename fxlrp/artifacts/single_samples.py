@@ -22,7 +22,7 @@ NOISE = 0.1
 def find_single_sizes(
     programs: Programs, entry: CapturedSignature, leaves: Sequence[Any], sizes: Mapping[Any, int], form: Form
 ) -> tuple[set[str], list[list[Tensor]]]:
-    """The open sizes for which 1 will do, by symbol, and the tensors on which that was found out.
+    """Find the open sizes for which 1 will do, by symbol, and the tensors on which that was found out.
 
     Of the batch and of the first size after it: alone, and both at a time.
     """
@@ -44,7 +44,7 @@ def find_single_sizes(
 def compare_at_sizes(
     programs: Programs, entry: CapturedSignature, leaves: Sequence[Any], sizes: Mapping[Any, int], form: Form
 ) -> list[Tensor] | None:
-    """The beginning of the inputs, of these sizes, if the program does there what a program for them does.
+    """Return the beginning of the inputs, of these sizes, if the program does there what a program for them does.
 
     The model is captured once more, and both programs are compared on these inputs and on noise about them. None if
     they differ, or if there is no such program.
@@ -63,7 +63,7 @@ def compare_at_sizes(
 
 
 def cut_input(node: fx.Node, leaf: Any, sizes: Mapping[Any, int]) -> Any:
-    """The beginning of an input, of the sizes that it has for these values of the symbols."""
+    """Return the beginning of an input, of the sizes that it has for these values of the symbols."""
     if not isinstance(leaf, Tensor):
         return leaf
     shape = node.meta["val"].shape
@@ -72,11 +72,11 @@ def cut_input(node: fx.Node, leaf: Any, sizes: Mapping[Any, int]) -> Any:
 
 
 def add_noise(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors with noise on those of floating point."""
+    """Add noise to the tensors of floating point."""
     chance = torch.Generator().manual_seed(0)
     return [t + (NOISE * torch.randn(t.shape, generator=chance)).to(t) if t.is_floating_point() else t for t in tensors]
 
 
 def all_agree(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether all results agree."""
+    """Return whether all results agree."""
     return all(is_close(one, other) for one, other in zip(ones, others, strict=True))

@@ -42,7 +42,7 @@ def convert_result(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> None:
 
 
 def has_default_type(node: fx.Node) -> bool:
-    """Whether an op's type is said neither by its operands nor by its arguments."""
+    """Return whether an op's type is said neither by its operands nor by its arguments."""
     op, value = node.target, node.meta.get("val")
     if not isinstance(op, OpOverload) or op.namespace != "aten" or not has_fractions(value):
         return False
@@ -52,10 +52,10 @@ def has_default_type(node: fx.Node) -> bool:
 
 
 def has_fractions(value: object) -> bool:
-    """Whether it is a tensor of numbers with fractions, real or complex."""
+    """Return whether it is a tensor of numbers with fractions, real or complex."""
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def list_arguments(op: OpOverload) -> list[str]:
-    """Names of an op's arguments."""
+    """List the names of an op's arguments."""
     return [argument.name for argument in op._schema.arguments]

@@ -168,8 +168,8 @@ class ShardJob:
         if isinstance(target, str):
             target = [s.target for s in samples]
             target = torch.stack(target) if isinstance(target[0], Tensor) else target
-        given, chosen = self.artifact.asked((), inputs, target)
-        found = self.artifact.answered(given, chosen)
+        given, chosen = self.artifact.prepare((), inputs, target)
+        found = self.artifact.compute(given, chosen)
         if about.target == "index":
             y = found.get(about.explained.name)
             found[TARGET] = chosen[TARGET] if y is None else resolve_index(y, chosen[TARGET])

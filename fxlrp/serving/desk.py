@@ -65,8 +65,8 @@ class HostedArtifact:
     def asked(self, read: Callable[[], Call]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The inputs and the target of a call, checked against the manifest."""
         call = read()
-        given = self.artifact.bound((), call.inputs)
-        return given, self.artifact.chosen(given, call.target)
+        given = self.artifact.bind_inputs((), call.inputs)
+        return given, self.artifact.make_target(given, call.target)
 
 
 class RequestHandler:
@@ -137,7 +137,7 @@ class RequestHandler:
 
     async def document(self, body: bytes, host: HostedArtifact) -> Any:
         """What a body of JSON says; of lists with more numbers than the artefact can take, no more than that."""
-        most = host.about.most_entries()
+        most = host.about.count_most_entries()
         return await self.workers.parse(body, len(body) if most is None else most)
 
     async def text(self, document: Any, results: Mapping[str, Tensor]) -> bytes:

@@ -163,9 +163,9 @@ def test_a_batch_that_no_input_counts(saved: Path, manifest: dict[str, Any]) -> 
         about = read_manifest(sealed(content))
         if samples is None:
             with pytest.raises(fxlrp.SignatureError, match="do not tell how many samples"):
-                about.explained_shape({"batch": 3})
+                about.find_explained_shape({"batch": 3})
         else:
-            assert about.explained_shape({"batch": 3}) == (samples, 3)
+            assert about.find_explained_shape({"batch": 3}) == (samples, 3)
 
 
 def test_results_are_those_of_the_manifest(saved: Path) -> None:

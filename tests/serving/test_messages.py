@@ -156,7 +156,7 @@ def test_an_id_that_no_table_has_fails_alone(tmp_path: Path) -> None:
     artifact = fxlrp.load(path)
     with pytest.raises(SignatureError, match="ids_1 is 1 to 2"):
         check_inputs(artifact.manifest.at_most("ids_1", 2), {"ids": ids})
-    jobs = [{"ids": ids + shift, **artifact.chosen({"ids": ids}, 1)} for shift in (0, 7, 1)]
+    jobs = [{"ids": ids + shift, **artifact.make_target({"ids": ids}, 1)} for shift in (0, 7, 1)]
     (one, bad, two), calls = run_all(artifact.run, jobs, most=8)
     assert calls == [1, 1]
     assert isinstance(bad, SignatureError)

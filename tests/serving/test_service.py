@@ -102,7 +102,7 @@ def good(artifact: fxlrp.Artifact, seed: int) -> Good:
     expected = artifact.results(x, target=tuples)
     if seed % 4 != 3:
         return Good(body({NAME: x.tolist()}, target), JSON, expected)
-    lowered = artifact.chosen({NAME: x}, tuples)["target"]
+    lowered = artifact.make_target({NAME: x}, tuples)["target"]
     if (lowered < 0).any():
         return Good(to_binary({NAME: x}), BINARY, expected)
     return Good(to_binary({NAME: x, "target": lowered}), BINARY, expected)
@@ -337,7 +337,7 @@ def test_an_artefact_of_one_size_runs_one_request_at_a_time(saved: Path, tmp_pat
         host = RequestHandler({"fixed": artifact}, Limits(2**20, 8, 32, 0.01)).hosts["fixed"]
         work = asyncio.create_task(host.batcher.work())
         seeds = torch.eye(3, dtype=torch.float64)[:2], torch.ones(2, 3, dtype=torch.float64)
-        calls = [{NAME: torch.ones(2, 4), **artifact.chosen({NAME: torch.ones(2, 4)}, seed)} for seed in seeds]
+        calls = [{NAME: torch.ones(2, 4), **artifact.make_target({NAME: torch.ones(2, 4)}, seed)} for seed in seeds]
         for seed, found in zip(seeds, await asyncio.gather(*map(host.batcher.submit, calls)), strict=True):
             expected = artifact.results(torch.ones(2, 4), target=seed)
             assert all(torch.equal(found[name], value) for name, value in expected.items())

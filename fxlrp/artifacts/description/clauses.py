@@ -45,7 +45,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], range]] = {
 
 
 def write_clause(expression: Any, names: Mapping[str, str]) -> str:
-    """An expression in named sizes.
+    """Write an expression in named sizes.
 
     Raises:
         ArtifactError: If it cannot be written.
@@ -76,7 +76,7 @@ def check_clause(text: Any) -> None:
 
 
 def is_computable(node: ast.AST) -> bool:
-    """Whether a part of an expression can be computed."""
+    """Return whether a part of an expression can be computed."""
     if isinstance(node, ast.Constant):
         return type(node.value) is int and node.value.bit_length() <= MAX_BITS
     if isinstance(node, ast.Call):
@@ -90,14 +90,14 @@ def is_computable(node: ast.AST) -> bool:
 
 
 def find_sizes(text: str) -> set[str]:
-    """The sizes that an expression is of."""
+    """Return the sizes that an expression is of."""
     found = {node.id for node in ast.walk(parse_clause(text)) if isinstance(node, ast.Name)}
     return found - FUNCTIONS.keys()
 
 
 @lru_cache(1024)
 def parse_clause(text: str) -> ast.Expression:
-    """A condition as a tree."""
+    """Parse a condition into a tree."""
     try:
         if len(text) > MAX_LENGTH:
             raise ValueError(f"it has {len(text)} characters")
@@ -108,7 +108,7 @@ def parse_clause(text: str) -> ast.Expression:
 
 
 def evaluate_clause(text: str, sizes: Mapping[str, int]) -> Any:
-    """Value of an expression; None if it needs a size that is not there, or has none."""
+    """Return the value of an expression; None if it needs a size that is not there, or has none."""
     try:
         return evaluate_node(parse_clause(text).body, sizes)
     except (KeyError, ArithmeticError):
@@ -116,7 +116,7 @@ def evaluate_clause(text: str, sizes: Mapping[str, int]) -> Any:
 
 
 def evaluate_node(node: Any, sizes: Mapping[str, int]) -> Any:
-    """Value of a part of an expression; as in Python, of what is joined by ``and`` and ``or`` only what decides."""
+    """Evaluate a part of an expression; as in Python, of parts joined by ``and`` and ``or`` only those that decide."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):
@@ -136,7 +136,7 @@ def evaluate_node(node: Any, sizes: Mapping[str, int]) -> Any:
 
 
 def evaluate_comparisons(node: ast.Compare, sizes: Mapping[str, int]) -> bool:
-    """Whether each of a chain of comparisons holds; what follows one that does not is left alone."""
+    """Return whether each of a chain of comparisons holds; what follows one that does not is left alone."""
     left = evaluate_node(node.left, sizes)
     for op, part in zip(node.ops, node.comparators, strict=True):
         right = evaluate_node(part, sizes)
@@ -147,7 +147,7 @@ def evaluate_comparisons(node: ast.Compare, sizes: Mapping[str, int]) -> bool:
 
 
 def refuse_huge(number: int) -> int:
-    """A number that is no huge one.
+    """Return a number unless it is a huge one.
 
     Raises:
         OverflowError: If it is.
@@ -158,7 +158,7 @@ def refuse_huge(number: int) -> int:
 
 
 def check_exponent(base: int, exponent: int) -> int:
-    """An exponent whose power is no huge number.
+    """Return an exponent unless its power is a huge number.
 
     Raises:
         OverflowError: If it is one.

@@ -22,7 +22,7 @@ MAX_DIGITS = 19
 
 
 def refuse_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which no name may come twice: readers differ in which of the two they take."""
+    """Make an object of JSON, in which no name may come twice: readers differ in which of the two they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name comes twice in one object")
@@ -54,7 +54,7 @@ def parse_json(content: str | bytes) -> dict[str, Any]:
 
 
 def parse_whole_number(digits: str) -> int:
-    """A number that is not too long."""
+    """Read a number that is not too long."""
     if len(digits.removeprefix("-")) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} digits")
     return int(digits)
@@ -71,7 +71,7 @@ def refuse_field(name: str, value: Any, wanted: str) -> NoReturn:
 
 
 def text(longest: int = 1000, pattern: str | None = None, lines: bool = False) -> Check:
-    """A text that can be printed, on one line unless ``lines``."""
+    """Make a check for a text that can be printed, on one line unless ``lines``."""
 
     def check(value: Any, name: str) -> str:
         if not isinstance(value, str) or len(value) > longest:
@@ -86,7 +86,7 @@ def text(longest: int = 1000, pattern: str | None = None, lines: bool = False) -
 
 
 def one_of(*words: str) -> Check:
-    """One of some words."""
+    """Make a check for one of some words."""
 
     def check(value: Any, name: str) -> str:
         if not isinstance(value, str) or value not in words:
@@ -97,7 +97,7 @@ def one_of(*words: str) -> Check:
 
 
 def integer(least: int, most: int = 2**63 - 1) -> Check:
-    """A number; a truth value is none."""
+    """Make a check for a number; a truth value is none."""
 
     def check(value: Any, name: str) -> int:
         if type(value) is not int or not least <= value <= most:
@@ -108,17 +108,17 @@ def integer(least: int, most: int = 2**63 - 1) -> Check:
 
 
 def optional(inner: Check) -> Check:
-    """Nothing, or what another check takes."""
+    """Make a check for None or what another check takes."""
     return lambda value, name: None if value is None else inner(value, name)
 
 
 def either(kind: type, inner: Check, other: Check) -> Check:
-    """What one check takes if the value is of a type, and another if it is not."""
+    """Make a check that leaves values of a type to one check, and all others to another."""
     return lambda value, name: (inner if isinstance(value, kind) else other)(value, name)
 
 
 def list_of(inner: Check, most: int) -> Check:
-    """A list, as a tuple."""
+    """Make a check for a list, which becomes a tuple."""
 
     def check(value: Any, name: str) -> tuple[Any, ...]:
         if not isinstance(value, list) or len(value) > most:
@@ -129,7 +129,7 @@ def list_of(inner: Check, most: int) -> Check:
 
 
 def mapping_of(key: Check, inner: Check, most: int) -> Check:
-    """An object whose names are not fixed."""
+    """Make a check for an object whose names are not fixed."""
 
     def check(value: Any, name: str) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) > most:
@@ -140,7 +140,7 @@ def mapping_of(key: Check, inner: Check, most: int) -> Check:
 
 
 def record(make: Callable[..., Any], fields: Mapping[str, Check]) -> Check:
-    """An object that has each of some fields and no other, made into something."""
+    """Make a check for an object that has each of some fields and no other, and is made into something."""
 
     def check(value: Any, name: str) -> Any:
         if not isinstance(value, dict):

@@ -89,8 +89,8 @@ class Manifest:
             if self.parts[name] != parts[name]:
                 raise ArtifactError(f"{name} was changed after the artefact was written: its SHA-256 does not fit")
 
-    def explained_shape(self, sizes: Mapping[str, int]) -> tuple[int | None, ...]:
-        """Shape of the explained output; None for a size computed of others, which the program knows.
+    def find_explained_shape(self, sizes: Mapping[str, int]) -> tuple[int | None, ...]:
+        """Return the shape of the explained output; None for a size computed of others, which the program knows.
 
         Raises:
             SignatureError: If the inputs do not tell how many samples there are.
@@ -101,27 +101,27 @@ class Manifest:
             raise SignatureError(f"the inputs do not tell how many samples there are: {first}\n{self.signature()}")
         return (samples, *(size if isinstance(size, int) else sizes.get(size) for size in rest))
 
-    def most_entries(self) -> int | None:
-        """How many numbers the largest input can have; None if a size has no end that is known here."""
+    def count_most_entries(self) -> int | None:
+        """Count the numbers that the largest input can have; None if a size has no end that is known here."""
         sizes = {name: limits.max for name, limits in self.sizes.items()}
         ends = [[size if isinstance(size, int) else sizes.get(size) for size in spec.shape] for spec in self.inputs]
         known = [[end for end in shape if end is not None] for shape in ends]
         return max(map(math.prod, known), default=0) if known == ends else None
 
     def at_most(self, name: str, largest: int) -> Manifest:
-        """The same for smaller values of a size.
+        """Return the same manifest for smaller values of a size.
 
         Raises:
             SignatureError: If there is no such size, or it would have no value.
         """
-        limits = self.range(name)
+        limits = self.find_range(name)
         if largest < limits.min:
             raise SignatureError(f"{name} is {limits}, so not at most {largest}")
         limits = Range(limits.min, largest if limits.max is None else min(largest, limits.max))
         return dataclasses.replace(self, sizes={**self.sizes, name: limits})
 
-    def range(self, name: str) -> Range:
-        """The values of a size.
+    def find_range(self, name: str) -> Range:
+        """Return the values of a size.
 
         Raises:
             SignatureError: If there is no such size.
@@ -131,7 +131,7 @@ class Manifest:
         return self.sizes[name]
 
     def signature(self) -> str:
-        """What it takes."""
+        """Say what it takes."""
         lines = ["It takes", *(f"  {one}" for one in self.inputs)]
         lines += [f"  {name} is {limits}" for name, limits in self.sizes.items()]
         lines += [f"  where {condition}" for condition in self.conditions]

@@ -108,7 +108,7 @@ def compute_digest(content: Mapping[str, Any]) -> str:
 
 
 def find_contradictions(about: Manifest) -> Iterator[str]:
-    """Find what the fields say against each other, in sentences."""
+    """Find what inputs, outputs and the target say against each other, in sentences."""
     names, results = [one.name for one in about.inputs], {one.name: one for one in about.outputs}
     takes = names if about.target == "none" else names[:-1]
     rank = len(about.explained.shape)
@@ -127,7 +127,7 @@ def find_contradictions(about: Manifest) -> Iterator[str]:
 
 
 def find_contradictions_of_sizes(about: Manifest) -> Iterator[str]:
-    """Find likewise what numbers say against each other."""
+    """Find what sizes, conditions and counts say against each other, in sentences."""
     seen = {size for one in about.inputs for size in one.shape}
     for name, limits in about.sizes.items():
         if name not in seen:

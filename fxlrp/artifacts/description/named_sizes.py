@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from fxlrp.artifacts.description.clauses import write_clause as write_clause
+from fxlrp.artifacts.description.clauses import write_clause
 from fxlrp.artifacts.description.specs import Range
 from fxlrp.errors import ArtifactError
 from fxlrp.ir.guards import Guards, find_user_inputs, is_symbolic
@@ -16,7 +16,7 @@ from fxlrp.plan.decide import Plan
 
 
 def name_sizes(plan: Plan) -> dict[str, str]:
-    """A name for each size that may change: ``batch``, or the input and dimension that it is first seen at."""
+    """Name each size that may change: ``batch``, or by the input and dimension that it is first seen at."""
     batch = str(plan.captured.explained.meta["val"].shape[0])
     names: dict[str, str] = {}
     for node in plan.captured.inputs:
@@ -27,7 +27,7 @@ def name_sizes(plan: Plan) -> dict[str, str]:
 
 
 def find_ranges(plan: Plan, names: Mapping[str, str], ones: Collection[str]) -> dict[str, Range]:
-    """The values of each named size."""
+    """Return the values of each named size."""
     ranges: dict[str, Range] = {}
     for node in plan.captured.inputs:
         for size in read_shape(node.meta["val"]):
@@ -38,7 +38,7 @@ def find_ranges(plan: Plan, names: Mapping[str, str], ones: Collection[str]) -> 
 
 
 def find_conditions(plan: Plan, exported: ExportedProgram, names: Mapping[str, str]) -> tuple[str, ...]:
-    """What else holds of the named sizes, by the capture of the model and by the export of its program, as text."""
+    """Find what else holds of named sizes by the capture of the model and the export of its program, as text."""
     found = write_clauses(plan.captured.guards, names)
     again: dict[str, str] = {}  # the export has symbols of its own
     tensors = [node for node in plan.captured.inputs if isinstance(node.meta["val"], Tensor)]
@@ -52,7 +52,7 @@ def find_conditions(plan: Plan, exported: ExportedProgram, names: Mapping[str, s
 
 
 def write_clauses(guards: Guards, names: Mapping[str, str]) -> list[str]:
-    """Conditions on named sizes as text.
+    """Write conditions on named sizes as text.
 
     Raises:
         ArtifactError: If there is one of a size that has no name.
@@ -66,5 +66,5 @@ def write_clauses(guards: Guards, names: Mapping[str, str]) -> list[str]:
 
 
 def read_shape(value: Any) -> tuple[Any, ...]:
-    """The shape of a tensor, with symbols in it; nothing for anything else."""
+    """Return the shape of a tensor, with symbols in it; nothing for anything else."""
     return tuple(value.shape) if isinstance(value, Tensor) else ()

@@ -56,7 +56,7 @@ class Spec:
 
 
 def find_type_and_rank(spec: Spec) -> tuple[str, int]:
-    """Type and rank of a tensor; all floating types are one."""
+    """Return the type and rank of a tensor; all floating types are one."""
     return "float" if "float" in spec.dtype else spec.dtype, len(spec.shape)
 
 
@@ -101,5 +101,5 @@ RANGE = record(Range, {"min": integer(0), "max": optional(integer(0))})
 
 
 def spec_record(name: Check) -> Check:
-    """Check the description of a tensor."""
+    """Make a check for the description of a tensor."""
     return record(Spec, {"name": name, "dtype": DTYPE, "shape": SHAPE})

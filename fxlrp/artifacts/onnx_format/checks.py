@@ -64,7 +64,7 @@ MAX_LENGTH = 1000
 
 
 def walk_messages(root: Any) -> Iterator[Any]:
-    """A message and all in it, each before those in itself."""
+    """Yield a message and all in it, each before those in itself."""
     stack = [root]
     while stack:
         message = stack.pop()
@@ -162,13 +162,13 @@ def check_interface(verb: str, values: Sequence[Any], specs: Sequence[Spec]) -> 
 
 
 def shorten(numbers: Any) -> str:
-    """A list of numbers, cut off if it is long."""
+    """Write a list of numbers, cut off if it is long."""
     return reprlib.repr(list(numbers))
 
 
 @cache
 def list_dtypes() -> dict[int, str]:
-    """Types of torch by their numbers in ONNX."""
+    """Return the types of torch by their numbers in ONNX."""
     numbers = require("onnx", "onnx").TensorProto.DataType
     return {numbers.Value(ONNX_NAMES.get(name, name.upper())): name for name in DTYPE_NAMES}
 

@@ -28,7 +28,7 @@ def convolution_backward(
     groups: int,
     mask: Sequence[bool],
 ) -> tuple[Tensor | None, None, None]:
-    """The adjoint of a convolution with respect to its input is the transposed one, and the reverse."""
+    """Apply the adjoint of a convolution in its input: a transposed convolution, or a plain one if it is transposed."""
     if mask[1] or mask[2]:
         raise ArtifactError("the adjoint of a convolution with respect to its weight has no ONNX form: use 'pt2'")
     if transposed:
@@ -54,7 +54,7 @@ def max_pool_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """Every gradient goes to where the largest entry was."""
+    """Put every gradient where the largest entry was."""
     zeros = torch.zeros_like(x).flatten(2)
     return zeros.scatter_add(2, indices.flatten(2), grad.flatten(2)).view_as(x)
 
@@ -69,7 +69,7 @@ def average_pool_backward(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
-    """Every gradient is spread over its window: a transposed convolution with ones, channel by channel."""
+    """Spread every gradient over its window: a transposed convolution with ones, channel by channel."""
     stride = stride or kernel
     rest: list[Any] = [
         n - (m - 1) * s + 2 * p - k
@@ -98,7 +98,7 @@ def attention(
     attn_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scores, softmax, sum; and what stands for the logarithm of the softmax's denominator, which is not used."""
+    """Return values weighted by the softmax of scores, and a stand-in for its log-normaliser, which nothing uses."""
     return attention_weights(q, k, is_causal, attn_mask, scale) @ v, q[..., 0]
 
 
@@ -115,14 +115,14 @@ def attention_backward(
     attn_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The adjoint of attention."""
+    """Apply the adjoint of attention in queries, keys and values."""
     weights = attention_weights(q, k, is_causal, attn_mask, scale)
     change = weights * (grad @ v.transpose(-2, -1) - (grad * out).sum(-1, keepdim=True)) * find_scale(q, scale)
     return change @ k, change.transpose(-2, -1) @ q, weights.transpose(-2, -1) @ grad
 
 
 def attention_weights(q: Tensor, k: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Tensor:
-    """Softmax of the scores; zeros for a query that may look at nothing, as the kernels have it."""
+    """Return the softmax of the scores; zeros for a query that may look at nothing, as the kernels have it."""
     scores = q @ k.transpose(-2, -1) * find_scale(q, scale)
     if is_causal:
         rows = torch.arange(q.shape[-2], device=q.device)[:, None]
@@ -134,12 +134,12 @@ def attention_weights(q: Tensor, k: Tensor, is_causal: bool, mask: Tensor | None
 
 
 def find_scale(q: Tensor, scale: float | None) -> float:
-    """What scores are multiplied by."""
+    """Return what scores are multiplied by."""
     return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
 
 
 def erfc(x: Tensor) -> Tensor:
-    """The rest of the error function; less exact where it is small."""
+    """Return the rest of the error function; less exact where it is small."""
     return 1 - torch.erf(x)
 
 

@@ -56,12 +56,12 @@ def check_constants(graph: Any) -> None:
 
 
 def goes_forwards(node: Any, known: Mapping[str, Any]) -> bool:
-    """Whether all steps of a slice are known and go forwards."""
+    """Return whether all steps of a slice are known and go forwards."""
     return all((known.get(name, ZERO) >= 1).all() for name in node.input[STEPS_INPUT:] if name)
 
 
 def is_flip(node: Any, known: Mapping[str, Any]) -> bool:
-    """Whether a slice takes all of some dimensions in reverse, the only one backwards that torch's exporter writes."""
+    """Return whether a slice reverses some dimensions whole: no other one backwards is written by torch's exporter."""
     starts, ends, steps = (known.get(node.input[place], ZERO) for place in (1, 2, STEPS_INPUT))
     return bool((starts == -1).all() and (ends == -(2.0**63)).all() and (steps == -1).all())
 
@@ -85,7 +85,7 @@ def check_shapes(model: Any) -> None:
 
 
 def find_constants(graph: Any) -> Iterator[tuple[str, Any]]:
-    """Short tensors of numbers that are constants, by name."""
+    """Yield the short tensors of numbers that are constants, by name."""
     for tensor in graph.initializer:
         yield from read_if_short(tensor.name, tensor)
     for node in graph.node:
@@ -100,7 +100,7 @@ def find_constants(graph: Any) -> Iterator[tuple[str, Any]]:
 
 
 def read_if_short(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
-    """A tensor as an array, if it may be a shape."""
+    """Yield a tensor as an array, if it may be a shape."""
     dtype = list_dtypes()[tensor.data_type]
     if dtype in ("int32", "int64", "float32", "float64") and math.prod(tensor.dims) <= MAX_LENGTH:
         yield name, np.frombuffer(tensor.raw_data, dtype).astype(np.float64)

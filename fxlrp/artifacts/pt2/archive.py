@@ -17,7 +17,7 @@ END_RECORD = b"PK\5\6"
 
 
 def read_file(path: Path) -> bytes:
-    """All of a file, read once: what is checked is what is used, whatever happens to the file meanwhile.
+    """Read all of a file, once: what is checked is what is used, whatever happens to the file meanwhile.
 
     Raises:
         ArtifactError: If it cannot be read.
@@ -31,7 +31,7 @@ def read_file(path: Path) -> bytes:
 
 
 def open_archive(content: bytes, path: Path) -> zipfile.ZipFile:
-    """An archive whose members are stored as they are, and inside one folder.
+    """Open an archive whose members are stored as they are, and inside one folder.
 
     Args:
         content: All of it.
@@ -82,7 +82,7 @@ def check_members(archive: zipfile.ZipFile, allowed: Sequence[str], path: Path) 
 
 
 def copy_members(archive: zipfile.ZipFile) -> bytes:
-    """The same members in an archive of our own, which every reader reads alike."""
+    """Copy the members into an archive of our own, which every reader reads alike."""
     new = io.BytesIO()
     with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as copy:
         for name in archive.namelist():
@@ -91,7 +91,7 @@ def copy_members(archive: zipfile.ZipFile) -> bytes:
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The content of a member, by its name below the folder.
+    """Return the content of a member, by its name below the folder.
 
     Raises:
         ArtifactError: If it is missing or damaged.
@@ -103,11 +103,11 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def find_full_name(archive: zipfile.ZipFile, name: str) -> str:
-    """The name of a member with its folder."""
+    """Return the name of a member with its folder."""
     return f"{archive.namelist()[0].split('/')[0]}/{name}"
 
 
 def hash_members(archive: zipfile.ZipFile, without: str) -> dict[str, str]:
-    """SHA-256 of every member but one, by its name below the folder."""
+    """Return the SHA-256 of every member but one, by its name below the folder."""
     names = (name.partition("/")[2] for name in archive.namelist())
     return {name: hashlib.sha256(read_member(archive, name)).hexdigest() for name in names if name != without}

@@ -24,18 +24,18 @@ STRIDED = 7
 
 
 def read_size(find: Find, value: Mapping[str, Any]) -> Any:
-    """A number or, by its name, what computes it."""
+    """Return a number or, by its name, what computes it."""
     (part,) = value.values()
     return find(part) if "as_name" in value else part
 
 
 def read_tensor(find: Find, value: Mapping[str, Any]) -> fx.Node | None:
-    """A tensor by its name, or none."""
+    """Find a tensor by its name, or none."""
     return None if "as_none" in value else find(value.get("as_tensor", value)["name"])
 
 
 def read_device(value: Mapping[str, Any]) -> torch.device:
-    """A device."""
+    """Read a device."""
     index = value.get("index")
     try:
         return torch.device(value["type"] if index is None else f"{value['type']}:{index}")
@@ -44,7 +44,7 @@ def read_device(value: Mapping[str, Any]) -> torch.device:
 
 
 def look_up(table: Mapping[int, Any], number: int) -> Any:
-    """What a number of torch's description stands for.
+    """Return what a number of torch's description stands for.
 
     Raises:
         ArtifactError: If it is nothing that fxlrp writes.
@@ -94,7 +94,7 @@ class NamedNodes:
         self.nodes: dict[str, fx.Node] = {}
 
     def find(self, name: str) -> fx.Node:
-        """What has a name.
+        """Find what has a name.
 
         Raises:
             ArtifactError: If nothing has.
@@ -117,7 +117,7 @@ class NamedNodes:
 def build_module(
     graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> fx.GraphModule:
-    """The module of a graph, which takes the user's tensors in order and returns a tuple.
+    """Build the module of a graph, which takes the user's tensors in order and returns a tuple.
 
     Names in the file are looked up and nothing else: the code that is made of the graph has names of its own.
 
@@ -144,7 +144,7 @@ def build_module(
 
 
 def zip_equal(one: list[Any], other: list[Any], what: str) -> Any:
-    """Both in turn.
+    """Go through both in turn.
 
     Raises:
         ArtifactError: If one is longer.
@@ -155,7 +155,7 @@ def zip_equal(one: list[Any], other: list[Any], what: str) -> Any:
 
 
 def read_tensor_name(value: Mapping[str, Any]) -> str:
-    """The name of a tensor that goes in or comes out.
+    """Return the name of a tensor that goes in or comes out.
 
     Raises:
         ArtifactError: If it is something else.
@@ -169,7 +169,7 @@ def read_tensor_name(value: Mapping[str, Any]) -> str:
 def make_input(
     made: fx.Graph, root: nn.Module, spec: Mapping[str, Any], given: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> fx.Node:
-    """A node for an input: what the user gives, or a weight that the module has."""
+    """Make a node for an input: what the user gives, or a weight that the module has."""
     ((kind, content),) = spec.items()
     if content.get("arg") != (given if kind == "user_input" else given["as_tensor"]):
         raise ArtifactError("the signature of the graph names other inputs than the graph")
@@ -185,7 +185,7 @@ def make_input(
 
 
 def read_call(find: Find, node: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """The function of a node, and its arguments in the order of the op's schema."""
+    """Read the function of a node, and its arguments in the order of the op's schema."""
     target = node["target"]
     function = resolve_op(target)
     values = [(given["name"], given.get("kind"), read_argument(find, given["arg"])) for given in node["inputs"]]
@@ -202,7 +202,7 @@ def read_call(find: Find, node: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]
 
 
 def read_argument(find: Find, value: Mapping[str, Any]) -> Any:
-    """An argument of an op.
+    """Read an argument of an op.
 
     Raises:
         ArtifactError: If it is of a kind that fxlrp does not write.
@@ -214,7 +214,7 @@ def read_argument(find: Find, value: Mapping[str, Any]) -> Any:
 
 
 def make_results(made: fx.Graph, node: Mapping[str, Any], call: fx.Node) -> list[tuple[str, fx.Node]]:
-    """The names of what a node returns: one thing, a list, or several."""
+    """Make a node for each thing that a call returns; return them with their names."""
     outputs = node["outputs"]
     schema = find_schema(node["target"])
     several = len(outputs) > 1 or (schema is not None and len(schema.returns) > 1)

@@ -34,7 +34,7 @@ def check_type(value: Any, kind: Any, where: str) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value, but for its parts, is of a type."""
+    """Return whether a value, but for its parts, is of a type."""
     if is_dataclass(kind):
         return isinstance(value, dict) and fits_fields(value, kind)
     if isinstance(kind, type) and issubclass(kind, IntEnum):
@@ -48,7 +48,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def fits_fields(value: dict[str, Any], kind: Any) -> bool:
-    """Whether a dictionary has the fields of a dataclass, or the only one of a tagged union."""
+    """Return whether a dictionary has the fields of a dataclass, or the only one of a tagged union."""
     known = {field.name for field in fields(kind)}
     if is_tagged(kind):
         return len(value) == 1 and value.keys() <= known
@@ -57,7 +57,7 @@ def fits_fields(value: dict[str, Any], kind: Any) -> bool:
 
 
 def list_parts(value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
-    """The parts of a value: name, value and type of each."""
+    """List the parts of a value: name, value and type of each."""
     if is_dataclass(kind):
         types = read_field_types(cast(type, kind))
         return [(name, part, types[name]) for name, part in value.items()]
@@ -72,5 +72,5 @@ def list_parts(value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
 
 @functools.cache
 def read_field_types(kind: type) -> dict[str, Any]:
-    """Types of the fields of a dataclass."""
+    """Return the types of the fields of a dataclass."""
     return get_type_hints(kind)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch.fx.immutable_collections import immutable_dict
 
 from fxlrp._torch import dump_tree, export_schema
-from fxlrp.artifacts.description.clauses import parse_clause as parse_expression
+from fxlrp.artifacts.description.clauses import parse_clause
 from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.pt2 import schema
 from fxlrp.errors import ArtifactError
@@ -45,10 +45,11 @@ def check_program(content: bytes, manifest: Manifest) -> dict[str, Any]:
         ArtifactError: Naming the first entry that fxlrp would not have written.
     """
     model: dict[str, Any] = decode_json(content)
-    check_entries(model)
+    entries = list(walk_entries(model))
+    check_entries(entries)
     schema.check_type(model, export_schema().ExportedProgram, "the graph")
     devices = ("cpu", manifest.device.partition(":")[0])
-    named = [value.get("type", "cpu") for _, value in walk_entries(model) if isinstance(value, dict)]
+    named = [value.get("type", "cpu") for _, value in entries if isinstance(value, dict)]
     if any(device not in devices for device in named):
         raise ArtifactError(f"the graph is of other devices than {manifest.device}")
     if model.get("guards_code"):
@@ -57,13 +58,13 @@ def check_program(content: bytes, manifest: Manifest) -> dict[str, Any]:
         if not SYMBOL.fullmatch(name):
             raise ArtifactError(f"the graph has an unexpected name of a size: {name[:100]!r}")
     check_trees(model["graph_module"], manifest)
-    check_texts(model)
+    check_texts(entries)
     return model
 
 
-def check_entries(model: Any) -> None:
+def check_entries(entries: Iterable[tuple[str, Any]]) -> None:
     """Refuse entries that fxlrp does not write, wherever they are."""
-    for key, value in walk_entries(model):
+    for key, value in entries:
         if key in FORBIDDEN and value is not None:
             raise ArtifactError(f"the graph has an entry {key!r}, which fxlrp does not write")
         if key == "metadata" and value:
@@ -85,9 +86,9 @@ def check_trees(module: dict[str, Any], manifest: Manifest) -> None:
             raise ArtifactError(f"the graph has a tree that is not the manifest's: {found[:100]!r}")
 
 
-def check_texts(model: dict[str, Any]) -> None:
+def check_texts(entries: Iterable[tuple[str, Any]]) -> None:
     """Refuse texts that are no plain names, but for those that were looked at and what ops are given to say."""
-    for key, value in walk_entries(model):
+    for key, value in entries:
         if (
             isinstance(value, str)
             and key not in CHECKED_ELSEWHERE
@@ -102,12 +103,12 @@ def check_size(text: Any) -> None:
     Raises:
         ArtifactError: If it is none, or could compute a huge number.
     """
-    if not isinstance(text, str) or not is_size(parse_expression(text).body):
+    if not isinstance(text, str) or not is_size(parse_clause(text).body):
         raise ArtifactError(f"the graph has an unexpected size: {str(text)[:100]!r}")
 
 
 def is_size(node: ast.AST) -> bool:
-    """Whether a syntax tree is one of a size."""
+    """Return whether a syntax tree is one of a size."""
     match node:
         case ast.Call(ast.Name("Symbol"), [ast.Constant(str(name))], keywords):
             plain = all(k.arg in ("positive", "integer", "nonnegative") and is_truth(k.value) for k in keywords)
@@ -124,19 +125,19 @@ def is_size(node: ast.AST) -> bool:
 
 
 def is_number(node: ast.AST) -> bool:
-    """Whether a syntax tree is a number of 64 bits."""
+    """Return whether a syntax tree is a number of 64 bits."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         node = node.operand
     return isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and abs(node.value) < BOUND
 
 
 def is_truth(node: ast.AST) -> bool:
-    """Whether a syntax tree is True or False."""
+    """Return whether a syntax tree is True or False."""
     return isinstance(node, ast.Constant) and type(node.value) is bool
 
 
 def decode_json(content: bytes) -> Any:
-    """JSON in UTF-8, of whatever content."""
+    """Read JSON in UTF-8, of whatever content."""
     try:
         return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
@@ -144,7 +145,7 @@ def decode_json(content: bytes) -> Any:
 
 
 def walk_entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every value with the key that it is under, keys of mappings among them."""
+    """Yield every value with the key that it is under, keys of mappings among them."""
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         key, value = stack.pop()

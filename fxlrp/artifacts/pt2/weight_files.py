@@ -20,7 +20,7 @@ MAX_ENTRIES = 2**31
 
 
 def read_weights(kind: str, read: Callable[[str], bytes], device: str) -> dict[str, Tensor]:
-    """The tensors that a file lists as weights or as constants, by name.
+    """Read the tensors that a file lists as weights or as constants, by name.
 
     Args:
         kind: ``"weights"`` or ``"constants"``.
@@ -47,7 +47,7 @@ def read_weights(kind: str, read: Callable[[str], bytes], device: str) -> dict[s
 
 
 def make_storage(content: bytes, dtype: torch.dtype | None, name: str) -> Tensor:
-    """All bytes of a member as one row of numbers, in memory of its own."""
+    """Make one row of numbers of all bytes of a member, in memory of its own."""
     if dtype not in DTYPES or len(content) % dtype.itemsize:
         raise ArtifactError(f"the weight {name[:100]!r} has {len(content)} bytes, which do not fit its type")
     if dtype is torch.bool and content.strip(b"\0\1"):
@@ -58,7 +58,7 @@ def make_storage(content: bytes, dtype: torch.dtype | None, name: str) -> Tensor
 
 
 def place_tensor(whole: Tensor, about: dict[str, Any], name: str) -> Tensor:
-    """The tensor that lies in a row of numbers.
+    """Return the tensor that lies in a row of numbers.
 
     Raises:
         ArtifactError: If it has no plain geometry, or one that leaves the row.

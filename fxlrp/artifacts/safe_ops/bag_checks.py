@@ -9,7 +9,7 @@ from fxlrp.artifacts.safe_ops.expectations import expect, expect_offsets, expect
 
 
 def check_embedding_backward(grad_output: Tensor, indices: Tensor, num_weights: int) -> None:
-    """One gradient per index of a row."""
+    """Expect one gradient per index of a row."""
     expect_range(indices, num_weights)
     expect_shape(grad_output, [*indices.shape, *grad_output.shape[-1:]], "grad_output")
 
@@ -23,7 +23,7 @@ def check_bag(
     include_last_offset: bool,
     padding_idx: int,
 ) -> None:
-    """Bags are made of rows that there are, and follow one another."""
+    """Expect bags of rows that there are, which follow one another."""
     expect(weight.ndim == 2 and indices.ndim == offsets.ndim == 1, "rows, indices and offsets")
     expect_range(indices, weight.shape[0])
     expect_offsets(offsets, indices.shape[0])
@@ -42,7 +42,7 @@ def check_bag_backward(
     mode: int,
     per_sample_weights: Tensor | None,
 ) -> None:
-    """Indices of rows and of bags that there are."""
+    """Expect indices of rows and of bags that there are."""
     expect(grad.ndim == 2 and indices.ndim == 1 and mode in (0, 1, 2), "gradients of bags")
     bags = grad.shape[0]
     expect_range(indices, num_weights)
@@ -52,8 +52,13 @@ def check_bag_backward(
         expect_shape(maximum_indices, grad.shape, "maximum_indices")
         expect_range(maximum_indices, num_weights, start=-1)
     else:
-        expect_vectors(indices.shape[0], offset2bag=offset2bag)
-        expect_range(offset2bag, bags, name="offset2bag")
+        expect_bag_of_each(indices, offset2bag, bags)
+
+
+def expect_bag_of_each(indices: Tensor, offset2bag: Tensor, bags: int) -> None:
+    """Refuse what does not name, for each index, a bag that there is."""
+    expect_vectors(indices.shape[0], offset2bag=offset2bag)
+    expect_range(offset2bag, bags, name="offset2bag")
 
 
 def expect_bags(grad: Tensor, indices: Tensor, offsets: Tensor) -> None:
@@ -75,7 +80,7 @@ def check_whole_bag_backward(
     sparse: bool,
     per_sample_weights: Tensor | None,
 ) -> None:
-    """The same of a gradient that is not sparse; bags follow from offsets where they are not given."""
+    """Expect the same of a gradient that is not sparse; bags follow from offsets where they are not given."""
     expect(not sparse, "a strided gradient")
     if offset2bag.numel() == 0:
         expect_bags(grad, indices, offsets)
@@ -86,12 +91,11 @@ def check_whole_bag_backward(
 def check_bag_weights_backward(
     grad: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor, offset2bag: Tensor
 ) -> None:
-    """The same for the weights of samples."""
+    """Expect the same for the weights of samples."""
     expect(grad.ndim == weight.ndim == 2 and grad.shape[1] == weight.shape[1], "gradients of bags of rows")
     expect(indices.ndim == 1, "indices of rows")
     expect_range(indices, weight.shape[0])
     if offset2bag.numel() == 0:
         expect_bags(grad, indices, offsets)
     else:
-        expect_vectors(indices.shape[0], offset2bag=offset2bag)
-        expect_range(offset2bag, grad.shape[0], name="offset2bag")
+        expect_bag_of_each(indices, offset2bag, grad.shape[0])

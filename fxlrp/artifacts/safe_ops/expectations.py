@@ -49,11 +49,11 @@ def expect_vectors(size: int, **vectors: Tensor | None) -> None:
 
 
 def repeat_per_dimension(numbers: int | Sequence[int], n: int) -> list[int]:
-    """One number per dimension, of which torch takes one for all."""
+    """Return one number per dimension, of which torch takes one for all."""
     given = [numbers] if isinstance(numbers, int) else list(numbers)
     return given * n if len(given) == 1 else given
 
 
 def compute_extent(size: Sequence[int], stride: Sequence[int]) -> int:
-    """From the first entry to the last."""
+    """Return how far the last entry is from the first."""
     return sum((n - 1) * step for n, step in zip(size, stride, strict=True))

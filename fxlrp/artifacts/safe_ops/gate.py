@@ -116,7 +116,7 @@ UNFILLED = ("empty.memory_format", "empty_like.default", "empty_permuted.default
 
 
 def restrict_to_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of sizes that stay within what a size can be."""
+    """Make a function of sizes refuse all that goes beyond what a size can be."""
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
@@ -136,7 +136,7 @@ def restrict_to_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def take_result(values: Any, index: Any) -> Any:
-    """One of several results."""
+    """Return one of several results."""
     if not isinstance(values, (list, tuple)) or type(index) is not int or not -len(values) <= index < len(values):
         raise ArtifactError(f"there is no result {index!r}")
     return values[index]
@@ -161,7 +161,7 @@ SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 @functools.cache
 def resolve_op(target: str) -> Callable[..., Any]:
-    """The function of a name such as ``torch.ops.aten.add.Tensor``, ``_operator.add`` or ``math.trunc``.
+    """Find the function of a name such as ``torch.ops.aten.add.Tensor``, ``_operator.add`` or ``math.trunc``.
 
     It takes the arguments of the op and gives its results. Of arguments that torch would trust though they are wrong,
     it raises an ArtifactError.
@@ -188,10 +188,10 @@ def resolve_op(target: str) -> Callable[..., Any]:
 
 
 def guard_op(op: OpOverload, name: str) -> Callable[..., Any]:
-    """An overload after the checks that it needs."""
+    """Put the checks that an overload needs in front of it."""
     call: Callable[..., Any] = op
     if op in ORDERS:
-        call = order_operands(op)
+        call = take_any_order(op)
     if name in UNFILLED:
         call = fill_with_zeros(op)
     checks = [CHECKS[name]] if name in CHECKS else []
@@ -200,8 +200,8 @@ def guard_op(op: OpOverload, name: str) -> Callable[..., Any]:
     return add_checks(op, call, checks) if checks else call
 
 
-def order_operands(op: OpOverload) -> Callable[..., Any]:
-    """An overload on operands in the order of memory that it reads; see `fxlrp.backends.dense`."""
+def take_any_order(op: OpOverload) -> Callable[..., Any]:
+    """Make an overload take operands in any order of memory; see `fxlrp.backends.dense`."""
     order, which = ORDERS[op]
     names = [argument.name for argument in op._schema.arguments]
     operands = set(names[which])
@@ -214,7 +214,7 @@ def order_operands(op: OpOverload) -> Callable[..., Any]:
 
 
 def fill_with_zeros(op: OpOverload) -> Callable[..., Any]:
-    """An overload for new memory, with zeros in it: it would show what was there before."""
+    """Make an overload fill its new memory with zeros: it would show what was there before."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return op(*args, **kwargs).zero_()
@@ -223,7 +223,7 @@ def fill_with_zeros(op: OpOverload) -> Callable[..., Any]:
 
 
 def add_checks(op: OpOverload, call: Callable[..., Any], checks: list[Check]) -> Callable[..., Any]:
-    """A call after checks of the arguments that these name."""
+    """Put checks of the arguments that these name in front of a call."""
     schema = {argument.name: argument.default_value for argument in op._schema.arguments}
     wanted = [(check, [name for name in inspect.signature(check).parameters if name in schema]) for check in checks]
 

@@ -21,11 +21,10 @@ SCALES = 1e-6, 1e6
 
 
 def check_pool_backward(dims: int) -> Check:
-    """Each maximum came from an entry of its own image."""
+    """Expect each maximum to come from an entry of its own image."""
 
     def check(grad_output: Tensor, self: Tensor, indices: Tensor) -> None:
-        expect(self.ndim in (dims + 1, dims + 2), f"images of {dims} dimensions")
-        expect_shape(grad_output, [*self.shape[:-dims], *grad_output.shape[self.ndim - dims :]], "grad_output")
+        expect_gradients(grad_output, self, dims)
         expect_shape(indices, grad_output.shape, "indices")
         expect_range(indices, math.prod(self.shape[-dims:]))
 
@@ -33,18 +32,23 @@ def check_pool_backward(dims: int) -> Check:
 
 
 def check_average_backward(dims: int) -> Check:
-    """One gradient per image."""
+    """Expect one gradient per image."""
 
     def check(grad_output: Tensor, self: Tensor) -> None:
-        expect(self.ndim in (dims + 1, dims + 2), f"images of {dims} dimensions")
+        expect_gradients(grad_output, self, dims)
         expect(min(self.shape[-dims:]) > 0, "images that are not empty")
-        expect_shape(grad_output, [*self.shape[:-dims], *grad_output.shape[self.ndim - dims :]], "grad_output")
 
     return check
 
 
+def expect_gradients(grad_output: Tensor, images: Tensor, dims: int) -> None:
+    """Refuse gradients of another batch, or of other channels; how large the output's images are, the op checks."""
+    expect(images.ndim in (dims + 1, dims + 2), f"images of {dims} dimensions")
+    expect_shape(grad_output, [*images.shape[:-dims], *grad_output.shape[images.ndim - dims :]], "grad_output")
+
+
 def check_pad(dims: int) -> Check:
-    """What is cut off is there."""
+    """Expect that no more is cut off than is there."""
 
     def check(self: Tensor, padding: Sequence[int]) -> None:
         compute_padded_sizes(self, padding, dims)
@@ -53,7 +57,7 @@ def check_pad(dims: int) -> Check:
 
 
 def check_pad_backward(dims: int) -> Check:
-    """One gradient per entry of the output."""
+    """Expect one gradient per entry of the output."""
 
     def check(grad_output: Tensor, self: Tensor, padding: Sequence[int]) -> None:
         expect_shape(grad_output, [*self.shape[:-dims], *compute_padded_sizes(self, padding, dims)], "grad_output")
@@ -62,7 +66,7 @@ def check_pad_backward(dims: int) -> Check:
 
 
 def compute_padded_sizes(x: Tensor, padding: Sequence[int], dims: int) -> list[int]:
-    """Sizes with what is added before and behind; torch counts from the last dimension."""
+    """Return the sizes with what is added before and behind; torch counts from the last dimension."""
     expect(x.ndim in (dims + 1, dims + 2) and len(padding) == 2 * dims, f"images of {dims} dimensions")
     ends = list(zip(padding[::2], padding[1::2], strict=True))[::-1]
     sizes = x.shape[-dims:]
@@ -73,7 +77,7 @@ def compute_padded_sizes(x: Tensor, padding: Sequence[int], dims: int) -> list[i
 
 
 def check_fractional_pool(self: Tensor, random_samples: Tensor) -> None:
-    """Samples are shares of what is left over."""
+    """Expect samples that are shares of what is left over."""
     dims = random_samples.shape[-1]
     expect(self.ndim > dims, f"images of {dims} dimensions")
     batch = self.shape[0] if self.ndim == dims + 2 else 1
@@ -82,7 +86,7 @@ def check_fractional_pool(self: Tensor, random_samples: Tensor) -> None:
 
 
 def check_window(kernel_size: Any, stride: Any, padding: Any) -> None:
-    """Windows and steps are of sizes that can be counted through."""
+    """Expect windows and steps of sizes that can be counted through."""
     numbers = [n for given in (kernel_size, stride, padding) for n in repeat_per_dimension(given, 1)]
     expect(max(numbers) <= MAX_WINDOW, f"windows of {MAX_WINDOW} at most")
 
@@ -96,7 +100,7 @@ def check_scales(
     scales_w: float | None = None,
     scales: float | None = None,
 ) -> None:
-    """Factors are those by which sizes grow."""
+    """Expect the factors by which sizes grow."""
     before = input_size if input_size is not None else () if self is None else self.shape
     factors = [scale for scale in (scales_d, scales_h, scales_w, scales) if scale is not None]
     if factors and output_size is not None:
@@ -106,20 +110,20 @@ def check_scales(
 
 
 def check_factors(scale_factors: Sequence[float] | None) -> None:
-    """Factors are numbers near enough to 1."""
+    """Expect factors near enough to 1."""
     low, high = SCALES
     expect(all(low <= factor <= high for factor in scale_factors or ()), f"factors from {low:g} to {high:g}")
 
 
 def check_grid(interpolation_mode: int, padding_mode: int) -> None:
-    """Modes are among those that there are."""
+    """Expect modes that there are."""
     expect(interpolation_mode in (0, 1, 2) and padding_mode in (0, 1, 2), "modes that there are")
 
 
 def check_grid_backward(
     grad_output: Tensor, input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int
 ) -> None:
-    """One gradient per channel and place of the grid."""
+    """Expect one gradient per channel and place of the grid."""
     check_grid(interpolation_mode, padding_mode)
     expect_shape(grad_output, [*input.shape[:2], *grid.shape[1:-1]], "grad_output")
 
@@ -135,7 +139,7 @@ def check_convolution_backward(
     output_padding: Any,
     groups: int,
 ) -> None:
-    """One gradient per entry of the output."""
+    """Expect one gradient per entry of the output."""
     n = weight.ndim - 2
     expect(n >= 1 and input.ndim == weight.ndim and groups >= 1, "images and filters of one number of dimensions")
     steps, edges, gaps, extra = (repeat_per_dimension(x, n) for x in (stride, padding, dilation, output_padding))
@@ -150,7 +154,7 @@ def check_convolution_backward(
 def compute_output_size(
     size: int, kernel: int, stride: int, padding: int, dilation: int, output_padding: int, *, transposed: bool
 ) -> int:
-    """Size of one dimension of a convolution's output."""
+    """Return the size of one dimension of a convolution's output."""
     expect(stride >= 1 and dilation >= 1 and padding >= 0, "strides and dilations of 1 or more")
     reach = dilation * (kernel - 1)
     if transposed:

@@ -27,19 +27,19 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def check_new_tensor(dtype: Any = None, layout: Any = None, device: Any = None) -> None:
-    """Tensors are made of plain numbers that lie in memory."""
+    """Expect tensors of plain numbers that lie in memory."""
     expect(dtype is None or dtype in DTYPES, f"a dtype of numbers, not {dtype}")
     expect(layout is None or layout is torch.strided, f"a strided layout, not {layout}")
     expect(device is None or torch.device(device).type in DEVICES, f"a device with memory, not {device}")
 
 
 def check_view_as(self: Tensor, dtype: torch.dtype) -> None:
-    """Bytes are not read as truth values: kernels count on those being 0 or 1."""
+    """Expect no bytes to be read as truth values: kernels count on those being 0 or 1."""
     expect(dtype in DTYPES and (dtype is not torch.bool or self.dtype is torch.bool), f"another dtype than {dtype}")
 
 
 def check_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> None:
-    """What is read is between the first and the last entry of the tensor, whatever else is in its storage."""
+    """Expect reads between the first and the last entry of the tensor, whatever else is in its storage."""
     first = self.storage_offset()
     start = first if storage_offset is None else storage_offset
     expect(len(size) == len(stride) and min([*size, *stride, start], default=0) >= 0, "sizes and strides of one length")
@@ -51,13 +51,13 @@ def check_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], stor
 def check_strided_scatter(
     self: Tensor, src: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None
 ) -> None:
-    """The same of what is written to a copy."""
+    """Expect the same of what is written to a copy."""
     expect_shape(src, size, "src")
     check_strided(self, size, stride, storage_offset)
 
 
 def check_division(self: Tensor, other: Any, rounding_mode: str | None) -> None:
-    """The smallest integer divided by -1 is none, which stops the process."""
+    """Expect no division of the smallest integer by -1: there is no result, and the process is stopped."""
     whole = not (self.is_floating_point() or self.is_complex() or isinstance(other, float))
     if whole and rounding_mode == "trunc" and has_entry(other, -1):
         expect(
@@ -66,12 +66,12 @@ def check_division(self: Tensor, other: Any, rounding_mode: str | None) -> None:
 
 
 def has_entry(x: Any, number: int) -> bool:
-    """Whether a number is among entries."""
+    """Return whether a number is among entries."""
     return bool((x == number).any()) if isinstance(x, Tensor) else x == number
 
 
 def check_cdist_backward(grad: Tensor, x1: Tensor, x2: Tensor, cdist: Tensor) -> None:
-    """One gradient per pair."""
+    """Expect one gradient per pair."""
     expect(min(x1.ndim, x2.ndim) >= 2 and x1.shape[-1] == x2.shape[-1], "vectors of one length")
     batch = torch.broadcast_shapes(x1.shape[:-2], x2.shape[:-2])  # type: ignore[no-untyped-call]
     expect_shape(cdist, [*batch, x1.shape[-2], x2.shape[-2]], "cdist")
@@ -79,19 +79,19 @@ def check_cdist_backward(grad: Tensor, x1: Tensor, x2: Tensor, cdist: Tensor) ->
 
 
 def check_pdist(self: Tensor) -> None:
-    """Rows are vectors."""
+    """Expect rows that are vectors."""
     expect(self.ndim == 2, "rows of vectors")
 
 
 def check_pdist_backward(grad: Tensor, self: Tensor, pdist: Tensor) -> None:
-    """One gradient per pair of rows."""
+    """Expect one gradient per pair of rows."""
     check_pdist(self)
     pairs = self.shape[0] * (self.shape[0] - 1) // 2
     expect_vectors(pairs, grad=grad, pdist=pdist)
 
 
 def check_unfold_backward(grad_in: Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int) -> None:
-    """One gradient per entry of each window."""
+    """Expect one gradient per entry of each window."""
     n = len(input_sizes)
     expect(-n <= dim < n and min(input_sizes) >= 0 and step >= 1, "a dimension of the input")
     windows = list(input_sizes)
@@ -101,26 +101,26 @@ def check_unfold_backward(grad_in: Tensor, input_sizes: Sequence[int], dim: int,
 
 
 def check_transform(self: Tensor, dim: Sequence[int], normalization: int) -> None:
-    """Dimensions are counted from the beginning, each once."""
+    """Expect dimensions that are counted from the beginning, each once."""
     expect(len(set(dim)) == len(dim) and all(0 <= d < self.ndim for d in dim), "each dimension once")
     expect(normalization in (0, 1, 2), "a normalisation that there is")
 
 
-def check_half_transform(self: Tensor, dim: Sequence[int], normalization: int, last_dim_size: int) -> None:
-    """The last of them holds the half of the frequencies that is told apart."""
-    check_transform(self, dim, normalization)
-    expect(len(dim) > 0 and last_dim_size >= 1, "a dimension to transform")
-    expect(self.shape[dim[-1]] == last_dim_size // 2 + 1, f"{last_dim_size // 2 + 1} frequencies")
-
-
 def check_real_transform(self: Tensor, dim: Sequence[int], normalization: int) -> None:
-    """There is something to transform."""
+    """Expect something to transform."""
     check_transform(self, dim, normalization)
     expect(len(dim) > 0, "a dimension to transform")
 
 
+def check_half_transform(self: Tensor, dim: Sequence[int], normalization: int, last_dim_size: int) -> None:
+    """Expect the last of them to hold the half of the frequencies that is told apart."""
+    check_real_transform(self, dim, normalization)
+    expect(last_dim_size >= 1, "a dimension to transform")
+    expect(self.shape[dim[-1]] == last_dim_size // 2 + 1, f"{last_dim_size // 2 + 1} frequencies")
+
+
 def check_segments(data: Tensor, lengths: Tensor | None, offsets: Tensor | None, axis: int) -> None:
-    """Segments follow one another up to the end."""
+    """Expect segments that follow one another up to the end."""
     given = lengths if lengths is not None else offsets
     expect(given is not None, "lengths or offsets")
     assert given is not None
@@ -137,7 +137,7 @@ def check_segments(data: Tensor, lengths: Tensor | None, offsets: Tensor | None,
 def check_segments_backward(
     grad: Tensor, output: Tensor, data: Tensor, lengths: Tensor | None, offsets: Tensor | None, axis: int
 ) -> None:
-    """One gradient per segment."""
+    """Expect one gradient per segment."""
     check_segments(data, lengths, offsets, axis)
     segments = lengths.shape[-1] if lengths is not None else offsets.shape[-1] - 1 if offsets is not None else 0
     expect_shape(output, [*data.shape[:axis], segments, *data.shape[axis + 1 :]], "output")
@@ -145,7 +145,7 @@ def check_segments_backward(
 
 
 def check_loss(self: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int) -> None:
-    """Targets are classes, or to be left out."""
+    """Expect targets that are classes, or to be left out."""
     expect(self.ndim >= 1 and reduction in (0, 1, 2), "scores of classes")
     at = 0 if self.ndim == 1 else 1
     classes = self.shape[at]
@@ -163,19 +163,19 @@ def check_loss_backward(
     ignore_index: int,
     total_weight: Tensor,
 ) -> None:
-    """One gradient per target, or one for all."""
+    """Expect one gradient per target, or one for all."""
     check_loss(self, target, weight, reduction, ignore_index)
     expect_shape(grad_output, target.shape if reduction == 0 else grad_output.shape, "grad_output")
     expect((reduction == 0 or grad_output.numel() == 1) and total_weight.numel() == 1, "one gradient")
 
 
 def check_pivots(LU: Tensor, pivots: Tensor) -> None:
-    """Rows are exchanged with rows that there are."""
+    """Expect rows to be exchanged with rows that there are."""
     expect(LU.ndim >= 2, "matrices")
     expect_shape(pivots, [*LU.shape[:-2], min(LU.shape[-2:])], "pivots")
     expect_range(pivots, LU.shape[-2] + 1, start=1, name="pivots")
 
 
 def check_unpacked_pivots(LU_data: Tensor, LU_pivots: Tensor) -> None:
-    """The same under other names."""
+    """Expect the same under other names."""
     check_pivots(LU_data, LU_pivots)

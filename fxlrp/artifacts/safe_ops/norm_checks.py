@@ -13,7 +13,7 @@ from fxlrp.artifacts.safe_ops.expectations import expect, expect_shape, expect_v
 def check_layer_norm_backward(
     grad_out: Tensor, input: Tensor, normalized_shape: Sequence[int], mean: Tensor, rstd: Tensor
 ) -> None:
-    """One mean and deviation per vector."""
+    """Expect one mean and deviation per vector."""
     expect_shape(grad_out, input.shape, "grad_out")
     dims = len(normalized_shape)
     expect(0 < dims <= input.ndim, "a shape that ends in normalized_shape")
@@ -22,14 +22,14 @@ def check_layer_norm_backward(
 
 
 def check_rms_norm_backward(grad_out: Tensor, input: Tensor, normalized_shape: Sequence[int], rstd: Tensor) -> None:
-    """One deviation per vector."""
+    """Expect one deviation per vector."""
     check_layer_norm_backward(grad_out, input, normalized_shape, rstd, rstd)
 
 
 def check_group_norm(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int
 ) -> None:
-    """Sizes are those of the input."""
+    """Expect the sizes of the input."""
     expect(input.ndim >= 2 and tuple(input.shape[:2]) == (N, C), "the batch and the channels of the input")
     expect(math.prod(input.shape[2:]) == HxW, "the size of the input's images")
     expect(group >= 1 and C % group == 0, "groups of one size")
@@ -47,7 +47,7 @@ def check_group_norm_backward(
     HxW: int,
     group: int,
 ) -> None:
-    """One mean and deviation per group."""
+    """Expect one mean and deviation per group."""
     check_group_norm(input, weight, None, N, C, HxW, group)
     expect_shape(grad_out, input.shape, "grad_out")
     expect(mean.numel() == rstd.numel() == N * group, "a mean and a deviation per group")
@@ -60,18 +60,18 @@ def check_batch_norm(
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
 ) -> None:
-    """One number of each kind per channel."""
+    """Expect one number of each kind per channel."""
     expect(input.ndim >= 2, "a batch with channels")
     expect_vectors(input.shape[1], weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
 
 
 def check_frozen_norm(training: bool) -> None:
-    """Running statistics are written to in training."""
+    """Expect not to be in training, where running statistics are written to."""
     expect(not training, "to be out of training")
 
 
 def check_instance_norm(running_mean: Tensor | None, running_var: Tensor | None, use_input_stats: bool) -> None:
-    """They are written to if the statistics are those of the input."""
+    """Expect no running statistics where those of the input would be written to them."""
     expect(not use_input_stats or (running_mean is None and running_var is None), "no statistics to write to")
 
 
@@ -85,24 +85,24 @@ def check_batch_norm_update_backward(
     save_var: Tensor | None,
     update: bool,
 ) -> None:
-    """The same under other names."""
+    """Expect the same as `check_batch_norm_backward`, under other names."""
     check_batch_norm_backward(grad_out, input, weight, running_mean, running_var, save_mean, save_var, update)
 
 
 def check_batch_statistics(input: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool) -> None:
-    """Without running statistics, those of the batch are what there is."""
+    """Expect to be in training: without running statistics, those of the batch are what there is."""
     expect(training, "to be in training")
     check_batch_norm(input, weight, bias)
 
 
 def check_softmax_backward(grad_output: Tensor, output: Tensor, dim: int) -> None:
-    """One gradient per entry of the output."""
+    """Expect one gradient per entry of the output."""
     expect_shape(grad_output, output.shape, "grad_output")
     expect(-max(output.ndim, 1) <= dim < max(output.ndim, 1), "a dimension that there is")
 
 
 def check_dropout(train: bool) -> None:
-    """Nothing is drawn."""
+    """Expect that nothing is drawn."""
     expect(not train, "to be out of training")
 
 
@@ -116,7 +116,7 @@ def check_batch_norm_backward(
     save_invstd: Tensor | None,
     train: bool,
 ) -> None:
-    """One number of each kind per channel, among them those that were saved in training."""
+    """Expect one number of each kind per channel, among them those that were saved in training."""
     check_batch_norm(input, weight, None, running_mean, running_var)
     expect_shape(grad_out, input.shape, "grad_out")
     needed = (save_mean, save_invstd) if train else (running_mean, running_var)
@@ -126,12 +126,12 @@ def check_batch_norm_backward(
 
 
 def check_no_dropout(dropout_p: float) -> None:
-    """Nothing is drawn."""
+    """Expect that nothing is drawn."""
     expect(dropout_p == 0, "no dropout")
 
 
 def check_attention(query: Tensor, key: Tensor, value: Tensor, dropout_p: float) -> None:
-    """Heads fit to each other."""
+    """Expect heads that fit to each other."""
     check_no_dropout(dropout_p)
     expect(query.ndim == key.ndim == value.ndim == 4, "batches of heads")
     expect(min(*query.shape, *key.shape, *value.shape) > 0, "tensors that are not empty")
@@ -144,7 +144,7 @@ def check_attention(query: Tensor, key: Tensor, value: Tensor, dropout_p: float)
 def check_flash_attention(
     query: Tensor, key: Tensor, value: Tensor, dropout_p: float, attn_mask: Tensor | None
 ) -> None:
-    """Values are as long as keys, and a mask is for these."""
+    """Expect values as long as keys, and a mask for these."""
     check_attention(query, key, value, dropout_p)
     expect(key.shape[3] == value.shape[3], "values and keys of one length")
     if attn_mask is not None:
@@ -163,7 +163,7 @@ def check_flash_attention_backward(
     dropout_p: float,
     attn_mask: Tensor | None,
 ) -> None:
-    """One gradient per entry of the output, and one normaliser per query."""
+    """Expect one gradient per entry of the output, and one normaliser per query."""
     check_flash_attention(query, key, value, dropout_p, attn_mask)
     check_attention_backward(grad_out, query, key, value, out, logsumexp, dropout_p)
     expect_shape(logsumexp, query.shape[:3], "logsumexp")
@@ -172,7 +172,7 @@ def check_flash_attention_backward(
 def check_attention_backward(
     grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor, dropout_p: float
 ) -> None:
-    """The same for kernels that pad normalisers."""
+    """Expect the same of kernels that pad normalisers."""
     check_attention(query, key, value, dropout_p)
     expect_shape(out, [*query.shape[:3], value.shape[3]], "out")
     expect_shape(grad_out, out.shape, "grad_out")
