@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fxlrp import ArtifactError
 from fxlrp._torch import OpOverload, tree_leaves, tree_map_only
-from fxlrp.artifacts.safe_ops.gate import CHECKS, SIZE_FUNCTIONS, UNFILLED, resolve_op
+from fxlrp.artifacts.safe_ops.gate import CHECKS, UNFILLED, resolve_op
+from fxlrp.artifacts.safe_ops.size_functions import SIZE_FUNCTIONS
 from fxlrp.artifacts.safe_ops.vocabulary import OPS
 from fxlrp.ir.rule import RULES
 

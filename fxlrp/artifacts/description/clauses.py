@@ -126,13 +126,11 @@ def evaluate_node(node: Any, sizes: Mapping[str, int]) -> Any:
     if isinstance(node, ast.BoolOp):
         return OPERATORS[type(node.op)](evaluate_node(part, sizes) for part in node.values)
     if isinstance(node, ast.Call):
-        called, parts = FUNCTIONS[node.func.id][0], node.args  # type: ignore[attr-defined]
+        function, parts = FUNCTIONS[node.func.id][0], node.args  # type: ignore[attr-defined]
     else:
-        called, parts = (
-            OPERATORS[type(node.op)],
-            [node.left, node.right] if isinstance(node, ast.BinOp) else [node.operand],
-        )
-    return refuse_huge(called(*(evaluate_node(part, sizes) for part in parts)))
+        function = OPERATORS[type(node.op)]
+        parts = [node.left, node.right] if isinstance(node, ast.BinOp) else [node.operand]
+    return refuse_huge(function(*(evaluate_node(part, sizes) for part in parts)))
 
 
 def evaluate_comparisons(node: ast.Compare, sizes: Mapping[str, int]) -> bool:

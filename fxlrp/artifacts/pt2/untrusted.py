@@ -89,11 +89,8 @@ def check_trees(module: dict[str, Any], manifest: Manifest) -> None:
 def check_texts(entries: Iterable[tuple[str, Any]]) -> None:
     """Refuse texts that are no plain names, but for those that were looked at and what ops are given to say."""
     for key, value in entries:
-        if (
-            isinstance(value, str)
-            and key not in CHECKED_ELSEWHERE
-            and not (STRING_ARGUMENT if key == "as_string" else PLAIN_TEXT).match(value)
-        ):
+        pattern = STRING_ARGUMENT if key == "as_string" else PLAIN_TEXT
+        if isinstance(value, str) and key not in CHECKED_ELSEWHERE and not pattern.match(value):
             raise ArtifactError(f"the graph has an unexpected {key}: {value[:100]!r}")
 
 

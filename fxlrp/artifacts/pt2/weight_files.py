@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,9 +70,7 @@ def place_tensor(whole: Tensor, about: dict[str, Any], name: str) -> Tensor:
     sizes, strides = ([n["as_int"] for n in about[key]] for key in ("sizes", "strides"))
     offset = about["storage_offset"]["as_int"]
     last = offset + sum((n - 1) * stride for n, stride in zip(sizes, strides, strict=False))
-    entries = 1
-    for n in sizes:
-        entries *= n
+    entries = math.prod(sizes)
     if len(sizes) != len(strides) or (entries and last >= whole.numel()) or entries > max(MAX_ENTRIES, whole.numel()):
         raise ArtifactError(f"the weight {name[:100]!r} lies beyond its bytes")
     return whole.as_strided(sizes, strides, offset) if entries else whole.new_empty(sizes)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +12,12 @@ import torch
 from fxlrp._torch import OpOverload
 from fxlrp.artifacts.safe_ops import bag_checks, image_checks, memory_checks, norm_checks
 from fxlrp.artifacts.safe_ops.expectations import Check
+from fxlrp.artifacts.safe_ops.size_functions import SIZE_FUNCTIONS
 from fxlrp.artifacts.safe_ops.vocabulary import OPS
 from fxlrp.backends.dense import ORDERS, order_operand
 from fxlrp.errors import ArtifactError
 
 ATEN_PREFIX = "torch.ops.aten."
-MAX_SIZE = 2**63 - 1
-"""Of sizes."""
 
 RESIZED = (
     *(f"upsample_{kind}{backward}" for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d",
@@ -113,50 +110,6 @@ CHECKS: dict[str, Check] = {
 
 UNFILLED = ("empty.memory_format", "empty_like.default", "empty_permuted.default", "new_empty.default")
 """Their results show what was in memory before."""
-
-
-def restrict_to_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function of sizes refuse all that goes beyond what a size can be."""
-
-    @functools.wraps(function)
-    def call(*args: Any) -> Any:
-        if not all(isinstance(x, (bool, int, float)) for x in args):
-            raise ArtifactError(f"{function.__name__} is of numbers")
-        if function in POWERS and args[1:] and not -64 <= args[1] <= 64:
-            raise ArtifactError(f"{function.__name__} by {args[1]} is beyond what a size can be")
-        try:
-            result = function(*args)
-        except (ArithmeticError, TypeError, ValueError, RuntimeError) as error:
-            raise ArtifactError(f"{function.__name__} of {args}: {error}") from error
-        if not isinstance(result, (bool, int, float)) or (abs(result) > MAX_SIZE and isinstance(result, int)):
-            raise ArtifactError(f"{function.__name__} of {args} is beyond what a size can be")
-        return result
-
-    return call
-
-
-def take_result(values: Any, index: Any) -> Any:
-    """Return one of several results."""
-    if not isinstance(values, (list, tuple)) or type(index) is not int or not -len(values) <= index < len(values):
-        raise ArtifactError(f"there is no result {index!r}")
-    return values[index]
-
-
-POWERS = (operator.pow, operator.lshift, operator.rshift)
-SIZE_FUNCTION_NAMES = {
-    "_operator": (
-        "add and_ eq floordiv ge gt le lshift lt mod mul ne neg not_ or_ pos pow rshift sub truediv",
-        operator,
-    ),
-    "math": ("ceil floor sqrt trunc", math),
-    "torch": ("sym_float sym_int sym_ite sym_max sym_min sym_not sym_sqrt _sym_sqrt", torch),
-}
-SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    f"{module}.{name}": restrict_to_numbers(getattr(source, name))
-    for module, (names, source) in SIZE_FUNCTION_NAMES.items()
-    for name in names.split()
-} | {"_operator.getitem": take_result}
-"""Functions of sizes, as torch.export writes their names."""
 
 
 @functools.cache
