@@ -56,7 +56,7 @@ def compare_at_sizes(
         tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
         tensors += make_example_targets(form, own.shape(found), tensors[0].device)
         one, other = (programs.program(e, form)[0].module for e in (entry, own))
-        alike = all(all_agree(one(*numbers), other(*numbers)) for numbers in (tensors, add_noise(tensors)))
+        alike = all(are_all_close(one(*numbers), other(*numbers)) for numbers in (tensors, add_noise(tensors)))
     except Exception:  # whatever goes wrong with a size of 1: the artefact will not take it
         return None
     return tensors if alike else None
@@ -77,6 +77,6 @@ def add_noise(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t + (NOISE * torch.randn(t.shape, generator=chance)).to(t) if t.is_floating_point() else t for t in tensors]
 
 
-def all_agree(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Return whether all results agree."""
+def are_all_close(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Return whether all results are close."""
     return all(is_close(one, other) for one, other in zip(ones, others, strict=True))

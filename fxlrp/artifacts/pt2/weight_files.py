@@ -40,9 +40,8 @@ def read_weights(kind: str, read: Callable[[str], bytes], device: str) -> dict[s
             raise ArtifactError(f"the weight {name[:100]!r} is pickled, which may run code: fxlrp does not write such")
         key = about["path_name"], about["tensor_meta"]["dtype"]
         if key not in storages:
-            storages[key] = make_storage(read(f"data/{kind}/{about['path_name']}"), list_schema_dtypes().get(key[1]), name).to(
-                device
-            )
+            dtype = list_schema_dtypes().get(key[1])
+            storages[key] = make_storage(read(f"data/{kind}/{about['path_name']}"), dtype, name).to(device)
         found[name] = place_tensor(storages[key], about["tensor_meta"], name)
     return found
 
