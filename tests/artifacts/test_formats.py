@@ -431,7 +431,7 @@ def test_a_killed_save_leaves_the_old_file(archive: Path, tmp_path: Path) -> Non
     before = path.read_bytes()
     code = (
         "import os, signal, sys; from pathlib import Path; from fxlrp import files\n"
-        "with files.replaced(Path(sys.argv[1])) as new:\n"
+        "with files.replace_file(Path(sys.argv[1])) as new:\n"
         "    new.write_bytes(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
