@@ -174,7 +174,7 @@ def batch(
 
 
 def parse_target_or_column(text: str | None) -> RowTarget:
-    """A target of a command that can also be the name of a column."""
+    """Read a target that may also be the name of a column."""
     if text is None:
         return None
     try:
@@ -184,7 +184,7 @@ def parse_target_or_column(text: str | None) -> RowTarget:
 
 
 def make_artifact_table(artifact: Artifact) -> Table:
-    """What an artefact says about itself."""
+    """Make a table of what an artefact takes and returns."""
     manifest = artifact.manifest
     title = Text(f"{manifest.model}, rules {manifest.rules}, format {manifest.format}")
     table = Table(title=title, title_justify="left")

@@ -96,7 +96,7 @@ def explain(
 
 
 def refuse_options(context: typer.Context, options: Sequence[str], reason: str) -> None:
-    """Say that an option means nothing here, rather than leave it out."""
+    """Refuse options that mean nothing here, rather than ignore them."""
     for name in options:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
@@ -125,7 +125,7 @@ def explain_artifact(path: Path, files: Sequence[Path], target: str | None, save
 
 
 def name_relevances(result: Result, names: Sequence[str]) -> dict[str, Tensor]:
-    """Every relevance by the name of its input."""
+    """Return every relevance by the name of its input."""
     return {names[0]: result.relevance} if isinstance(result.relevance, Tensor) else dict(result.relevance)
 
 
@@ -158,7 +158,7 @@ def write_result(path: Path | None, y: Tensor, relevances: Mapping[str, Tensor])
 def make_result_table(
     y: Tensor, target: targets.Target, relevances: Mapping[str, Tensor], token: Callable[[int], str] | None
 ) -> Table:
-    """What is explained of each sample, and the sum of relevance by input."""
+    """Make a table of what is explained of each sample, and of the sum of relevance by input."""
     form, numbers = targets.split_target(target, tuple(y.shape))
     seed = targets.make_seed(form, y, numbers)
     table = Table("sample", "explains", "value")

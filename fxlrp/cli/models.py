@@ -52,7 +52,7 @@ class LoadedModel:
 
 
 def load_model(spec: str, text: str | None = None, trust: bool = False) -> LoadedModel:
-    """The model that a command line names.
+    """Load the model that a command line names.
 
     Args:
         spec: ``package.module:callable``, a ``.pt2`` file, or ``hf:`` and a folder or name.
@@ -80,7 +80,7 @@ def load_model(spec: str, text: str | None = None, trust: bool = False) -> Loade
 
 
 def is_artifact(spec: str) -> bool:
-    """Whether a command line names a file that fxlrp wrote; no part of it is read but the names of its members."""
+    """Return whether a command line names a file that fxlrp wrote; only the names of its members are read."""
     if not spec.endswith(".pt2"):
         return spec.endswith(".onnx")
     try:
@@ -91,7 +91,7 @@ def is_artifact(spec: str) -> bool:
 
 
 def load_exported(path: Path, trust: bool) -> LoadedModel:
-    """A program that torch.export.save wrote."""
+    """Load a program that torch.export.save wrote."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     if not trust:
@@ -112,7 +112,7 @@ def load_exported(path: Path, trust: bool) -> LoadedModel:
 
 
 def load_callable(spec: str) -> LoadedModel:
-    """What a function without arguments returns: a module, or a module and example inputs."""
+    """Call a function without arguments that returns a module, or a module and example inputs."""
     path, _, name = spec.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -120,7 +120,8 @@ def load_callable(spec: str) -> LoadedModel:
         module = import_module(path)
     except Exception as error:
         raise FxlrpError(
-            f"{path} could not be imported: {summarize_error(error)}\nThe current folder and the Python path were searched."
+            f"{path} could not be imported: {summarize_error(error)}\n"
+            "The current folder and the Python path were searched."
         ) from error
     if not hasattr(module, name):
         close = ", ".join(get_close_matches(name, dir(module))) or "nothing"
@@ -154,7 +155,7 @@ def check_returned(spec: str, found: Any) -> LoadedModel:
 
 
 def load_from_hub(name: str, text: str | None) -> LoadedModel:
-    """A model of transformers, with its tokenizer if it reads text."""
+    """Load a model of transformers, with its tokenizer if it reads text."""
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ArtifactError(f"there is no folder {name}")
     local = {"local_files_only": True} if Path(name).is_dir() else {}
@@ -176,7 +177,7 @@ def load_from_hub(name: str, text: str | None) -> LoadedModel:
 
 
 def add_text(model: Any, tokenizer: Any, text: str | None) -> LoadedModel:
-    """A language model with a text; one that predicts tokens explains the next, or the masked one."""
+    """Give a language model a text; one that predicts tokens explains the next, or the masked one."""
     kind = type(model).__name__
     if text is None:
         text = EXAMPLE_TEXT.replace("Rome", tokenizer.mask_token) if kind.endswith("ForMaskedLM") else EXAMPLE_TEXT
@@ -204,7 +205,7 @@ def add_text(model: Any, tokenizer: Any, text: str | None) -> LoadedModel:
 
 
 def make_example(name: str, config: Any) -> dict[str, Tensor]:
-    """Noise of the size that a model's configuration asks for; nothing if that is not known."""
+    """Make noise of the size that a model's configuration asks for; nothing if that is not known."""
     vision = getattr(config, "vision_config", config)
     size = getattr(vision, "image_size", None)
     if name != "pixel_values" or size is None:
@@ -215,7 +216,7 @@ def make_example(name: str, config: Any) -> dict[str, Tensor]:
 
 
 def summarize_error(error: Exception) -> str:
-    """An error in one line."""
+    """Put an error into one line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 

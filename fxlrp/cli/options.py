@@ -57,7 +57,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def parse_target(text: str) -> int | tuple[int | None, ...] | None:
-    """A class, or an index tuple in which * is the largest."""
+    """Read a class, or an index tuple in which * is the largest."""
     try:
         index = tuple(None if part.strip() == "*" else int(part) for part in text.split(","))
     except ValueError:
@@ -68,12 +68,12 @@ def parse_target(text: str) -> int | tuple[int | None, ...] | None:
 
 
 def parse_output(text: str | None) -> str | int | None:
-    """A name, or an index if it is a number."""
+    """Read a name, or an index if it is a number."""
     return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
 
 def parse_sizes(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """NAME=NUMBER, several times."""
+    """Read NAME=NUMBER, several times."""
     pairs = [text.partition("=") for text in texts]
     if wrong := ["".join(pair) for pair in pairs if not (pair[0] and pair[2].isdecimal())]:
         raise SignatureError(f"--size {wrong[0]!r} is not NAME=NUMBER")

@@ -45,7 +45,7 @@ def show_progress(what: str) -> Iterator[None]:
 
 
 def prepare_model(model: str, files: Sequence[Path] | None, text: str | None, trust: bool) -> models.LoadedModel:
-    """The model and what to call it with."""
+    """Load a model and what to call it with."""
     if files and text is not None:
         raise SignatureError("give --input or --text, not both")
     with make_console(stderr=True).status("loading"):

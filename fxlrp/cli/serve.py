@@ -126,7 +126,7 @@ def serve(
 
 
 def name_files(texts: Sequence[str]) -> dict[str, Path]:
-    """Files by the name that they are served under: what stands before =, or the file's without its ending.
+    """Find the name of each file in the service: what stands before =, or the file's name without its ending.
 
     Raises:
         SignatureError: If a name is not plain, or comes twice.
@@ -145,7 +145,7 @@ def name_files(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def narrow_sizes(artifacts: dict[str, Artifact], batch_size: int, sizes: Sequence[tuple[str, int]]) -> None:
-    """Let sizes be at most so large, the batch among them.
+    """Limit sizes, the batch among them.
 
     Raises:
         SignatureError: If no artefact has such a size.
@@ -161,12 +161,12 @@ def narrow_sizes(artifacts: dict[str, Artifact], batch_size: int, sizes: Sequenc
 
 
 def format_address(host: str, port: int, terms: ServerSettings) -> str:
-    """Where to ask."""
+    """Write the URL of the service."""
     return f"{'http' if terms.context is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def warn_if_open(tokens: bool, terms: ServerSettings) -> None:
-    """Say what an address that others can reach is open to."""
+    """Warn of what an address that others can reach is open to."""
     if not tokens:
         make_console(stderr=True).print("Warning: no authentication: whoever reaches this address can use it.")
     elif terms.context is None:

@@ -121,7 +121,7 @@ def batch(
 
 
 def is_drawable(about: Manifest) -> bool:
-    """Whether there is one input, and its relevance has its shape."""
+    """Return whether there is one input, and its relevance has its shape."""
     shapes = [spec.shape for spec in about.outputs if spec.name.startswith("relevance.")]
     return shapes == [spec.shape for spec in list_model_inputs(about)]
 
@@ -159,12 +159,12 @@ class RowRate(ProgressColumn):
     """How fast it goes, once that is known."""
 
     def render(self, task: Task) -> Text:
-        """Rows per second."""
+        """Write the rows per second."""
         return Text(f"{task.speed:.1f} rows/s" if task.speed else "", "progress.data.speed")
 
 
 def open_files(root: str | Path, shard: int, about: Manifest, keep: Sequence[str] = ()) -> DataSource:
-    """The rows of files."""
+    """Open the rows of files."""
     image = list_model_inputs(about)[0]
     channels = image.shape[1] if len(image.shape) == 4 and isinstance(image.shape[1], int) else None
     source = open_source(Path(root).resolve(), shard, channels, 255 if "int" in image.dtype else 1)
@@ -173,12 +173,12 @@ def open_files(root: str | Path, shard: int, about: Manifest, keep: Sequence[str
 
 
 def list_columns(rows: Any) -> list[str]:
-    """Names of the columns."""
+    """List the names of the columns."""
     return rows.columns if isinstance(rows, DataSource) else rows.columns() or []
 
 
 def check_kept(about: Manifest, keep: Sequence[str]) -> list[str]:
-    """The columns to keep, each once.
+    """Return the columns to keep, each once.
 
     Raises:
         SignatureError: If one has the name of a column of results.
@@ -193,7 +193,7 @@ def check_kept(about: Manifest, keep: Sequence[str]) -> list[str]:
 def choose_columns(
     about: Manifest, given: Mapping[str, str], target: RowTarget, columns: Sequence[str]
 ) -> dict[str, str]:
-    """The column of each input.
+    """Choose the column of each input.
 
     Raises:
         SignatureError: If an input has none.

@@ -48,7 +48,7 @@ class DataSource:
     kept: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     def path(self, name: str) -> Path:
-        """Where a file is."""
+        """Return where a file is."""
         return self.root / name if self.root.is_dir() else self.root
 
     def keep(self, columns: Sequence[str]) -> None:
@@ -62,7 +62,7 @@ class DataSource:
         self.kept = self.types(columns)
 
     def types(self, columns: Sequence[str]) -> dict[str, Any]:
-        """Type of Arrow of each of these columns."""
+        """Return the type of Arrow of each of these columns."""
         raise NotImplementedError
 
     def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:

@@ -50,7 +50,7 @@ class Sample:
     target: Any
 
     def key(self) -> Hashable:
-        """What samples that run together have in common."""
+        """Return the shapes, which samples that run together have in common."""
         tensors = [*self.inputs.values(), *([self.target] if isinstance(self.target, Tensor) else [])]
         return tuple(tuple(tensor.shape) for tensor in tensors)
 
@@ -87,17 +87,17 @@ class ShardJob:
 
     @cached_property
     def artifact(self) -> Artifact:
-        """Loaded once per process."""
+        """Load the artefact, once per process."""
         if hash_file(self.path) != self.digest:
             raise ArtifactError(f"{self.path} was changed during the run")
         return load(self.path, allow_native_code=self.allow_native_code, key=self.key)
 
     def shards(self) -> range:
-        """Numbers of all shards; an empty source has one, which is empty."""
+        """Return the numbers of all shards; an empty source has one, which is empty."""
         return range(max(1, -(-self.source.total // self.shard)))
 
     def size(self, number: int) -> int:
-        """Rows of a shard."""
+        """Count the rows of a shard."""
         return min(self.shard, self.source.total - number * self.shard)
 
     def __call__(self, number: int) -> None:
@@ -112,7 +112,7 @@ class ShardJob:
             self.write(number)
 
     def write(self, number: int) -> None:
-        """One try."""
+        """Write the results of a shard, in one try."""
         about = self.artifact.manifest
         most = limit_batch_size(about, self.batch_size)
         names = list(dict.fromkeys([*self.columns.values(), *([self.target] if isinstance(self.target, str) else [])]))
@@ -150,7 +150,7 @@ class ShardJob:
         return Sample(replace(row, values={}), inputs, target)
 
     def explained(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
-        """Results of samples that run together; if they fail, which of them does."""
+        """Run samples together, and say which of them fails if one does."""
         try:
             return self.run(samples)
         except FxlrpError as error:
@@ -161,7 +161,7 @@ class ShardJob:
             raise
 
     def run(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
-        """One call of the artefact."""
+        """Call the artefact once."""
         about = self.artifact.manifest
         inputs = {name: torch.stack([s.inputs[name] for s in samples]) for name in samples[0].inputs}
         target: Any = self.target
@@ -204,7 +204,7 @@ def count_tries(path: Path, what: str) -> Iterator[None]:
 
 
 def convert_value(row: DataRow, column: str, dtype: torch.dtype) -> Tensor:
-    """A value of a row."""
+    """Convert one value of a row to a tensor."""
     try:
         return convert_exactly(read_array(row.values[column]), dtype)
     except ValueError as error:
@@ -212,12 +212,12 @@ def convert_value(row: DataRow, column: str, dtype: torch.dtype) -> Tensor:
 
 
 def list_model_inputs(about: Manifest) -> list[Spec]:
-    """The inputs of the model."""
+    """List the inputs of the model."""
     return [spec for spec in about.inputs if spec.name != TARGET]
 
 
 def limit_batch_size(about: Manifest, wanted: int) -> int:
-    """How many rows can run together, up to the wanted number.
+    """Return how many rows can run together, at most the wanted number.
 
     Raises:
         ArtifactError: If a tensor does not count samples in front, so that results cannot be told apart by row, or if
@@ -237,6 +237,6 @@ def limit_batch_size(about: Manifest, wanted: int) -> int:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Compute the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

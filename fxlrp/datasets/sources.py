@@ -34,7 +34,7 @@ class ImageSource(DataSource):
     """The largest number: 1, or 255 for artefacts that take integers."""
 
     def types(self, columns: Sequence[str]) -> dict[str, Any]:
-        """There are none."""
+        """Refuse to keep columns, as there are none."""
         if columns:
             raise SignatureError("a folder of images has no columns to keep: each row of the results names its file")
         return {}
@@ -57,7 +57,7 @@ class ImageSource(DataSource):
 
 
 def open_source(root: Path, shard: int, channels: int | None, white: int) -> DataSource:
-    """What there is at a path.
+    """Open the data set at a path.
 
     Args:
         root: A Parquet or JSON lines file, or a folder of Parquet files or images, in folders of their own or not.
@@ -87,7 +87,7 @@ def open_source(root: Path, shard: int, channels: int | None, white: int) -> Dat
 
 
 def list_files(root: Path, endings: set[str]) -> list[tuple[str, int]]:
-    """Names and sizes of the files of a kind, in order of their names; those that are hidden do not count."""
+    """List names and sizes of the files of a kind, in order of their names, without hidden ones."""
     found = {root.name: root}
     if root.is_dir():
         names = {path: path.relative_to(root) for path in root.rglob("*")}

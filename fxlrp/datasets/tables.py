@@ -28,7 +28,7 @@ class ParquetSource(DataSource):
 
     @classmethod
     def open(cls, root: Path, files: list[tuple[str, int]]) -> ParquetSource:
-        """Read the footers."""
+        """Read the footers of the files."""
         found = cls(root, files, [], 0)
         found.columns = found.opened(files[0][0]).schema_arrow.names
         found.starts = [0, *accumulate(found.opened(name).metadata.num_rows for name, _ in files)]
@@ -36,7 +36,7 @@ class ParquetSource(DataSource):
         return found
 
     def opened(self, name: str) -> Any:
-        """An opened file."""
+        """Open a file."""
         parquet = require("pyarrow.parquet", "ray")
         try:
             return parquet.ParquetFile(self.path(name), page_checksum_verification=True)
@@ -44,12 +44,12 @@ class ParquetSource(DataSource):
             raise SignatureError(f"{self.path(name)} is no Parquet file, or is damaged: {error}") from error
 
     def types(self, columns: Sequence[str]) -> dict[str, Any]:
-        """Those of the first file; others are converted to them."""
+        """Return the types in the first file; other files are converted to them."""
         schema = self.opened(self.files[0][0]).schema_arrow
         return {column: schema.field(column).type for column in columns}
 
     def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
-        """Workers take ranges in order: each goes on where it was, so that no row group is decoded for every range."""
+        """Read a range of rows, from where the last one ended if it begins there."""
         while first < stop:
             at = bisect_right(self.starts, first) - 1
             name, end = self.files[at][0], min(stop, self.starts[at + 1])
@@ -67,7 +67,7 @@ class ParquetSource(DataSource):
             first = end
 
     def read(self, at: int, first: int, columns: Sequence[str]) -> Iterator[tuple[int, Any, dict[str, Any], int]]:
-        """The rows of a file from the row group on that has the first one.
+        """Read the rows of a file from the row group on that has the first one.
 
         That is: number, batch, columns of the batch that go into the results, place in the batch.
         """
@@ -115,7 +115,7 @@ class LinesSource(DataSource):
         return found
 
     def types(self, columns: Sequence[str]) -> dict[str, Any]:
-        """Those that hold the values of all lines, which are read for this."""
+        """Find types that hold the values of all lines, which are read for this."""
         arrow = require("pyarrow", "ray")
         found = dict.fromkeys(columns, arrow.null())
         rows = self.rows(0, self.total, columns) if columns else iter(())
@@ -133,7 +133,7 @@ class LinesSource(DataSource):
         return found
 
     def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
-        """Read from the beginning of a shard."""
+        """Read a range of rows that begins where a shard does."""
         offset, number = self.marks[first // self.shard] if first < stop else (0, 1)
         with self.root.open("rb") as file:
             file.seek(offset)
@@ -149,7 +149,7 @@ class LinesSource(DataSource):
                 number += 1
 
     def carried(self, values: dict[str, Any], place: str) -> dict[str, Any]:
-        """The columns of a row that go into the results."""
+        """Convert the columns of a row that go into the results."""
         arrow = require("pyarrow", "ray")
         try:
             return {column: arrow.array([values[column]], kind) for column, kind in self.kept.items()}
@@ -158,17 +158,17 @@ class LinesSource(DataSource):
 
 
 def cast_array(array: Any, kind: Any) -> Any:
-    """An array of Arrow as one of this type."""
+    """Convert an array of Arrow to a type, unless it has it."""
     return array if array.type == kind else array.cast(kind)
 
 
 def list_arrow_errors() -> tuple[type[Exception], ...]:
-    """What Arrow raises for damaged files."""
+    """List what Arrow raises for damaged files."""
     return require("pyarrow", "ray").ArrowException, OSError, ValueError
 
 
 def parse_line(line: bytes, place: str, columns: Sequence[str]) -> dict[str, Any]:
-    """The object in a line."""
+    """Parse the object in a line."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:

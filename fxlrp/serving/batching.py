@@ -30,13 +30,13 @@ class PendingCall:
 
     @property
     def samples(self) -> int:
-        """How many; 1 for tensors without a batch dimension, which are never joined."""
+        """The number of samples; 1 for tensors without a batch dimension, which are never joined."""
         first = next(iter(self.tensors.values()))
         return max(1, first.shape[0]) if first.ndim else 1
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
-        """Those of one sample."""
+        """The shapes of one sample's tensors."""
         return tuple(tensor.shape[1:] for tensor in self.tensors.values())
 
 
@@ -61,7 +61,7 @@ class Batcher:
         self.thread = ThreadPoolExecutor(1, "artefact")
 
     async def submit(self, tensors: Tensors) -> Tensors:
-        """The results for these tensors, whatever becomes of others.
+        """Wait for the results for these tensors, whatever becomes of others.
 
         Raises:
             Exception: What ``run`` raises for these tensors alone.
@@ -73,7 +73,7 @@ class Batcher:
         return await job.results
 
     async def work(self) -> None:
-        """Run jobs until cancelled."""
+        """Run calls until cancelled."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -90,7 +90,7 @@ class Batcher:
             self.thread.shutdown()
 
     async def gather(self) -> list[PendingCall]:
-        """The oldest job and those that can run with it, once there are enough or it has waited long enough."""
+        """Take the oldest call and those that can run with it, once there are enough or it has waited long enough."""
         loop = asyncio.get_running_loop()
         while not self.waiting:
             self.arrived.clear()
@@ -106,7 +106,7 @@ class Batcher:
         return jobs
 
     def alike(self) -> list[PendingCall]:
-        """The oldest job and those of the same shapes that have room in the same call."""
+        """Find the oldest call and those of the same shapes that there is room for beside it."""
         first, *others = self.waiting
         jobs, samples = [first], first.samples
         for job in others:
@@ -116,7 +116,7 @@ class Batcher:
         return jobs
 
     def outcomes(self, jobs: Sequence[PendingCall]) -> Sequence[Tensors | Exception]:
-        """The results of each job, or its error. If they fail together each runs alone, so that one fails alone."""
+        """Return the results or the error of each call; if they fail together each runs alone."""
         try:
             return self.together(jobs)
         except Exception as error:
@@ -125,7 +125,7 @@ class Batcher:
         return [self.outcomes([job])[0] for job in jobs]
 
     def together(self, jobs: Sequence[PendingCall]) -> Sequence[Tensors]:
-        """The results of one call for all jobs.
+        """Run several calls as one.
 
         A job alone is passed as it is: an artefact whose samples cannot be joined need not have a batch dimension.
         """
@@ -142,7 +142,7 @@ class Batcher:
 
 
 def is_joinable(about: Manifest) -> bool:
-    """Whether samples of several requests can be one batch: everything has the same first size, which may change.
+    """Return whether samples of several requests can be one batch: all have the same first size, which may change.
 
     A size computed of others, which has no name, may depend on the batch: then nothing is joined.
     """

@@ -58,7 +58,7 @@ class Connections:
         self.open: dict[asyncio.Protocol, OpenConnection] = {}
 
     def protocol(self, **options: Any) -> asyncio.Protocol:
-        """What speaks with one client, for uvicorn."""
+        """Make what speaks with one client, for uvicorn."""
         spoken = TimedProtocol(self, **options)
         return spoken if self.context is None else TlsHandshake(self, self.context, spoken)
 
@@ -72,7 +72,7 @@ class Connections:
         return standing
 
     def leave(self, protocol: asyncio.Protocol) -> None:
-        """Count one less."""
+        """Count a connection no more."""
         self.open.pop(protocol, None)
 
 
@@ -86,7 +86,7 @@ class TimedProtocol(H11Protocol):
         self.standing: OpenConnection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the head of a request."""
+        """Wait for the head of a request."""
         super().connection_made(transport)
         self.standing = self.all.enter(self, self.cut)
         self.expect(self.all.seconds)
@@ -98,7 +98,7 @@ class TimedProtocol(H11Protocol):
         self.expect(None)
 
     def data_received(self, data: bytes) -> None:
-        """Go on; whoever has begun to send a head must finish it in time, whatever else he sends."""
+        """Take data; whoever has begun to send a head must finish it in time, whatever else comes."""
         super().data_received(data)
         if self.busy:
             self.expect(None)
@@ -134,7 +134,7 @@ class TimedProtocol(H11Protocol):
         return cycle is not None and not cycle.response_complete
 
     def wait(self, what: WaitState) -> None:
-        """Note what it waits for."""
+        """Note what the connection waits for."""
         if self.standing.waits is not what:
             self.standing.waits, self.standing.since = what, self.loop.time()
 
@@ -145,7 +145,7 @@ class TimedProtocol(H11Protocol):
         self.clock = None if seconds is None else self.loop.call_later(seconds, self.cut)
 
     def cut(self) -> None:
-        """End it, whatever was not sent yet."""
+        """End the connection, whatever was not sent yet."""
         self.transport.abort()
 
 
@@ -158,7 +158,7 @@ class TlsHandshake(asyncio.Protocol):
         self.task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
+        """Agree on TLS before anything else is read."""
         self.all.enter(self, transport.abort)
         self.spoken.connections.add(cast(Any, self))  # those that uvicorn waits for when it ends
         transport.pause_reading()  # what comes is for TLS

@@ -63,7 +63,7 @@ class HostedArtifact:
         return self.artifact.manifest
 
     def asked(self, read: Callable[[], Call]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The inputs and the target of a call, checked against the manifest."""
+        """Read the inputs and the target of a call, and check them against the manifest."""
         call = read()
         given = self.artifact.bound((), call.inputs)
         return given, self.artifact.chosen(given, call.target)
@@ -83,7 +83,7 @@ class RequestHandler:
         }
 
     def host(self, request: Request) -> HostedArtifact:
-        """The artefact that a request names in its path; one that is alone needs no name.
+        """Find the artefact that a request names in its path; one that is alone needs no name.
 
         Raises:
             HTTPException: If there is no such artefact.
@@ -98,7 +98,7 @@ class RequestHandler:
 
     @asynccontextmanager
     async def taken(self, request: Request) -> AsyncIterator[bytes]:
-        """A request's body, which is there completely, and a place in the queue.
+        """Take in a request: wait for its whole body, and give it a place in the queue.
 
         Raises:
             HTTPException: If the body does not come, or the queue is full, or the service ends.
@@ -117,7 +117,7 @@ class RequestHandler:
     async def explained(
         self, request: Request, host: HostedArtifact, size: int, read: Callable[[], Call]
     ) -> dict[str, Tensor]:
-        """The results for a request.
+        """Compute the results for a request.
 
         Args:
             request: The request.
@@ -136,10 +136,10 @@ class RequestHandler:
         return results
 
     async def document(self, body: bytes, host: HostedArtifact) -> Any:
-        """What a body of JSON says; of lists with more numbers than the artefact can take, no more than that."""
+        """Parse a body of JSON; of lists with more numbers than the artefact can take, the numbers are not kept."""
         most = host.about.most_entries()
         return await self.workers.parse(body, len(body) if most is None else most)
 
     async def text(self, document: Any, results: Mapping[str, Tensor]) -> bytes:
-        """The JSON of a document with results in it."""
+        """Write a document with results in it as JSON."""
         return await self.workers.write(document, sum(math.prod(tensor.shape) for tensor in results.values()))

@@ -37,7 +37,7 @@ HealthCheck = Callable[[Request], Awaitable[Response]]
 
 
 def make_routes(desk: RequestHandler, health: HealthCheck, ready: HealthCheck) -> list[Route]:
-    """The paths of the protocol.
+    """Make the routes of the protocol.
 
     Args:
         desk: Takes requests in.
@@ -58,7 +58,7 @@ def make_routes(desk: RequestHandler, health: HealthCheck, ready: HealthCheck) -
 
 
 async def describe_server(_: Request) -> Response:
-    """What the server is."""
+    """Describe the server."""
     return JSONResponse({"name": "fxlrp", "version": version("fxlrp"), "extensions": ["binary_tensor_data"]})
 
 
@@ -69,19 +69,19 @@ class InferenceProtocol:
         self.desk = desk
 
     def host(self, request: Request) -> HostedArtifact:
-        """The artefact that a path names, with its only version."""
+        """Find the artefact that a path names, with its only version."""
         if (given := request.path_params.get("version", ARTIFACT_VERSION)) != ARTIFACT_VERSION:
             raise HTTPException(404, f"there is no version {given!r}, but {ARTIFACT_VERSION}")
         return self.desk.host(request)
 
     async def index(self, _: Request) -> Response:
-        """The artefacts."""
+        """List the artefacts."""
         return JSONResponse(
             [{"name": name, "version": ARTIFACT_VERSION, "state": "READY", "reason": ""} for name in self.desk.hosts]
         )
 
     async def model(self, request: Request) -> Response:
-        """What an artefact takes and returns; a size that may change is -1."""
+        """Describe what an artefact takes and returns; a size that may change is -1."""
         host = self.host(request)
         about = host.about
         return JSONResponse(
@@ -95,7 +95,7 @@ class InferenceProtocol:
         )
 
     async def ready(self, request: Request) -> Response:
-        """That an artefact can be run: all of them are loaded before the service begins."""
+        """Say that an artefact can be run: all of them are loaded before the service begins."""
         return JSONResponse({"name": self.host(request).name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
@@ -111,7 +111,7 @@ class InferenceProtocol:
             return await self.written(host.name, asked, found)
 
     async def written(self, name: str, asked: InferRequest, found: Mapping[str, Tensor]) -> Response:
-        """The answer."""
+        """Write the answer."""
         wanted = asked.outputs or dict.fromkeys(found, asked.binary)
         outputs, blobs = await run_aside(count_bytes(found), describe_outputs, wanted, found)
         plain = {output: found[output] for output, binary in wanted.items() if not binary}
@@ -124,7 +124,7 @@ class InferenceProtocol:
 
 
 def describe_outputs(wanted: Mapping[str, bool], found: Mapping[str, Tensor]) -> tuple[list[Any], list[memoryview]]:
-    """The outputs as JSON has them, and the bytes of those that shall be binary."""
+    """Describe the outputs for JSON, and return the bytes of those that shall be binary."""
     outputs, blobs = [], []
     for output, binary in wanted.items():
         tensor = found[output]

@@ -29,7 +29,7 @@ INSTANCES_FORM = (
 
 
 def make_routes(desk: RequestHandler) -> list[Route]:
-    """The paths of the protocol."""
+    """Make the routes of the protocol."""
     protocol = InstancesProtocol(desk)
     return [
         Route("/v1/models", protocol.index),
@@ -45,11 +45,11 @@ class InstancesProtocol:
         self.desk = desk
 
     async def index(self, _: Request) -> Response:
-        """The artefacts."""
+        """List the artefacts."""
         return JSONResponse({"models": list(self.desk.hosts)})
 
     async def ready(self, request: Request) -> Response:
-        """That an artefact can be run: all of them are loaded before the service begins."""
+        """Say that an artefact can be run: all of them are loaded before the service begins."""
         return JSONResponse({"name": self.desk.host(request).name, "ready": True})
 
     async def explain(self, request: Request) -> Response:
@@ -77,7 +77,7 @@ def check_batched(about: Manifest) -> None:
 
 
 def read_instances(document: Any, about: Manifest) -> Call:
-    """The call for a list of instances.
+    """Read the call for a list of instances.
 
     Raises:
         RequestError: If the document is of another structure.
@@ -102,7 +102,7 @@ def read_instances(document: Any, about: Manifest) -> Call:
 
 
 def stack_instances(values: Sequence[Any], spec: Spec) -> Tensor:
-    """One tensor of the values of all instances."""
+    """Stack the values of all instances to one tensor."""
     if not any(isinstance(value, Numbers) for value in values):
         return read_tensor(list(values), spec)
     tensors = [read_tensor(value, replace(spec, shape=spec.shape[1:])) for value in values]
@@ -112,7 +112,7 @@ def stack_instances(values: Sequence[Any], spec: Spec) -> Tensor:
 
 
 def split_results(found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The results of each sample: the model's outputs, and what explains them."""
+    """Split results by sample: the model's outputs, and what explains them."""
     kinds = {"predictions": False, "explanations": True}
     return {
         kind: list_samples({name: t for name, t in found.items() if name.startswith(("relevance", "read")) is explains})
@@ -121,7 +121,7 @@ def split_results(found: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def list_samples(found: Mapping[str, Tensor]) -> list[dict[str, Numbers]]:
-    """The results of each sample."""
+    """List the results of each sample."""
     return [
         {name: pack_tensor(tensor) for name, tensor in zip(found, sample, strict=True)}
         for sample in zip(*found.values(), strict=True)

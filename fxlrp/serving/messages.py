@@ -45,7 +45,7 @@ class Call:
 
 
 def read_safetensors(body: bytes) -> Call:
-    """Tensors by name; ``target`` is one of them, and may be left out.
+    """Read tensors by name; ``target`` is one of them, and may be left out.
 
     Raises:
         RequestError: If the body is not safetensors.
@@ -62,7 +62,7 @@ def read_safetensors(body: bytes) -> Call:
 
 
 def check_booleans(tensor: Tensor, name: str) -> Tensor:
-    """The tensor, in which no byte of a truth value is other than 0 and 1: ops differ in what they make of it.
+    """Return the tensor, if no byte of a truth value is other than 0 and 1: ops differ in what they make of those.
 
     Raises:
         SignatureError: If there is one.
@@ -73,7 +73,7 @@ def check_booleans(tensor: Tensor, name: str) -> Tensor:
 
 
 def read_document(document: Any, about: Manifest) -> Call:
-    """``{"inputs": {NAME: nested lists}, "target": ...}``.
+    """Read ``{"inputs": {NAME: nested lists}, "target": ...}``.
 
     Args:
         document: What `fxlrp.serving.texts.parse_json` read.
@@ -94,7 +94,7 @@ def read_document(document: Any, about: Manifest) -> Call:
 
 
 def make_call(values: Mapping[str, Any], target: Any, about: Manifest) -> Call:
-    """The call for nested lists by name and a target.
+    """Make the call for nested lists by name and a target.
 
     Raises:
         SignatureError: If an input is unknown, or has entries that its type cannot hold.
@@ -107,14 +107,14 @@ def make_call(values: Mapping[str, Any], target: Any, about: Manifest) -> Call:
 
 
 def read_target(target: Any, about: Manifest) -> Any:
-    """The target of JSON, as `fxlrp.artifacts.artifact.Artifact` takes it."""
+    """Read the target of JSON, as `fxlrp.artifacts.artifact.Artifact` takes it."""
     if about.target == "seed" and target is not None:
         return read_tensor(target, about.inputs[-1])
     return read_index(target)
 
 
 def read_tensor(value: Any, spec: Spec) -> Tensor:
-    """The tensor of nested lists; whether its shape fits is checked elsewhere, once for all kinds of bodies.
+    """Read a tensor from nested lists; whether its shape fits is checked elsewhere, once for all kinds of bodies.
 
     Raises:
         SignatureError: If the lists are not nested evenly, or hold what the type of the input cannot.
@@ -129,7 +129,7 @@ def read_tensor(value: Any, spec: Spec) -> Tensor:
 
 
 def convert_numbers(numbers: Numbers, spec: Spec) -> Tensor:
-    """The tensor of an array, of its shape.
+    """Convert an array to a tensor of its shape.
 
     Raises:
         SignatureError: If it holds what the type of the input cannot.
@@ -145,7 +145,7 @@ def convert_numbers(numbers: Numbers, spec: Spec) -> Tensor:
 
 
 def convert_entries(numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
-    """The tensor of an array's entries, or None if one is beyond its type."""
+    """Convert an array's entries to a flat tensor, or return None if one is beyond its type."""
     if not numbers.code:
         return None
     entries = np.frombuffer(numbers.data, numbers.code)
@@ -163,7 +163,7 @@ def convert_entries(numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
 
 
 def read_index(target: Any) -> Any:
-    """A target as Python writes it: an index of several dimensions is a tuple there, and JSON has lists only.
+    """Read a target as Python writes it: an index of several dimensions is a tuple there, and JSON has lists only.
 
     Raises:
         TargetError: If it is none of null, an index, and a list of one per sample.
@@ -183,22 +183,22 @@ def read_index(target: Any) -> Any:
 
 
 def write_safetensors(results: Mapping[str, Tensor]) -> bytes:
-    """Every result by its name, as safetensors."""
+    """Write every result by its name, as safetensors."""
     return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in results.items()})
 
 
 def count_bytes(results: Mapping[str, Tensor]) -> int:
-    """Bytes of all results."""
+    """Count the bytes of all results."""
     return sum(tensor.nbytes for tensor in results.values())
 
 
 def pack_results(results: Mapping[str, Tensor]) -> dict[str, Numbers]:
-    """Every result by its name, as an array."""
+    """Return every result by its name, as an array."""
     return {name: pack_tensor(tensor) for name, tensor in results.items()}
 
 
 def pack_tensor(tensor: Tensor) -> Numbers:
-    """The array of a tensor."""
+    """Copy a tensor into an array."""
     if tensor.is_floating_point():
         return Numbers(tuple(tensor.shape), ("float",), "d", view_bytes(tensor.double()))
     if tensor.dtype is torch.bool:
@@ -208,17 +208,17 @@ def pack_tensor(tensor: Tensor) -> Numbers:
 
 
 def view_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, in order."""
+    """Return the bytes of a tensor, in order."""
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all of it is."""
+    """Return whether no entry is infinite or NaN."""
     return bool(tensor.isfinite().all())
 
 
 def describe_artifact(name: str, about: Manifest, most: int) -> dict[str, Any]:
-    """What an artefact is and how it is asked, as JSON."""
+    """Describe an artefact and how it is asked, for JSON."""
     takes = [spec for spec in about.inputs if spec.name != TARGET]
     return {
         "name": name,
@@ -233,5 +233,6 @@ def describe_artifact(name: str, about: Manifest, most: int) -> dict[str, Any]:
         "fixed": about.fixed,
         "fingerprint": about.fingerprint,
         "bytes": most,
-        "usage": f"POST /models/{name}/explain with {JSON} as {BODY_FORM}, or {SAFETENSORS} with tensors of the same names",
+        "usage": f"POST /models/{name}/explain with {JSON} as {BODY_FORM}, "
+        f"or {SAFETENSORS} with tensors of the same names",
     }

@@ -46,7 +46,7 @@ class Metrics:
             Gauge(name, text, registry=self.registry).set_function(count)
 
     def histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        """An empty one."""
+        """Make an empty histogram."""
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
     def answered(self, path: str, model: str, status: int, seconds: float) -> None:
@@ -60,5 +60,5 @@ class Metrics:
         self.calls.labels(model).observe(seconds)
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+        """Write all counts, as Prometheus reads them."""
         return generate_latest(self.registry)

@@ -56,7 +56,7 @@ class ServerSettings:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that waits for clients.
+    """Open a socket that waits for clients.
 
     Raises:
         FxlrpError: If the port is taken or the address is not this machine's.
@@ -90,13 +90,13 @@ def check_open_files(terms: ServerSettings) -> None:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if most != resource.RLIM_INFINITY and most < terms.connections + SPARE_FILES:
             raise FxlrpError(
-                f"{terms.connections} connections need {terms.connections + SPARE_FILES} open files, and this process may "
-                f"have {most}: give fewer --connections, or raise the limit with ulimit -n"
+                f"{terms.connections} connections need {terms.connections + SPARE_FILES} open files, and this process "
+                f"may have {most}: give fewer --connections, or raise the limit with ulimit -n"
             )
 
 
 def make_tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """What is needed for TLS.
+    """Read what is needed for TLS.
 
     Raises:
         FxlrpError: If the files are not a certificate and its key.
@@ -135,7 +135,7 @@ class Server(uvicorn.Server):
         self.drain, self.told = drain, told
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Of a signal: Ctrl+C does not wait for new requests, and a second signal for nothing."""
+        """Begin to end: Ctrl+C does not wait for new requests, and a second signal waits for nothing."""
         self.force_exit = self.should_exit
         self.drain = 0.0 if sig == signal.SIGINT else self.drain
         self.told()
@@ -163,13 +163,13 @@ class Server(uvicorn.Server):
                 await loop.connect_accepted_socket(self.protocol, client)
 
     def protocol(self) -> asyncio.Protocol:
-        """What speaks with a client."""
+        """Make what speaks with a client."""
         made = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
         return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def make_server(application: Starlette, terms: ServerSettings, told: Callable[[], None]) -> Server:
-    """What serves an application.
+    """Make the server of an application.
 
     Args:
         application: What answers.

@@ -64,7 +64,7 @@ class Service:
         self.tasks: list[asyncio.Task[None]] = []
 
     def application(self) -> Starlette:
-        """The service as an application of ASGI."""
+        """Make the application of ASGI."""
         routes = [
             Route("/", self.about),
             Route("/explain", self.explain, methods=["POST"]),
@@ -115,7 +115,7 @@ class Service:
         self.ending = True
 
     async def about(self, request: Request) -> Response:
-        """What the artefacts are, take and return."""
+        """Describe all artefacts."""
         if len(self.desk.hosts) == 1:
             return await self.about_one(request)
         most = self.desk.limits.body
@@ -124,17 +124,17 @@ class Service:
         )
 
     async def about_one(self, request: Request) -> Response:
-        """What an artefact is, takes and returns."""
+        """Describe one artefact."""
         host = self.desk.host(request)
         return JSONResponse(describe_artifact(host.name, host.about, self.desk.limits.body))
 
     async def health(self, _: Request) -> Response:
-        """Whether the process does its work; otherwise it should be started anew."""
+        """Say whether the process does its work; otherwise it should be started anew."""
         alive = bool(self.tasks) and not any(task.done() for task in self.tasks)
         return make_answer("alive" if alive else "a thread that runs an artefact has stopped", 200 if alive else 500)
 
     async def ready(self, request: Request) -> Response:
-        """Whether the next request would be taken."""
+        """Say whether the next request would be taken."""
         if self.ending:
             return make_answer("the service stops", 503)
         if self.desk.in_flight >= self.desk.limits.queue:
@@ -142,7 +142,7 @@ class Service:
         return await self.health(request)
 
     async def metrics(self, _: Request) -> Response:
-        """Counts for Prometheus."""
+        """Write counts for Prometheus."""
         return Response(self.desk.metrics.text(), media_type=CONTENT_TYPE)
 
     async def explain(self, request: Request) -> Response:
@@ -159,7 +159,7 @@ class Service:
             return Response(await self.desk.text({"results": results}, found), media_type=kind)
 
     async def on_http(self, request: Request, error: Exception) -> Response:
-        """Wrong paths, methods and bodies, and the wrong token; what still comes of a body is waited for."""
+        """Answer wrong paths, methods, bodies and tokens; what still comes of a body is waited for."""
         assert isinstance(error, HTTPException)
         if not getattr(request.state, "read", False):
             with suppress(HTTPException, ClientDisconnect):
@@ -168,44 +168,44 @@ class Service:
 
 
 def make_unauthorized_error() -> HTTPException:
-    """The error of a client without a token."""
+    """Make the error of a client without a token."""
     return HTTPException(
         401, "this needs the header Authorization: Bearer TOKEN", {"WWW-Authenticate": 'Bearer realm="fxlrp"'}
     )
 
 
 def make_answer(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    """An answer without results."""
+    """Make an answer without results."""
     key = "status" if status < 400 else "error"
     text = message if len(message) <= MAX_ERROR_CHARACTERS else message[:MAX_ERROR_CHARACTERS] + " ..."
     return JSONResponse({key: text.encode(errors="replace").decode()}, status, headers)
 
 
 async def on_gone(_: Request, error: Exception) -> Response:
-    """Of a client that left; nobody reads the answer, but it is counted."""
+    """Answer a client that left; nobody reads it, but it is counted."""
     return make_answer("the body is incomplete", 400, CLOSE_HEADER)
 
 
 async def on_busy(_: Request, error: Exception) -> Response:
-    """Of what could be answered later."""
+    """Refuse what could be answered later."""
     return make_answer(str(error), 503, RETRY_HEADER)
 
 
 async def on_large(_: Request, error: Exception) -> Response:
-    """Of what is too much to read."""
+    """Refuse what is too much to read."""
     return make_answer(str(error), 413)
 
 
 async def on_unreadable(_: Request, error: Exception) -> Response:
-    """What cannot be read."""
+    """Refuse what cannot be read."""
     return make_answer(str(error), 400)
 
 
 async def on_unfitting(_: Request, error: Exception) -> Response:
-    """What can be read and does not fit the artefact."""
+    """Refuse what can be read and does not fit the artefact."""
     return make_answer(str(error), 422)
 
 
 async def on_bug(_: Request, error: Exception) -> Response:
-    """What should not happen; the server writes the traceback to its log."""
+    """Answer what should not happen; the server writes the traceback to its log."""
     return make_answer(f"the service failed: {type(error).__name__}", 500)

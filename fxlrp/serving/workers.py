@@ -61,7 +61,7 @@ class JsonWorkers:
         self.processes: set[subprocess.Popen[bytes]] = set()
 
     async def parse(self, text: bytes, most: int) -> Any:
-        """The document of a text, with `fxlrp.serving.texts.Numbers` where a large list was.
+        """Parse a text, with `fxlrp.serving.texts.Numbers` where a large list was.
 
         Args:
             text: The text.
@@ -81,7 +81,7 @@ class JsonWorkers:
         return document
 
     async def write(self, document: Any, entries: int) -> bytes:
-        """The text of a document that has `fxlrp.serving.texts.Numbers` in it.
+        """Write a document that has `fxlrp.serving.texts.Numbers` in it.
 
         Args:
             document: The document.
@@ -93,7 +93,7 @@ class JsonWorkers:
         return bytes(text)
 
     async def asked(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[Buffer]]:
-        """What a process answers."""
+        """Ask a process, without holding up the service."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, self.exchange, document, blobs)
 
     def exchange(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[Buffer]]:
@@ -116,7 +116,7 @@ class JsonWorkers:
         return found, texts
 
     def process(self) -> subprocess.Popen[bytes]:
-        """That of this thread, started anew if it has ended."""
+        """Return the process of this thread, started anew if it has ended."""
         process: subprocess.Popen[bytes] | None = getattr(self.own, "process", None)
         if process is not None and process.poll() is not None:
             self.stop(process)
@@ -141,17 +141,17 @@ class JsonWorkers:
         self.processes.discard(process)
 
     def close(self) -> None:
-        """End all of them."""
+        """End all processes."""
         for process in [*self.processes]:
             self.stop(process)
         self.threads.shutdown()
 
 
 def allocate_bytes(size: int) -> memoryview:
-    """Bytes that are not set to 0 before they are read, while others wait."""
+    """Allocate bytes that are not set to 0 before they are read, while others wait."""
     return np.empty(size, np.uint8).data
 
 
 async def run_aside(size: int, call: Callable[..., T], *args: Any) -> T:
-    """The result of a call that lets go of Python's lock: in a thread, if what it works on has many bytes."""
+    """Make a call that lets go of Python's lock, in a thread if what it works on has many bytes."""
     return await asyncio.to_thread(call, *args) if size > MAX_INLINE_BYTES else call(*args)
