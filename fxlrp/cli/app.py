@@ -11,8 +11,7 @@ from rich.table import Table
 
 from fxlrp import __version__
 from fxlrp.api import compile, load_extensions, presets
-from fxlrp.cli import artifacts, explain, serve
-from fxlrp.cli import bench as timing
+from fxlrp.cli import artifact_commands, explain, serve, timing
 from fxlrp.cli import demo as demos
 from fxlrp.cli.options import (
     Backend,
@@ -196,7 +195,7 @@ def bench(
     make_console().print(times.loss(), soft_wrap=True, markup=False)
 
 
-for command in (artifacts.export, artifacts.run, serve.serve, artifacts.batch):
+for command in (artifact_commands.export, artifact_commands.run, serve.serve, artifact_commands.batch):
     app.command()(command)
 
 

@@ -13,7 +13,7 @@ import typer
 
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.load import load
-from fxlrp.cli.artifacts import make_artifact_table
+from fxlrp.cli.artifact_commands import make_artifact_table
 from fxlrp.cli.options import Debug, Key, Native, parse_sizes
 from fxlrp.cli.prologue import report_errors, show_progress
 from fxlrp.errors import FxlrpError, SignatureError
