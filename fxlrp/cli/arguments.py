@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_map_only
 from fxlrp.cli.models import summarize_error
+from fxlrp.cli.prologue import print_line
 from fxlrp.errors import SignatureError
 
 
@@ -57,3 +58,9 @@ def convert_to_model_dtype(model: nn.Module | ExportedProgram, inputs: Any) -> A
     weights = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
     dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.get_default_dtype())
     return tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Tensor]) -> None:
+    """Write tensors to an ``.npz`` file, and say so."""
+    np.savez(path, allow_pickle=False, **{name: tensor.numpy() for name, tensor in arrays.items()})
+    print_line(f"Wrote {path}")

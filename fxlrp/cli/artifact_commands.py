@@ -1,105 +1,41 @@
-"""The commands for artefacts."""
+"""The commands that take an artefact: run and batch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from fxlrp.api import compile
-from fxlrp.artifacts.artifact import Artifact
-from fxlrp.artifacts.load import load
-from fxlrp.cli.arguments import read_inputs
-from fxlrp.cli.options import (
-    Debug,
-    Input,
-    Key,
-    Model,
-    Native,
-    Output,
-    Rules,
-    Strict,
-    TargetOption,
-    TextInput,
-    Trust,
-    parse_output,
-    parse_target,
-)
-from fxlrp.cli.prologue import prepare_model, report_errors, show_progress
-from fxlrp.datasets import run as datasets
-from fxlrp.datasets.shards import RowTarget
-from fxlrp.errors import SignatureError, TargetError
-from fxlrp.reports.drawing.image_pages import find_page_path
+import fxlrp
+from fxlrp.cli import options
+from fxlrp.cli.prologue import print_line, report_errors, show_progress
+from fxlrp.errors import SignatureError
 from fxlrp.reports.terminal import make_console
-
-ArtifactFile = Annotated[Path, typer.Argument(help="An artefact of `fxlrp export` or of Attributor.save.")]
-
-
-@report_errors
-def export(
-    model: Model,
-    out: Annotated[Path, typer.Option(help="Where to write: .pt2 or .onnx.")],
-    input: Input = None,
-    text: TextInput = None,
-    rules: Rules = "attnlrp",
-    output: Output = None,
-    format: Annotated[
-        str | None, typer.Option(help="pt2, aoti (machine code in a .pt2 file) or onnx. [default: by the ending]")
-    ] = None,
-    seeds: Annotated[bool, typer.Option("--seeds", help="Take a seed for every output instead of an index.")] = False,
-    fixed: Annotated[
-        bool, typer.Option("--fixed", help="Take inputs of these sizes only, not other batches and sequences.")
-    ] = False,
-    read: Annotated[list[str] | None, typer.Option(help="Module whose relevance is returned too.")] = None,
-    sign: Annotated[
-        Path | None,
-        typer.Option(help="PEM file of a private key that signs the file (openssl genpkey -algorithm ed25519)."),
-    ] = None,
-    strict: Strict = True,
-    trust: Trust = False,
-    debug: Debug = False,
-) -> None:
-    """Save a model with its explanation as a file that runs without fxlrp."""
-    loaded = prepare_model(model, input, text, trust)
-    attributor = compile(
-        loaded.model,
-        rules=rules,
-        read=read or (),
-        output=parse_output(output),
-        dynamic_shapes=None if fixed else "auto",
-        strict=strict,
-    )
-    with show_progress("exporting"):
-        kind = "seed" if seeds else "index"
-        attributor.save(out, *loaded.args, format=format, target=kind, sign=sign, **loaded.kwargs)
-    for size in () if fixed else attributor.fixed_sizes():
-        make_console().print(str(size), soft_wrap=True, markup=False)
-    make_console().print(make_artifact_table(load(out, allow_native_code=True)))
-    make_console().print(f"Wrote {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
 
 
 @report_errors
 def run(
-    artifact: ArtifactFile,
-    input: Input = None,
-    target: TargetOption = None,
+    artifact: options.Artifact,
+    input: options.Input = None,
+    target: options.Target = None,
     save: Annotated[Path | None, typer.Option(help="Write the results to this .npz file.")] = None,
-    key: Key = None,
-    allow_native_code: Native = False,
-    debug: Debug = False,
+    key: options.Key = None,
+    allow_native_code: options.NativeCode = False,
+    debug: options.Debug = False,
 ) -> None:
     """Run an artefact on inputs from files, or say what it takes."""
+    from fxlrp.cli.arguments import read_inputs, write_arrays
+
     with show_progress("loading"):
-        loaded = load(artifact, allow_native_code=allow_native_code, key=key)
+        loaded = fxlrp.load(artifact, allow_native_code=allow_native_code, key=key)
     if not input:
         make_console().print(make_artifact_table(loaded))
         return
     args, kwargs = read_inputs(input)
-    wanted = None if target is None else parse_target(target)
+    wanted = options.parse_target(target)
     with show_progress("explaining"):
         result = loaded.results(*args, target=wanted, **kwargs)
     table = Table("result", "shape", "sum")
@@ -109,13 +45,12 @@ def run(
     if save is not None:
         if save.suffix != ".npz":
             raise SignatureError(f"{save}: results are written to a file that ends in .npz")
-        np.savez(save, allow_pickle=False, **{name: value.numpy() for name, value in result.items()})
-        make_console().print(f"Wrote {save}", soft_wrap=True, markup=False)
+        write_arrays(save, result)
 
 
 @report_errors
 def batch(
-    artifact: ArtifactFile,
+    artifact: options.Artifact,
     source: Annotated[
         Path,
         typer.Argument(help="A .parquet or .jsonl file, or a folder of .parquet files or of .png and .jpg images."),
@@ -141,21 +76,20 @@ def batch(
     threads: Annotated[int | None, typer.Option(help="Of each process. [default: a share of the cores]")] = None,
     batch_size: Annotated[int, typer.Option(help="Most rows that run together.")] = 32,
     shard: Annotated[int, typer.Option(help="Rows per file of results.")] = 256,
-    key: Key = None,
-    allow_native_code: Native = False,
-    debug: Debug = False,
+    key: options.Key = None,
+    allow_native_code: options.NativeCode = False,
+    debug: options.Debug = False,
 ) -> None:
     """Attribute a data set with an artefact, on this machine or a cluster of Ray (RAY_ADDRESS)."""
-    columns = dict(pair.partition("=")[::2] for pair in column or ())
-    if not all(columns.values()):
-        raise SignatureError("--column is NAME=COLUMN: the input and where it comes from")
+    from fxlrp.reports.drawing.image_pages import find_page_path
+
     try:
-        written = datasets.batch(
+        written = fxlrp.batch(
             artifact,
             source,
             out,
-            target=parse_target_or_column(target),
-            columns=columns,
+            columns=options.parse_columns(column),
+            target=options.parse_target_or_column(target),
             keep=keep or (),
             png=png,
             batch_size=batch_size,
@@ -168,22 +102,12 @@ def batch(
     except KeyboardInterrupt:
         make_console(stderr=True).print("Stopped: the same command goes on from here")
         raise typer.Exit(130) from None
-    make_console().print(f"Wrote {written} rows to {out}", soft_wrap=True, markup=False)
+    print_line(f"Wrote {written} rows to {out}")
     if png:
-        make_console().print(f"Wrote {find_page_path(out)}", soft_wrap=True, markup=False)
+        print_line(f"Wrote {find_page_path(out)}")
 
 
-def parse_target_or_column(text: str | None) -> RowTarget:
-    """Read a target that may also be the name of a column."""
-    if text is None:
-        return None
-    try:
-        return parse_target(text)
-    except TargetError:
-        return text
-
-
-def make_artifact_table(artifact: Artifact) -> Table:
+def make_artifact_table(artifact: fxlrp.Artifact) -> Table:
     """Make a table of what an artefact takes and returns."""
     manifest = artifact.manifest
     title = Text(f"{manifest.model}, rules {manifest.rules}, format {manifest.format}")

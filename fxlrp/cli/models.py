@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -18,7 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from fxlrp.api import compile
 from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER
+from fxlrp.attributor import Attributor
+from fxlrp.cli.options import parse_output
+from fxlrp.cli.prologue import silence_logging
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.ir.targets import Target
 from fxlrp.optional import import_transformers
@@ -49,6 +51,10 @@ class LoadedModel:
     target: Target = None
     sentence: Sentence | None = None
     token: Callable[[int], str] | None = None
+
+    def compile(self, rules: str, output: str | None, **options: Any) -> Attributor:
+        """Compile the model, as `fxlrp.compile` does, for an output as it is typed."""
+        return compile(self.model, rules=rules, output=parse_output(output), **options)
 
 
 def load_model(spec: str, text: str | None = None, trust: bool = False) -> LoadedModel:
@@ -219,14 +225,3 @@ def summarize_error(error: Exception) -> str:
     """Put an error into one line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
-
-
-@contextmanager
-def silence_logging() -> Iterator[None]:
-    """Keep torch from logging the tracebacks of errors that are raised all the same."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

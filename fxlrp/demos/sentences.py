@@ -16,8 +16,6 @@ from fxlrp.attributor import Attributor
 from fxlrp.optional import import_transformers, require
 from fxlrp.reports.drawing.words import Sentence, Word, make_word_page
 
-FIRST_SENTENCE = "He withdrew money from the bank."
-SECOND_SENTENCE = "She sat on the bank of the river."
 NOTE = (
     "Each mean vector takes half of the similarity. What the words do not get of it is kept on the way: by the biases, "
     "by the tables of positions and token types, and by the softmax rule of AttnLRP."
