@@ -74,9 +74,9 @@ def serve(
     import torch
 
     from fxlrp.serving import server
-    from fxlrp.serving.desk import Limits
+    from fxlrp.serving.middleware import log_requests, read_tokens
+    from fxlrp.serving.request_handling import Limits
     from fxlrp.serving.service import Service
-    from fxlrp.serving.watching import log_requests, read_tokens
 
     if threads is not None:
         torch.set_num_threads(threads)

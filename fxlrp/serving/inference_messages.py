@@ -13,8 +13,8 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError
+from fxlrp.serving.json_numbers import Numbers, pack_lists
 from fxlrp.serving.messages import Call, check_booleans, convert_numbers
-from fxlrp.serving.texts import Numbers, pack_lists
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES = {

@@ -18,7 +18,6 @@ from starlette.routing import Route
 from torch import Tensor
 
 from fxlrp.serving.bodies import read_content_type
-from fxlrp.serving.desk import HostedArtifact, RequestHandler
 from fxlrp.serving.inference_messages import (
     HEADER_LENGTH,
     InferRequest,
@@ -27,8 +26,9 @@ from fxlrp.serving.inference_messages import (
     read_head_length,
     read_tensors,
 )
+from fxlrp.serving.json_workers import run_aside
 from fxlrp.serving.messages import JSON, count_bytes, pack_tensor, view_bytes
-from fxlrp.serving.workers import run_aside
+from fxlrp.serving.request_handling import HostedArtifact, RequestHandler
 
 ARTIFACT_VERSION = "1"
 """Of every artefact; another one is another file."""

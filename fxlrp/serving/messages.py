@@ -16,7 +16,7 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError, TargetError
-from fxlrp.serving.texts import Numbers, nest_numbers, pack_lists
+from fxlrp.serving.json_numbers import Numbers, nest_numbers, pack_lists
 
 JSON = "application/json"
 SAFETENSORS = "application/x-safetensors"
@@ -76,7 +76,7 @@ def read_document(document: Any, about: Manifest) -> Call:
     """Read ``{"inputs": {NAME: nested lists}, "target": ...}``.
 
     Args:
-        document: What `fxlrp.serving.texts.parse_json` read.
+        document: What `fxlrp.serving.json_numbers.parse_json` read.
         about: Says of which type each input is.
 
     Raises:

@@ -21,9 +21,10 @@ from starlette.routing import Route
 
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.errors import FxlrpError, RequestError
-from fxlrp.serving import inference_protocol, instances
+from fxlrp.serving import inference_protocol, kserve_protocol
 from fxlrp.serving.bodies import CLOSE_HEADER, RETRY_HEADER, read_content_type
-from fxlrp.serving.desk import Limits, RequestHandler
+from fxlrp.serving.json_numbers import TooLarge
+from fxlrp.serving.json_workers import Busy, run_aside
 from fxlrp.serving.messages import (
     JSON,
     SAFETENSORS,
@@ -35,9 +36,8 @@ from fxlrp.serving.messages import (
     write_safetensors,
 )
 from fxlrp.serving.metrics import CONTENT_TYPE
-from fxlrp.serving.texts import TooLarge
-from fxlrp.serving.watching import TokenMiddleware, WatchMiddleware
-from fxlrp.serving.workers import Busy, run_aside
+from fxlrp.serving.middleware import TokenMiddleware, WatchMiddleware
+from fxlrp.serving.request_handling import Limits, RequestHandler
 
 MAX_ERROR_CHARACTERS = 2000
 """Characters of an error that are sent: it may quote what was received."""
@@ -74,7 +74,7 @@ class Service:
             Route("/ready", self.ready),
             Route("/metrics", self.metrics),
             *inference_protocol.make_routes(self.desk, self.health, self.ready),
-            *instances.make_routes(self.desk),
+            *kserve_protocol.make_routes(self.desk),
         ]
         watch = Middleware(
             WatchMiddleware, routes=routes, answered=self.desk.metrics.answered, ending=lambda: self.ending

@@ -32,10 +32,10 @@ from fxlrp.cli.serve import name_files
 from fxlrp.errors import FxlrpError
 from fxlrp.serving import bodies
 from fxlrp.serving.bodies import Bodies
-from fxlrp.serving.desk import Limits
+from fxlrp.serving.middleware import digest_token, read_tokens
+from fxlrp.serving.request_handling import Limits
 from fxlrp.serving.server import ServerSettings, check_open_files, listen, make_server, make_tls_context
 from fxlrp.serving.service import Service
-from fxlrp.serving.watching import digest_token, read_tokens
 
 
 @pytest.fixture(scope="module")

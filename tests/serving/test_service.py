@@ -48,7 +48,7 @@ import fxlrp
 from fxlrp.cli.app import app
 from fxlrp.errors import FxlrpError
 from fxlrp.serving.batching import is_joinable
-from fxlrp.serving.desk import Limits, RequestHandler
+from fxlrp.serving.request_handling import Limits, RequestHandler
 from fxlrp.serving.server import ServerSettings, listen, serve_until_stopped
 from fxlrp.serving.server import make_server as server_of
 from fxlrp.serving.service import Service

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fxlrp.errors import FxlrpError
-from fxlrp.serving.pipes import ERROR_TYPES, Buffer, receive_document, send_document
-from fxlrp.serving.texts import TooLarge, parse_json, write_json
+from fxlrp.serving.json_numbers import TooLarge, parse_json, write_json
+from fxlrp.serving.json_process import ERROR_TYPES, Buffer, receive_document, send_document
 
 MAX_INLINE_BYTES = 2**15
 """Bytes of a text that is not read here: so many take some two milliseconds, whatever they are."""
@@ -32,7 +32,7 @@ package = types.ModuleType("fxlrp")  # without what it imports, which is torch
 package.__path__ = [sys.argv[1]]
 sys.modules["fxlrp"] = package
 from fxlrp.errors import FxlrpError
-from fxlrp.serving.pipes import work
+from fxlrp.serving.json_process import work
 work(int(sys.argv[2]))
 """
 
@@ -61,7 +61,7 @@ class JsonWorkers:
         self.processes: set[subprocess.Popen[bytes]] = set()
 
     async def parse(self, text: bytes, most: int) -> Any:
-        """Parse a text, with `fxlrp.serving.texts.Numbers` where a large list was.
+        """Parse a text, with `fxlrp.serving.json_numbers.Numbers` where a large list was.
 
         Args:
             text: The text.
@@ -81,7 +81,7 @@ class JsonWorkers:
         return document
 
     async def write(self, document: Any, entries: int) -> bytes:
-        """Write a document that has `fxlrp.serving.texts.Numbers` in it.
+        """Write a document that has `fxlrp.serving.json_numbers.Numbers` in it.
 
         Args:
             document: The document.

@@ -18,9 +18,9 @@ from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.serving.batching import Batcher, is_joinable
 from fxlrp.serving.bodies import CLOSE_HEADER, RETRY_HEADER, Bodies
+from fxlrp.serving.json_workers import JsonWorkers, run_aside
 from fxlrp.serving.messages import Call
 from fxlrp.serving.metrics import Metrics
-from fxlrp.serving.workers import JsonWorkers, run_aside
 
 MAX_BODIES = 16
 """Bodies of the largest size that there is room for at a time."""

@@ -17,10 +17,10 @@ from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError
 from fxlrp.serving.bodies import read_content_type
-from fxlrp.serving.desk import RequestHandler
+from fxlrp.serving.json_numbers import Numbers
+from fxlrp.serving.json_workers import run_aside
 from fxlrp.serving.messages import JSON, Call, count_bytes, make_call, pack_tensor, read_target, read_tensor
-from fxlrp.serving.texts import Numbers
-from fxlrp.serving.workers import run_aside
+from fxlrp.serving.request_handling import RequestHandler
 
 INSTANCES_FORM = (
     '{"instances": [nested lists of the only input, or {NAME: nested lists}, ...], '

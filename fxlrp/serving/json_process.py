@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from fxlrp.errors import RequestError
-from fxlrp.serving.texts import Numbers, TooLarge, parse_json, shrink_document, write_json
+from fxlrp.serving.json_numbers import Numbers, TooLarge, parse_json, shrink_document, write_json
 
 LENGTH = struct.Struct("<Q")
 MAX_HEAD_BYTES = 2**18
