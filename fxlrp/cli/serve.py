@@ -92,7 +92,7 @@ def serve(
     narrow_sizes(loaded, batch_size, options.parse_sizes(size))
     service = Service(loaded, Limits(max_body * 2**20, queue, batch_size, wait / 1000), tokens)
     with server.listen(host, port) as sock:
-        for hosted in service.desk.hosts.values():
+        for hosted in service.handler.artifacts.values():
             make_console().print(make_artifact_table(hosted.artifact))
             print_line(
                 "Requests of equal shapes run together." if hosted.batcher.most > 1 else "Each request runs by itself."

@@ -17,7 +17,7 @@ from fxlrp.datasets.arrow_values import list_result_columns
 from fxlrp.datasets.folders import begin_or_resume, copy_dataset, lock_folder, remove_leftovers, stamp_files
 from fxlrp.datasets.ray_workers import connect_ray, spread_work
 from fxlrp.datasets.samples import DataSource
-from fxlrp.datasets.shards import PART_NAME, RowTarget, ShardJob, hash_file, limit_batch_size, list_model_inputs
+from fxlrp.datasets.shards import PART_NAME, RowTarget, ShardJob, hash_file, limit_batch_size
 from fxlrp.datasets.sources import ImageSource, open_source
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.optional import require
@@ -123,7 +123,7 @@ def batch(
 def is_drawable(about: Manifest) -> bool:
     """Return whether there is one input, and its relevance has its shape."""
     shapes = [spec.shape for spec in about.outputs if spec.name.startswith("relevance.")]
-    return shapes == [spec.shape for spec in list_model_inputs(about)]
+    return shapes == [spec.shape for spec in about.model_inputs]
 
 
 def check_numbers(**numbers: int | None) -> None:
@@ -165,7 +165,7 @@ class RowRate(ProgressColumn):
 
 def open_files(root: str | Path, shard: int, about: Manifest, keep: Sequence[str] = ()) -> DataSource:
     """Open the rows of files."""
-    image = list_model_inputs(about)[0]
+    image = about.model_inputs[0]
     channels = image.shape[1] if len(image.shape) == 4 and isinstance(image.shape[1], int) else None
     source = open_source(Path(root).resolve(), shard, channels, 255 if "int" in image.dtype else 1)
     source.keep(keep)
@@ -198,7 +198,7 @@ def choose_columns(
     Raises:
         SignatureError: If an input has none.
     """
-    names = [spec.name for spec in list_model_inputs(about)]
+    names = [spec.name for spec in about.model_inputs]
     if unknown := sorted(given.keys() - set(names)):
         raise SignatureError(f"columns: there is no input {unknown[0]!r}\n{about.signature()}")
     rest = [column for column in columns if column != target]

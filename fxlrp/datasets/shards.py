@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
-from fxlrp.artifacts.description.specs import Range, Spec
+from fxlrp.artifacts.description.specs import Range
 from fxlrp.artifacts.load import load
 from fxlrp.datasets.arrow_values import convert_exactly, make_table, read_array, read_row_target
 from fxlrp.datasets.samples import DataRow, DataSource
@@ -140,7 +140,7 @@ class ShardJob:
         """Convert a row."""
         inputs: dict[str, Tensor] = {}
         target: Any = None
-        for spec in list_model_inputs(about):
+        for spec in about.model_inputs:
             inputs[spec.name] = convert_value(row, self.columns[spec.name], getattr(torch, spec.dtype))
         if isinstance(self.target, str):
             if about.target == "seed":
@@ -211,11 +211,6 @@ def convert_value(row: DataRow, column: str, dtype: torch.dtype) -> Tensor:
         raise SignatureError(f"{row.place}: column {column!r} {error}") from error
 
 
-def list_model_inputs(about: Manifest) -> list[Spec]:
-    """List the inputs of the model."""
-    return [spec for spec in about.inputs if spec.name != TARGET]
-
-
 def limit_batch_size(about: Manifest, wanted: int) -> int:
     """Return how many rows can run together, at most the wanted number.
 
@@ -223,8 +218,9 @@ def limit_batch_size(about: Manifest, wanted: int) -> int:
         ArtifactError: If a tensor does not count samples in front, so that results cannot be told apart by row, or if
             the artefact does not take a single one.
     """
-    size = list_model_inputs(about)[0].shape[0] if list_model_inputs(about)[0].shape else 0
-    for spec in (*list_model_inputs(about), *about.outputs):
+    shape = about.model_inputs[0].shape
+    size = shape[0] if shape else 0
+    for spec in (*about.model_inputs, *about.outputs):
         if not spec.shape or spec.shape[0] != size:
             raise ArtifactError(f"the first dimension of '{spec.name}' does not count samples\n{about.signature()}")
     limits = Range(size, size) if isinstance(size, int) else about.sizes.get(size)

@@ -70,7 +70,7 @@ class Bodies:
         self.arriving: dict[ArrivingBody, None] = {}
 
     @asynccontextmanager
-    async def whole(self, request: Request) -> AsyncIterator[bytes]:
+    async def read_whole(self, request: Request) -> AsyncIterator[bytes]:
         """Wait for the whole body of a request; its bytes count until the context is left.
 
         Raises:
@@ -82,7 +82,7 @@ class Bodies:
         finally:
             self.drop(arrival)
 
-    async def spurned(self, request: Request) -> None:
+    async def discard(self, request: Request) -> None:
         """Wait until a body that nobody wants has come: many clients read no answer before they have sent it all."""
         await self.read(request, ArrivingBody(), 0)
 

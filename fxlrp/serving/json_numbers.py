@@ -1,8 +1,8 @@
 """JSON with many numbers: texts to arrays and back.
 
 A text holds Python's lock from beginning to end while it is read, and that of a stranger may take seconds: no thread of
-the service may read it. `fxlrp.serving.json_process` runs these functions in a process of their own, which imports no more
-than this.
+the service may read it. `fxlrp.serving.json_process` runs these functions in a process of their own, which imports no
+more than this.
 """
 
 from __future__ import annotations

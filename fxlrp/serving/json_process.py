@@ -107,7 +107,7 @@ def answer_request(document: Any, blobs: Sequence[Buffer]) -> tuple[Any, Sequenc
         return "as JSON it takes too much memory: use safetensors", (), TooLarge.__name__
 
 
-def work(memory: int) -> None:
+def answer_requests(memory: int) -> None:
     """Answer until the other side closes its pipe, behind all who have more urgent things to do.
 
     Args:

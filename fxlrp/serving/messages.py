@@ -100,7 +100,7 @@ def make_call(values: Mapping[str, Any], target: Any, about: Manifest) -> Call:
         SignatureError: If an input is unknown, or has entries that its type cannot hold.
         TargetError: If the target is no index and no list of them.
     """
-    specs = {spec.name: spec for spec in about.inputs if spec.name != TARGET}
+    specs = {spec.name: spec for spec in about.model_inputs}
     if unknown := values.keys() - specs.keys():
         raise SignatureError(f"there is no input {min(unknown)!r}\n{about.signature()}")
     return Call({name: read_tensor(value, specs[name]) for name, value in values.items()}, read_target(target, about))
@@ -192,9 +192,9 @@ def count_bytes(results: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in results.values())
 
 
-def pack_results(results: Mapping[str, Tensor]) -> dict[str, Numbers]:
-    """Return every result by its name, as an array."""
-    return {name: pack_tensor(tensor) for name, tensor in results.items()}
+def pack_results(results: Mapping[str, Tensor]) -> dict[str, dict[str, Numbers]]:
+    """Return ``{"results": {NAME: array}}``."""
+    return {"results": {name: pack_tensor(tensor) for name, tensor in results.items()}}
 
 
 def pack_tensor(tensor: Tensor) -> Numbers:
@@ -219,13 +219,12 @@ def is_finite(tensor: Tensor) -> bool:
 
 def describe_artifact(name: str, about: Manifest, most: int) -> dict[str, Any]:
     """Describe an artefact and how it is asked, for JSON."""
-    takes = [spec for spec in about.inputs if spec.name != TARGET]
     return {
         "name": name,
         "model": about.model,
         "rules": about.rules,
         "versions": {"fxlrp": about.fxlrp, "torch": about.torch},
-        "inputs": [asdict(spec) for spec in takes],
+        "inputs": [asdict(spec) for spec in about.model_inputs],
         "target": about.target,
         "explained": asdict(about.explained),
         "outputs": [asdict(spec) for spec in about.outputs],

@@ -96,7 +96,8 @@ def test_a_process_reads_and_writes_what_is_read_and_written_here(pool: Pool, mo
 
 
 def test_the_process_imports_neither_torch_nor_numpy() -> None:
-    code = json_workers.START_CODE.replace("work(int(sys.argv[2]))", "print({'torch', 'numpy'} & sys.modules.keys())")
+    imported = "print({'torch', 'numpy'} & sys.modules.keys())"
+    code = json_workers.START_CODE.replace("answer_requests(int(sys.argv[2]))", imported)
     command = [sys.executable, "-P", "-c", code, str(Path(fxlrp.__file__).parent)]
     assert subprocess.check_output(command, text=True) == "set()\n"
 

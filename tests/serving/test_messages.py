@@ -99,7 +99,7 @@ def run_all(run: Callable[[Tensors], Tensors], jobs: list[Tensors], most: int, w
 
     async def everything() -> Any:
         batcher = Batcher(run, most, wait, lambda samples, _: calls.append(samples))
-        work = asyncio.create_task(batcher.work())
+        work = asyncio.create_task(batcher.run_until_cancelled())
         waiting: list[Awaitable[Any]] = [batcher.submit(job) for job in jobs]
         found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 60)
         work.cancel()
