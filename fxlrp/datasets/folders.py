@@ -24,7 +24,7 @@ LEFTOVERS = (".part-*", ".try-*", f".{RUN}.*", f".{COPY}", f"{FOLDER}/.*")
 
 def stamp_files(source: DataSource) -> dict[str, list[int]]:
     """Return the size in bytes and the time of change in nanoseconds of each file."""
-    return {name: [size, source.path(name).stat().st_mtime_ns] for name, size in source.files}
+    return {name: [size, source.find_path(name).stat().st_mtime_ns] for name, size in source.files}
 
 
 @contextmanager

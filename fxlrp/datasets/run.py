@@ -139,10 +139,10 @@ def check_numbers(**numbers: int | None) -> None:
 
 def run_missing_shards(job: ShardJob, progress: bool, *, workers: int, threads: int | None, gpu: bool) -> int:
     """Do the shards that have no file yet."""
-    missing = [number for number in job.shards() if not (job.out / PART_NAME.format(number)).exists()]
+    missing = [number for number in job.list_shards() if not (job.out / PART_NAME.format(number)).exists()]
     if not missing:
         return 0
-    rows = sum(map(job.size, missing))
+    rows = sum(map(job.count_rows, missing))
     shown = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), RowRate())
     options: dict[str, Any] = {"transient": True, "disable": not progress, "speed_estimate_period": 600}
     with open_stderr_console() as error, Progress(*shown, console=error, **options) as bar:
@@ -150,7 +150,7 @@ def run_missing_shards(job: ShardJob, progress: bool, *, workers: int, threads: 
         with connect_ray(min(workers, len(missing)) * (threads or 1)):
             bar.update(task, description="attributing")
             for number in spread_work(job, missing, workers=workers, threads=threads, gpu=gpu):
-                bar.advance(task, job.size(number))
+                bar.advance(task, job.count_rows(number))
     remove_leftovers(job.out)
     return rows
 

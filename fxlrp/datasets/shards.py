@@ -92,11 +92,11 @@ class ShardJob:
             raise ArtifactError(f"{self.path} was changed during the run")
         return load(self.path, allow_native_code=self.allow_native_code, key=self.key)
 
-    def shards(self) -> range:
+    def list_shards(self) -> range:
         """Return the numbers of all shards; an empty source has one, which is empty."""
         return range(max(1, -(-self.source.total // self.shard)))
 
-    def size(self, number: int) -> int:
+    def count_rows(self, number: int) -> int:
         """Count the rows of a shard."""
         return min(self.shard, self.source.total - number * self.shard)
 
@@ -108,10 +108,12 @@ class ShardJob:
             TargetError: Naming the row whose target selects nothing.
             FxlrpError: If the workers that had it before died.
         """
-        with count_tries(self.out / TRY_NAME.format(number), f"{self.size(number)} rows from {number * self.shard} on"):
-            self.write(number)
+        with count_tries(
+            self.out / TRY_NAME.format(number), f"{self.count_rows(number)} rows from {number * self.shard} on"
+        ):
+            self.write_shard(number)
 
-    def write(self, number: int) -> None:
+    def write_shard(self, number: int) -> None:
         """Write the results of a shard, in one try."""
         about = self.artifact.manifest
         most = limit_batch_size(about, self.batch_size)
@@ -119,24 +121,26 @@ class ShardJob:
         waiting: dict[Hashable, list[Sample]] = {}
         done: list[tuple[DataRow, dict[str, Tensor]]] = []
         first = number * self.shard
-        for row in self.source.rows(first, first + self.size(number), names):
-            sample = self.sample(row, about)
+        for row in self.source.read_rows(first, first + self.count_rows(number), names):
+            sample = self.read_sample(row, about)
             group = waiting.setdefault(sample.key(), [])
             group.append(sample)
             if len(group) == most:
-                done += self.explained(group)
+                done += self.explain(group)
                 group.clear()
         for group in filter(None, waiting.values()):
-            done += self.explained(group)
-        if len(done) != self.size(number):
-            raise SignatureError(f"{self.source.root} has {len(done)} rows from {first} on, not {self.size(number)}")
+            done += self.explain(group)
+        if len(done) != self.count_rows(number):
+            raise SignatureError(
+                f"{self.source.root} has {len(done)} rows from {first} on, not {self.count_rows(number)}"
+            )
         done.sort(key=lambda one: one[0].number)
         with replace_file(self.out / PART_NAME.format(number)) as new:
             require("pyarrow.parquet", "ray").write_table(
                 make_table(done, about, self.source.kept), new, use_dictionary=False
             )
 
-    def sample(self, row: DataRow, about: Manifest) -> Sample:
+    def read_sample(self, row: DataRow, about: Manifest) -> Sample:
         """Convert a row."""
         inputs: dict[str, Tensor] = {}
         target: Any = None
@@ -149,18 +153,18 @@ class ShardJob:
                 target = read_row_target(row.values[self.target], len(about.explained.shape) - 1)
         return Sample(replace(row, values={}), inputs, target)
 
-    def explained(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
+    def explain(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
         """Run samples together, and say which of them fails if one does."""
         try:
-            return self.run(samples)
+            return self.call_artifact(samples)
         except FxlrpError as error:
             if len(samples) == 1:
                 raise type(error)(f"{samples[0].row.place}: {error}") from error
             for sample in samples:
-                self.explained([sample])
+                self.explain([sample])
             raise
 
-    def run(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
+    def call_artifact(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
         """Call the artefact once."""
         about = self.artifact.manifest
         inputs = {name: torch.stack([s.inputs[name] for s in samples]) for name in samples[0].inputs}

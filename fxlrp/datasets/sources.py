@@ -33,20 +33,20 @@ class ImageSource(DataSource):
     white: int = 1
     """The largest number: 1, or 255 for artefacts that take integers."""
 
-    def types(self, columns: Sequence[str]) -> dict[str, Any]:
+    def find_types(self, columns: Sequence[str]) -> dict[str, Any]:
         """Refuse to keep columns, as there are none."""
         if columns:
             raise SignatureError("a folder of images has no columns to keep: each row of the results names its file")
         return {}
 
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
+    def read_rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
         """Decode files."""
         image = require("PIL.Image", "ray")
         for number in range(first, stop):
             name, _ = self.files[number]
-            place = f"row {number} ({self.path(name)})"
+            place = f"row {number} ({self.find_path(name)})"
             try:
-                with image.open(self.path(name)) as opened:
+                with image.open(self.find_path(name)) as opened:
                     if opened.mode not in EIGHT_BIT_MODES:
                         raise SignatureError(f"{place}: images of mode {opened.mode} are not read; convert it to 8 bit")
                     pixels = np.asarray(opened.convert(self.mode), dtype=np.float64) / (255 / self.white)
