@@ -17,7 +17,7 @@ from fxlrp.datasets.arrow_values import list_result_columns
 from fxlrp.datasets.folders import begin_or_resume, copy_dataset, lock_folder, remove_leftovers, stamp_files
 from fxlrp.datasets.ray_workers import connect_ray, spread_work
 from fxlrp.datasets.samples import DataSource
-from fxlrp.datasets.shards import PART_NAME, RowTarget, ShardJob, hash_file, limit_batch_size
+from fxlrp.datasets.shards import PART_NAME, RowTarget, ShardJob, hash_file, limit_batch_size, list_columns
 from fxlrp.datasets.sources import ImageSource, open_source
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.optional import require
@@ -96,7 +96,7 @@ def batch(
     given = open_files(source, shard, about, keep) if isinstance(source, (str, Path)) else None
     if png and not (isinstance(given, ImageSource) and is_drawable(about)):
         raise SignatureError("png=True (--png) draws images: the source is a folder of them, and the only input")
-    chosen = choose_columns(about, columns or {}, target, list_columns(source if given is None else given))
+    chosen = choose_columns(about, columns or {}, target, name_columns(source if given is None else given))
     settings = {
         "artefact": (seal := hash_file(path)),
         "source": "a Ray Dataset" if given is None else str(given.root),
@@ -172,7 +172,7 @@ def open_files(root: str | Path, shard: int, about: Manifest, keep: Sequence[str
     return source
 
 
-def list_columns(rows: Any) -> list[str]:
+def name_columns(rows: Any) -> list[str]:
     """List the names of the columns."""
     return rows.columns if isinstance(rows, DataSource) else rows.columns() or []
 
@@ -204,7 +204,7 @@ def choose_columns(
     rest = [column for column in columns if column != target]
     only = rest[0] if len(rest) == len(names) == 1 else None
     chosen = {name: given.get(name, name if name in rest else only or name) for name in names}
-    wanted = [*chosen.values(), *([target] if isinstance(target, str) else [])]
+    wanted = list_columns(chosen, target)
     if columns and (lost := [column for column in wanted if column not in columns]):  # none: there are no rows either
         raise SignatureError(
             f"there is no column {lost[0]!r}, only {', '.join(map(repr, columns))}: "

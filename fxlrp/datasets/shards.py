@@ -117,7 +117,7 @@ class ShardJob:
         """Write the results of a shard, in one try."""
         about = self.artifact.manifest
         most = limit_batch_size(about, self.batch_size)
-        names = list(dict.fromkeys([*self.columns.values(), *([self.target] if isinstance(self.target, str) else [])]))
+        names = list_columns(self.columns, self.target)
         waiting: dict[Hashable, list[Sample]] = {}
         done: list[tuple[DataRow, dict[str, Tensor]]] = []
         first = number * self.shard
@@ -213,6 +213,11 @@ def convert_value(row: DataRow, column: str, dtype: torch.dtype) -> Tensor:
         return convert_exactly(read_array(row.values[column]), dtype)
     except ValueError as error:
         raise SignatureError(f"{row.place}: column {column!r} {error}") from error
+
+
+def list_columns(columns: Mapping[str, str], target: RowTarget) -> list[str]:
+    """List the columns that inputs and targets come from, each once."""
+    return list(dict.fromkeys([*columns.values(), *([target] if isinstance(target, str) else [])]))
 
 
 def limit_batch_size(about: Manifest, wanted: int) -> int:
