@@ -13,11 +13,12 @@ from torch.export import ExportedProgram
 
 from fxlrp._torch import tree_map_only
 from fxlrp.cli.models import summarize_error
+from fxlrp.cli.prologue import print_line
 from fxlrp.errors import SignatureError
 
 
 def read_inputs(paths: Sequence[Path]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments from files: an array of ``.npy``, named arrays of ``.npz``, or what is in a ``.pt`` file.
+    """Read arguments from files: an array of ``.npy``, named arrays of ``.npz``, or what is in a ``.pt`` file.
 
     A tuple or list in a ``.pt`` file is several positional arguments, a dictionary keyword arguments.
 
@@ -36,7 +37,7 @@ def read_inputs(paths: Sequence[Path]) -> tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def read_file(path: Path) -> Any:
-    """The tensor or tensors in a file."""
+    """Read the tensor or tensors in a file."""
     if not path.is_file():
         raise SignatureError(f"there is no file {path}")
     try:
@@ -53,7 +54,13 @@ def read_file(path: Path) -> Any:
 
 
 def convert_to_model_dtype(model: nn.Module | ExportedProgram, inputs: Any) -> Any:
-    """Inputs with floating point tensors in the model's own type."""
+    """Convert the floating point tensors among inputs to the model's own type."""
     weights = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()
     dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.get_default_dtype())
     return tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Tensor]) -> None:
+    """Write tensors to an ``.npz`` file, and say so."""
+    np.savez(path, allow_pickle=False, **{name: tensor.numpy() for name, tensor in arrays.items()})
+    print_line(f"Wrote {path}")

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from fxlrp.attributor import Attributor
-from fxlrp.demos import digits, sentences
+import fxlrp
+from fxlrp.cli import options
+from fxlrp.cli.prologue import print_line, report_errors
 from fxlrp.reports.terminal import make_console, show_words
 
+FIRST_SENTENCE = "He withdrew money from the bank."
+SECOND_SENTENCE = "She sat on the bank of the river."
 TOLERANCE = 1e-4
 """Largest error of the checks, relative to the explained value; they run in float32."""
 
 
+@report_errors
+def demo(
+    text: Annotated[bool, typer.Option("--text", help="Compare two sentences instead of reading digits.")] = False,
+    first: Annotated[str, typer.Option(help="First sentence, with --text.")] = FIRST_SENTENCE,
+    second: Annotated[str, typer.Option(help="Second sentence, with --text.")] = SECOND_SENTENCE,
+    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("fxlrp-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the data split and the training.")] = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Train a small network on digits (or load a sentence encoder), explain it, and write pictures."""
+    if text or (first, second) != (FIRST_SENTENCE, SECOND_SENTENCE):
+        demo_sentences(first, second, folder)
+    else:
+        demo_digits(folder, seed)
+
+
 def demo_digits(folder: Path, seed: int) -> None:
     """Train, explain, and account for every digit."""
+    from fxlrp.demos import digits
+
     out, epochs = make_console(), 12
     data = digits.load_digits(seed)
     with Progress(console=make_console(stderr=True), transient=True) as progress:
@@ -46,6 +68,8 @@ def demo_digits(folder: Path, seed: int) -> None:
 
 def demo_sentences(first: str, second: str, folder: Path) -> None:
     """Explain how similar two sentences are."""
+    from fxlrp.demos import sentences
+
     out = make_console()
     with make_console(stderr=True).status("loading the encoder"):
         tokenizer, encoder = sentences.load_encoder()
@@ -72,9 +96,9 @@ def check_account(out: Console, what: str, difference: float, scale: float) -> N
         raise typer.Exit(1)
 
 
-def show_coverage(out: Console, attributor: Attributor, files: Sequence[Path]) -> None:
+def show_coverage(out: Console, attributor: fxlrp.Attributor, files: Sequence[Path]) -> None:
     """Print the coverage report and where the files are."""
     out.print(attributor.coverage().table())
     out.print()
     for path in files:
-        out.print(f"Wrote {path}", soft_wrap=True, markup=False)
+        print_line(f"Wrote {path}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -18,7 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from fxlrp.api import compile
 from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER
+from fxlrp.attributor import Attributor
+from fxlrp.cli.options import parse_output
+from fxlrp.cli.prologue import silence_logging
 from fxlrp.errors import ArtifactError, FxlrpError, SignatureError
 from fxlrp.ir.targets import Target
 from fxlrp.optional import import_transformers
@@ -50,9 +52,13 @@ class LoadedModel:
     sentence: Sentence | None = None
     token: Callable[[int], str] | None = None
 
+    def compile(self, rules: str, output: str | None, **options: Any) -> Attributor:
+        """Compile the model, as `fxlrp.compile` does, for an output as it is typed."""
+        return compile(self.model, rules=rules, output=parse_output(output), **options)
+
 
 def load_model(spec: str, text: str | None = None, trust: bool = False) -> LoadedModel:
-    """The model that a command line names.
+    """Load the model that a command line names.
 
     Args:
         spec: ``package.module:callable``, a ``.pt2`` file, or ``hf:`` and a folder or name.
@@ -80,7 +86,7 @@ def load_model(spec: str, text: str | None = None, trust: bool = False) -> Loade
 
 
 def is_artifact(spec: str) -> bool:
-    """Whether a command line names a file that fxlrp wrote; no part of it is read but the names of its members."""
+    """Return whether a command line names a file that fxlrp wrote; only the names of its members are read."""
     if not spec.endswith(".pt2"):
         return spec.endswith(".onnx")
     try:
@@ -91,7 +97,7 @@ def is_artifact(spec: str) -> bool:
 
 
 def load_exported(path: Path, trust: bool) -> LoadedModel:
-    """A program that torch.export.save wrote."""
+    """Load a program that torch.export.save wrote."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     if not trust:
@@ -112,7 +118,7 @@ def load_exported(path: Path, trust: bool) -> LoadedModel:
 
 
 def load_callable(spec: str) -> LoadedModel:
-    """What a function without arguments returns: a module, or a module and example inputs."""
+    """Call a function without arguments that returns a module, or a module and example inputs."""
     path, _, name = spec.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -120,7 +126,8 @@ def load_callable(spec: str) -> LoadedModel:
         module = import_module(path)
     except Exception as error:
         raise FxlrpError(
-            f"{path} could not be imported: {summarize_error(error)}\nThe current folder and the Python path were searched."
+            f"{path} could not be imported: {summarize_error(error)}\n"
+            "The current folder and the Python path were searched."
         ) from error
     if not hasattr(module, name):
         close = ", ".join(get_close_matches(name, dir(module))) or "nothing"
@@ -154,7 +161,7 @@ def check_returned(spec: str, found: Any) -> LoadedModel:
 
 
 def load_from_hub(name: str, text: str | None) -> LoadedModel:
-    """A model of transformers, with its tokenizer if it reads text."""
+    """Load a model of transformers, with its tokenizer if it reads text."""
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ArtifactError(f"there is no folder {name}")
     local = {"local_files_only": True} if Path(name).is_dir() else {}
@@ -176,7 +183,7 @@ def load_from_hub(name: str, text: str | None) -> LoadedModel:
 
 
 def add_text(model: Any, tokenizer: Any, text: str | None) -> LoadedModel:
-    """A language model with a text; one that predicts tokens explains the next, or the masked one."""
+    """Give a language model a text; one that predicts tokens explains the next, or the masked one."""
     kind = type(model).__name__
     if text is None:
         text = EXAMPLE_TEXT.replace("Rome", tokenizer.mask_token) if kind.endswith("ForMaskedLM") else EXAMPLE_TEXT
@@ -204,7 +211,7 @@ def add_text(model: Any, tokenizer: Any, text: str | None) -> LoadedModel:
 
 
 def make_example(name: str, config: Any) -> dict[str, Tensor]:
-    """Noise of the size that a model's configuration asks for; nothing if that is not known."""
+    """Make noise of the size that a model's configuration asks for; nothing if that is not known."""
     vision = getattr(config, "vision_config", config)
     size = getattr(vision, "image_size", None)
     if name != "pixel_values" or size is None:
@@ -215,17 +222,6 @@ def make_example(name: str, config: Any) -> dict[str, Tensor]:
 
 
 def summarize_error(error: Exception) -> str:
-    """An error in one line."""
+    """Put an error into one line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
-
-
-@contextmanager
-def silence_logging() -> Iterator[None]:
-    """Keep torch from logging the tracebacks of errors that are raised all the same."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -1,14 +1,31 @@
-"""What the commands take, and how it is read."""
+"""What several commands take, and how it is read and completed; nothing here needs torch, which takes seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fxlrp.errors import SignatureError, TargetError
+
+PRESETS = (
+    "attnlrp", "attnlrp_gamma", "cp_lrp", "epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "gradient",
+)  # fmt: skip
+BACKENDS = ("eager", "inductor", "cudagraphs")
+FORMATS = ("pt2", "aoti", "onnx")
+
+
+def complete(*names: str) -> Callable[[str], list[str]]:
+    """Make what completes one of these names in a shell."""
+
+    def matching(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return matching
+
 
 Model = Annotated[
     str,
@@ -17,6 +34,7 @@ Model = Annotated[
         "(module, args, kwargs)), a .pt2 file of torch.export.save (with --trust), or hf:FOLDER_OR_NAME (transformers)."
     ),
 ]
+Artifact = Annotated[Path, typer.Argument(help="An artefact of `fxlrp export` or of Attributor.save.")]
 Input = Annotated[
     list[Path] | None,
     typer.Option(
@@ -25,13 +43,19 @@ Input = Annotated[
         "tuple or a dictionary). Floating point numbers are converted to the model's type.",
     ),
 ]
-TextInput = Annotated[str | None, typer.Option("--text", help="Input text, for hf: models that read text.")]
-Rules = Annotated[str, typer.Option(help="Rule set, one of `fxlrp presets`.")]
-Backend = Annotated[str, typer.Option(help="What runs the program: eager, inductor or cudagraphs.")]
+Text = Annotated[str | None, typer.Option("--text", help="Input text, for hf: models that read text.")]
+Rules = Annotated[str, typer.Option(help="Rule set, one of `fxlrp presets`.", autocompletion=complete(*PRESETS))]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="What runs the program: eager, inductor or cudagraphs.",
+        autocompletion=complete(*BACKENDS),
+    ),
+]
 Output = Annotated[
     str | None, typer.Option(help="Name or index of the model's output to explain. [default: logits or the first]")
 ]
-TargetOption = Annotated[
+Target = Annotated[
     str | None,
     typer.Option(
         "--target",
@@ -46,7 +70,7 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Load a .pt2 file of torch.export.save, which can run any code with your rights."),
 ]
-Native = Annotated[
+NativeCode = Annotated[
     bool, typer.Option("--allow-native-code", help="Load machine code (format aoti), which runs with your rights.")
 ]
 Key = Annotated[
@@ -56,8 +80,14 @@ Key = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def parse_target(text: str) -> int | tuple[int | None, ...] | None:
-    """A class, or an index tuple in which * is the largest."""
+def parse_target(text: str | None) -> int | tuple[int | None, ...] | None:
+    """Read a class, or an index tuple in which * is the largest; None, the largest of all, if nothing is given.
+
+    Raises:
+        TargetError: If the text is neither.
+    """
+    if text is None:
+        return None
     try:
         index = tuple(None if part.strip() == "*" else int(part) for part in text.split(","))
     except ValueError:
@@ -68,13 +98,37 @@ def parse_target(text: str) -> int | tuple[int | None, ...] | None:
 
 
 def parse_output(text: str | None) -> str | int | None:
-    """A name, or an index if it is a number."""
+    """Read a name, or an index if it is a number."""
     return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
 
-def parse_sizes(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """NAME=NUMBER, several times."""
-    pairs = [text.partition("=") for text in texts]
+def parse_columns(texts: Sequence[str] | None) -> dict[str, str]:
+    """Read NAME=COLUMN, several times.
+
+    Raises:
+        SignatureError: If a column is missing.
+    """
+    columns = dict(text.partition("=")[::2] for text in texts or ())
+    if not all(columns.values()):
+        raise SignatureError("--column is NAME=COLUMN: the input and where it comes from")
+    return columns
+
+
+def parse_sizes(texts: Sequence[str] | None) -> list[tuple[str, int]]:
+    """Read NAME=NUMBER, several times.
+
+    Raises:
+        SignatureError: If one is not of this form.
+    """
+    pairs = [text.partition("=") for text in texts or ()]
     if wrong := ["".join(pair) for pair in pairs if not (pair[0] and pair[2].isdecimal())]:
         raise SignatureError(f"--size {wrong[0]!r} is not NAME=NUMBER")
     return [(name, int(value)) for name, _, value in pairs]
+
+
+def parse_target_or_column(text: str | None) -> str | int | tuple[int | None, ...] | None:
+    """Read a target that may also be the name of a column."""
+    try:
+        return parse_target(text)
+    except TargetError:
+        return text

@@ -6,22 +6,17 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import torch
 import typer
 
-from fxlrp.artifacts.artifact import Artifact
-from fxlrp.artifacts.load import load
-from fxlrp.cli.artifacts import make_artifact_table
-from fxlrp.cli.options import Debug, Key, Native, parse_sizes
-from fxlrp.cli.prologue import report_errors, show_progress
+import fxlrp
+from fxlrp.cli import options
+from fxlrp.cli.artifact_commands import make_artifact_table
+from fxlrp.cli.prologue import print_line, report_errors, show_progress
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.optional import require
 from fxlrp.reports.terminal import make_console
-
-if TYPE_CHECKING:
-    from fxlrp.serving.server import ServerSettings
 
 PLAIN_NAME = re.compile(r"\w[\w.\-]*", re.ASCII)
 
@@ -64,9 +59,9 @@ def serve(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate for TLS, in PEM format.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key. [default: in the same file]")] = None,
     log: Annotated[bool, typer.Option("--log", help="Write a line of JSON for every request to stderr.")] = False,
-    key: Key = None,
-    allow_native_code: Native = False,
-    debug: Debug = False,
+    key: options.Key = None,
+    allow_native_code: options.NativeCode = False,
+    debug: options.Debug = False,
 ) -> None:
     """Answer explanations over HTTP. Without --token-file whoever reaches the address can use it.
 
@@ -76,57 +71,44 @@ def serve(
     """
     for package in ("starlette", "uvicorn", "prometheus_client", "safetensors"):
         require(package, "serve")
-    from fxlrp.serving.desk import Limits
-    from fxlrp.serving.server import (
-        LOCAL_ADDRESSES,
-        ServerSettings,
-        check_open_files,
-        listen,
-        make_server,
-        make_tls_context,
-        serve_until_stopped,
-    )
+    import torch
+
+    from fxlrp.serving import server
+    from fxlrp.serving.middleware import log_requests, read_tokens
+    from fxlrp.serving.request_handling import Limits
     from fxlrp.serving.service import Service
-    from fxlrp.serving.watching import log_requests, read_tokens
 
     if threads is not None:
         torch.set_num_threads(threads)
     if tls_key is not None and tls_cert is None:
         raise FxlrpError("--tls-key needs --tls-cert")
     tokens = frozenset() if token_file is None else read_tokens(token_file)
-    terms = ServerSettings(
-        connections, drain=drain, context=None if tls_cert is None else make_tls_context(tls_cert, tls_key)
-    )
-    check_open_files(terms)
+    context = None if tls_cert is None else server.make_tls_context(tls_cert, tls_key)
+    settings = server.ServerSettings(connections, drain=drain, context=context)
+    server.check_open_files(settings)
     with show_progress("loading"):
-        loaded = {
-            name: load(path, allow_native_code=allow_native_code, key=key)
-            for name, path in name_files(artifacts).items()
-        }
-    narrow_sizes(loaded, batch_size, parse_sizes(size or ()))
+        paths = name_files(artifacts)
+        loaded = {n: fxlrp.load(p, allow_native_code=allow_native_code, key=key) for n, p in paths.items()}
+    narrow_sizes(loaded, batch_size, options.parse_sizes(size))
     service = Service(loaded, Limits(max_body * 2**20, queue, batch_size, wait / 1000), tokens)
-    with listen(host, port) as sock:
-        for hosted in service.desk.hosts.values():
+    with server.listen(host, port) as sock:
+        for hosted in service.handler.artifacts.values():
             make_console().print(make_artifact_table(hosted.artifact))
-            together = hosted.batcher.most > 1
-            make_console().print(
-                "Requests of equal shapes run together." if together else "Each request runs by itself."
+            print_line(
+                "Requests of equal shapes run together." if hosted.batcher.most > 1 else "Each request runs by itself."
             )
-        make_console().print(
-            f"Serving {', '.join(loaded)} on {format_address(host, sock.getsockname()[1], terms)}; stop with Ctrl+C",
-            soft_wrap=True,
-            markup=False,
-        )
-        if host not in LOCAL_ADDRESSES:
-            warn_if_open(bool(tokens), terms)
+        url = format_address(host, sock.getsockname()[1], tls=context is not None)
+        print_line(f"Serving {', '.join(loaded)} on {url}; stop with Ctrl+C")
+        if host not in server.LOCAL_ADDRESSES:
+            warn_if_open(tokens=bool(tokens), tls=context is not None)
         sys.stdout.flush()
         if log:
             log_requests()
-        serve_until_stopped(make_server(service.application(), terms, service.end), sock)
+        server.serve_until_stopped(server.make_server(service.application(), settings, service.end), sock)
 
 
 def name_files(texts: Sequence[str]) -> dict[str, Path]:
-    """Files by the name that they are served under: what stands before =, or the file's without its ending.
+    """Find the name of each file in the service: what stands before =, or the file's name without its ending.
 
     Raises:
         SignatureError: If a name is not plain, or comes twice.
@@ -144,8 +126,8 @@ def name_files(texts: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def narrow_sizes(artifacts: dict[str, Artifact], batch_size: int, sizes: Sequence[tuple[str, int]]) -> None:
-    """Let sizes be at most so large, the batch among them.
+def narrow_sizes(artifacts: dict[str, fxlrp.Artifact], batch_size: int, sizes: Sequence[tuple[str, int]]) -> None:
+    """Limit sizes, the batch among them.
 
     Raises:
         SignatureError: If no artefact has such a size.
@@ -160,16 +142,16 @@ def narrow_sizes(artifacts: dict[str, Artifact], batch_size: int, sizes: Sequenc
             artifact.manifest = artifact.manifest.at_most(name, value)
 
 
-def format_address(host: str, port: int, terms: ServerSettings) -> str:
-    """Where to ask."""
-    return f"{'http' if terms.context is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+def format_address(host: str, port: int, *, tls: bool) -> str:
+    """Write the URL of the service."""
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def warn_if_open(tokens: bool, terms: ServerSettings) -> None:
-    """Say what an address that others can reach is open to."""
+def warn_if_open(*, tokens: bool, tls: bool) -> None:
+    """Warn of what an address that others can reach is open to."""
     if not tokens:
         make_console(stderr=True).print("Warning: no authentication: whoever reaches this address can use it.")
-    elif terms.context is None:
+    elif not tls:
         make_console(stderr=True).print(
             "Warning: tokens can be read on their way: give --tls-cert, or let a proxy do TLS."
         )

@@ -22,7 +22,7 @@ WIDER_DTYPES = {"float16": "float32", "bfloat16": "float32"}
 
 
 def convert_exactly(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
-    """A tensor of the same numbers; only floating point numbers are rounded, to floating point numbers.
+    """Convert numbers to a tensor without loss, but for rounding of floating point to floating point numbers.
 
     Raises:
         ValueError: If the type cannot hold them.
@@ -46,7 +46,7 @@ def convert_exactly(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
 
 
 def read_array(value: Any) -> NDArray[Any]:
-    """Numbers of a row: of JSON, numpy, or a scalar of Arrow with lists to any depth.
+    """Read the numbers of one value: of JSON, numpy, or a scalar of Arrow with lists to any depth.
 
     Raises:
         ValueError: If it is missing, ragged, or no numbers.
@@ -64,7 +64,7 @@ def read_array(value: Any) -> NDArray[Any]:
 
 
 def read_nested_lists(values: Any) -> NDArray[Any]:
-    """Lists of Arrow to any depth, without a Python object for every number."""
+    """Read lists of Arrow to any depth, without a Python object for every number."""
     shape = [len(values)]
     while is_list(values.type):
         lengths = require("pyarrow.compute", "ray").list_value_length(values).unique().to_pylist() or [0]
@@ -78,13 +78,13 @@ def read_nested_lists(values: Any) -> NDArray[Any]:
 
 
 def is_list(kind: Any) -> bool:
-    """Whether a type of Arrow is one of lists."""
+    """Return whether a type of Arrow is one of lists."""
     types = require("pyarrow.types", "ray")
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def read_row_target(value: Any, dims: int) -> tuple[Any, ...]:
-    """The target of a row: a class or a list of ``dims`` indices; what is missing stands for the largest."""
+    """Read the target of a row: a class or a list of ``dims`` indices; what is missing stands for the largest."""
     value = value.as_py() if hasattr(value, "as_py") else value
     if value is None:
         return (None,) * dims
@@ -92,13 +92,13 @@ def read_row_target(value: Any, dims: int) -> tuple[Any, ...]:
 
 
 def list_result_columns(about: Manifest) -> list[str]:
-    """Names of the columns that results of an artefact have of themselves."""
+    """List the columns that the results of an artefact always have."""
     results = [name for spec in about.outputs for name in (spec.name, f"{spec.name}.shape")]
     return ["row", "file", TARGET, *results]
 
 
 def make_table(rows: Sequence[tuple[DataRow, Mapping[str, Tensor]]], about: Manifest, kept: Mapping[str, Any]) -> Any:
-    """Results as a table.
+    """Make a table of results.
 
     That is: the number of each row, its file, the columns that are kept, the index that was explained, and each result
     as a flat list with its shape beside it.
@@ -122,7 +122,7 @@ def make_table(rows: Sequence[tuple[DataRow, Mapping[str, Tensor]]], about: Mani
 
 
 def make_index_column(found: Sequence[Tensor], dims: int) -> Any:
-    """A column of classes, or of lists of indices; empty where the artefact does not return what it explains."""
+    """Make a column of classes, or of lists of indices; empty where the artefact does not return what it explains."""
     arrow = require("pyarrow", "ray")
     places = [[None if i == LARGEST else i for i in index.tolist()] for index in found]
     if dims == 1:
@@ -131,7 +131,7 @@ def make_index_column(found: Sequence[Tensor], dims: int) -> Any:
 
 
 def make_list_column(parts: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> Any:
-    """A column of lists."""
+    """Make a column of lists."""
     arrow = require("pyarrow", "ray")
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
     return arrow.LargeListArray.from_arrays(offsets, np.concatenate(parts) if parts else np.empty(0, dtype))

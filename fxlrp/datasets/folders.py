@@ -23,13 +23,13 @@ LEFTOVERS = (".part-*", ".try-*", f".{RUN}.*", f".{COPY}", f"{FOLDER}/.*")
 
 
 def stamp_files(source: DataSource) -> dict[str, list[int]]:
-    """Size and time of each file."""
-    return {name: [size, source.path(name).stat().st_mtime_ns] for name, size in source.files}
+    """Return the size in bytes and the time of change in nanoseconds of each file."""
+    return {name: [size, source.find_path(name).stat().st_mtime_ns] for name, size in source.files}
 
 
 @contextmanager
 def lock_folder(out: Path) -> Iterator[None]:
-    """Keep other runs away from a folder."""
+    """Keep other runs away from a folder, which is made if there is none."""
     filelock = require("filelock", "ray")
     if out.exists() and not out.is_dir():
         raise ArtifactError(f"{out} is a file: give a folder for the results")
@@ -67,7 +67,7 @@ def begin_or_resume(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first file that is not as it was."""
+    """Say which is the first file that is not as it was."""
     name = min(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     how = "is new" if name not in before else "is gone" if name not in now else "was changed"
     return f"the file {name} {how} since it began"
@@ -84,7 +84,7 @@ def remove_leftovers(out: Path) -> None:
 
 
 def copy_dataset(dataset: Any, out: Path) -> Path:
-    """The rows of a Ray Dataset as Parquet files, in an order that stays."""
+    """Write the rows of a Ray Dataset into Parquet files, so that their order stays."""
     final, new = out / COPY, out / f".{COPY}"
     if not final.exists():
         with silence_ray():

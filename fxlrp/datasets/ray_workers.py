@@ -45,7 +45,7 @@ class RayWorker:
 def spread_work(
     work: Callable[[int], None], numbers: Sequence[int], *, workers: int, threads: int | None, gpu: bool
 ) -> Iterator[int]:
-    """Call ``work`` with every number, and return the numbers as they are done; a Ray is `connect_ray`.
+    """Call ``work`` with every number, and return the numbers as they are done, within `connect_ray`.
 
     A number whose worker dies is given to another worker, without end.
 
@@ -85,7 +85,7 @@ def spread_work(
 
 
 def share_cores(workers: int) -> int:
-    """Cores for each worker, of one machine."""
+    """Return how many cores of one machine each worker gets."""
     ray = require("ray", "ray")
     cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     return max(1, min(max(cores), sum(cores) // workers))
@@ -93,7 +93,7 @@ def share_cores(workers: int) -> int:
 
 @contextmanager
 def connect_ray(cores: int) -> Iterator[None]:
-    """A Ray: the one that is running in this process, that of ``RAY_ADDRESS``, or one on this machine meanwhile."""
+    """Use the Ray that is running in this process, that of ``RAY_ADDRESS``, or start one on this machine."""
     ray = require("ray", "ray")
     if ray.is_initialized():
         yield
@@ -115,7 +115,7 @@ def connect_ray(cores: int) -> Iterator[None]:
 
 @contextmanager
 def set_variables(values: Mapping[str, str]) -> Iterator[None]:
-    """With variables that are not set otherwise."""
+    """Set environment variables that are not set yet."""
     new = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(new)
     try:
@@ -127,7 +127,7 @@ def set_variables(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def silence_ray() -> Iterator[None]:
-    """Without what Ray Data logs of every run, and warns of in itself."""
+    """Silence what Ray Data logs of every run, and its warnings of itself."""
     logger = logging.getLogger("ray.data")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -141,7 +141,7 @@ def silence_ray() -> Iterator[None]:
 
 @contextmanager
 def silence_stderr() -> Iterator[None]:
-    """Without this process's standard error, to which code that is not Python writes, such as Ray's and profilers'."""
+    """Silence standard error, to which code that is not Python writes too, such as Ray's and profilers'."""
     sys.stderr.flush()
     saved = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:

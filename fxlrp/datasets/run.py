@@ -17,7 +17,7 @@ from fxlrp.datasets.arrow_values import list_result_columns
 from fxlrp.datasets.folders import begin_or_resume, copy_dataset, lock_folder, remove_leftovers, stamp_files
 from fxlrp.datasets.ray_workers import connect_ray, spread_work
 from fxlrp.datasets.samples import DataSource
-from fxlrp.datasets.shards import PART_NAME, RowTarget, ShardJob, hash_file, limit_batch_size, list_model_inputs
+from fxlrp.datasets.shards import PART_NAME, RowTarget, ShardJob, hash_file, limit_batch_size, list_columns
 from fxlrp.datasets.sources import ImageSource, open_source
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.optional import require
@@ -96,7 +96,7 @@ def batch(
     given = open_files(source, shard, about, keep) if isinstance(source, (str, Path)) else None
     if png and not (isinstance(given, ImageSource) and is_drawable(about)):
         raise SignatureError("png=True (--png) draws images: the source is a folder of them, and the only input")
-    chosen = choose_columns(about, columns or {}, target, list_columns(source if given is None else given))
+    chosen = choose_columns(about, columns or {}, target, name_columns(source if given is None else given))
     settings = {
         "artefact": (seal := hash_file(path)),
         "source": "a Ray Dataset" if given is None else str(given.root),
@@ -121,9 +121,9 @@ def batch(
 
 
 def is_drawable(about: Manifest) -> bool:
-    """Whether there is one input, and its relevance has its shape."""
+    """Return whether there is one input, and its relevance has its shape."""
     shapes = [spec.shape for spec in about.outputs if spec.name.startswith("relevance.")]
-    return shapes == [spec.shape for spec in list_model_inputs(about)]
+    return shapes == [spec.shape for spec in about.model_inputs]
 
 
 def check_numbers(**numbers: int | None) -> None:
@@ -139,10 +139,10 @@ def check_numbers(**numbers: int | None) -> None:
 
 def run_missing_shards(job: ShardJob, progress: bool, *, workers: int, threads: int | None, gpu: bool) -> int:
     """Do the shards that have no file yet."""
-    missing = [number for number in job.shards() if not (job.out / PART_NAME.format(number)).exists()]
+    missing = [number for number in job.list_shards() if not (job.out / PART_NAME.format(number)).exists()]
     if not missing:
         return 0
-    rows = sum(map(job.size, missing))
+    rows = sum(map(job.count_rows, missing))
     shown = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), RowRate())
     options: dict[str, Any] = {"transient": True, "disable": not progress, "speed_estimate_period": 600}
     with open_stderr_console() as error, Progress(*shown, console=error, **options) as bar:
@@ -150,7 +150,7 @@ def run_missing_shards(job: ShardJob, progress: bool, *, workers: int, threads: 
         with connect_ray(min(workers, len(missing)) * (threads or 1)):
             bar.update(task, description="attributing")
             for number in spread_work(job, missing, workers=workers, threads=threads, gpu=gpu):
-                bar.advance(task, job.size(number))
+                bar.advance(task, job.count_rows(number))
     remove_leftovers(job.out)
     return rows
 
@@ -159,26 +159,26 @@ class RowRate(ProgressColumn):
     """How fast it goes, once that is known."""
 
     def render(self, task: Task) -> Text:
-        """Rows per second."""
+        """Write the rows per second."""
         return Text(f"{task.speed:.1f} rows/s" if task.speed else "", "progress.data.speed")
 
 
 def open_files(root: str | Path, shard: int, about: Manifest, keep: Sequence[str] = ()) -> DataSource:
-    """The rows of files."""
-    image = list_model_inputs(about)[0]
+    """Open the rows of files."""
+    image = about.model_inputs[0]
     channels = image.shape[1] if len(image.shape) == 4 and isinstance(image.shape[1], int) else None
     source = open_source(Path(root).resolve(), shard, channels, 255 if "int" in image.dtype else 1)
     source.keep(keep)
     return source
 
 
-def list_columns(rows: Any) -> list[str]:
-    """Names of the columns."""
+def name_columns(rows: Any) -> list[str]:
+    """List the names of the columns."""
     return rows.columns if isinstance(rows, DataSource) else rows.columns() or []
 
 
 def check_kept(about: Manifest, keep: Sequence[str]) -> list[str]:
-    """The columns to keep, each once.
+    """Return the columns to keep, each once.
 
     Raises:
         SignatureError: If one has the name of a column of results.
@@ -193,18 +193,18 @@ def check_kept(about: Manifest, keep: Sequence[str]) -> list[str]:
 def choose_columns(
     about: Manifest, given: Mapping[str, str], target: RowTarget, columns: Sequence[str]
 ) -> dict[str, str]:
-    """The column of each input.
+    """Choose the column of each input.
 
     Raises:
         SignatureError: If an input has none.
     """
-    names = [spec.name for spec in list_model_inputs(about)]
+    names = [spec.name for spec in about.model_inputs]
     if unknown := sorted(given.keys() - set(names)):
         raise SignatureError(f"columns: there is no input {unknown[0]!r}\n{about.signature()}")
     rest = [column for column in columns if column != target]
     only = rest[0] if len(rest) == len(names) == 1 else None
     chosen = {name: given.get(name, name if name in rest else only or name) for name in names}
-    wanted = [*chosen.values(), *([target] if isinstance(target, str) else [])]
+    wanted = list_columns(chosen, target)
     if columns and (lost := [column for column in wanted if column not in columns]):  # none: there are no rows either
         raise SignatureError(
             f"there is no column {lost[0]!r}, only {', '.join(map(repr, columns))}: "

@@ -47,8 +47,8 @@ class DataSource:
     total: int
     kept: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
-    def path(self, name: str) -> Path:
-        """Where a file is."""
+    def find_path(self, name: str) -> Path:
+        """Return where a file is."""
         return self.root / name if self.root.is_dir() else self.root
 
     def keep(self, columns: Sequence[str]) -> None:
@@ -59,13 +59,13 @@ class DataSource:
         """
         if self.columns and (lost := [column for column in columns if column not in self.columns]):
             raise SignatureError(f"there is no column {lost[0]!r} to keep, only {', '.join(map(repr, self.columns))}")
-        self.kept = self.types(columns)
+        self.kept = self.find_types(columns)
 
-    def types(self, columns: Sequence[str]) -> dict[str, Any]:
-        """Type of Arrow of each of these columns."""
+    def find_types(self, columns: Sequence[str]) -> dict[str, Any]:
+        """Return the type of Arrow of each of these columns."""
         raise NotImplementedError
 
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
+    def read_rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
         """Read a range of rows.
 
         Raises:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
-from fxlrp.artifacts.description.specs import Range, Spec
+from fxlrp.artifacts.description.specs import Range
 from fxlrp.artifacts.load import load
 from fxlrp.datasets.arrow_values import convert_exactly, make_table, read_array, read_row_target
 from fxlrp.datasets.samples import DataRow, DataSource
@@ -50,7 +50,7 @@ class Sample:
     target: Any
 
     def key(self) -> Hashable:
-        """What samples that run together have in common."""
+        """Return the shapes, which samples that run together have in common."""
         tensors = [*self.inputs.values(), *([self.target] if isinstance(self.target, Tensor) else [])]
         return tuple(tuple(tensor.shape) for tensor in tensors)
 
@@ -87,17 +87,17 @@ class ShardJob:
 
     @cached_property
     def artifact(self) -> Artifact:
-        """Loaded once per process."""
+        """Load the artefact, once per process."""
         if hash_file(self.path) != self.digest:
             raise ArtifactError(f"{self.path} was changed during the run")
         return load(self.path, allow_native_code=self.allow_native_code, key=self.key)
 
-    def shards(self) -> range:
-        """Numbers of all shards; an empty source has one, which is empty."""
+    def list_shards(self) -> range:
+        """Return the numbers of all shards; an empty source has one, which is empty."""
         return range(max(1, -(-self.source.total // self.shard)))
 
-    def size(self, number: int) -> int:
-        """Rows of a shard."""
+    def count_rows(self, number: int) -> int:
+        """Count the rows of a shard."""
         return min(self.shard, self.source.total - number * self.shard)
 
     def __call__(self, number: int) -> None:
@@ -108,39 +108,43 @@ class ShardJob:
             TargetError: Naming the row whose target selects nothing.
             FxlrpError: If the workers that had it before died.
         """
-        with count_tries(self.out / TRY_NAME.format(number), f"{self.size(number)} rows from {number * self.shard} on"):
-            self.write(number)
+        with count_tries(
+            self.out / TRY_NAME.format(number), f"{self.count_rows(number)} rows from {number * self.shard} on"
+        ):
+            self.write_shard(number)
 
-    def write(self, number: int) -> None:
-        """One try."""
+    def write_shard(self, number: int) -> None:
+        """Write the results of a shard, in one try."""
         about = self.artifact.manifest
         most = limit_batch_size(about, self.batch_size)
-        names = list(dict.fromkeys([*self.columns.values(), *([self.target] if isinstance(self.target, str) else [])]))
+        names = list_columns(self.columns, self.target)
         waiting: dict[Hashable, list[Sample]] = {}
         done: list[tuple[DataRow, dict[str, Tensor]]] = []
         first = number * self.shard
-        for row in self.source.rows(first, first + self.size(number), names):
-            sample = self.sample(row, about)
+        for row in self.source.read_rows(first, first + self.count_rows(number), names):
+            sample = self.read_sample(row, about)
             group = waiting.setdefault(sample.key(), [])
             group.append(sample)
             if len(group) == most:
-                done += self.explained(group)
+                done += self.explain(group)
                 group.clear()
         for group in filter(None, waiting.values()):
-            done += self.explained(group)
-        if len(done) != self.size(number):
-            raise SignatureError(f"{self.source.root} has {len(done)} rows from {first} on, not {self.size(number)}")
+            done += self.explain(group)
+        if len(done) != self.count_rows(number):
+            raise SignatureError(
+                f"{self.source.root} has {len(done)} rows from {first} on, not {self.count_rows(number)}"
+            )
         done.sort(key=lambda one: one[0].number)
         with replace_file(self.out / PART_NAME.format(number)) as new:
             require("pyarrow.parquet", "ray").write_table(
                 make_table(done, about, self.source.kept), new, use_dictionary=False
             )
 
-    def sample(self, row: DataRow, about: Manifest) -> Sample:
+    def read_sample(self, row: DataRow, about: Manifest) -> Sample:
         """Convert a row."""
         inputs: dict[str, Tensor] = {}
         target: Any = None
-        for spec in list_model_inputs(about):
+        for spec in about.model_inputs:
             inputs[spec.name] = convert_value(row, self.columns[spec.name], getattr(torch, spec.dtype))
         if isinstance(self.target, str):
             if about.target == "seed":
@@ -149,19 +153,19 @@ class ShardJob:
                 target = read_row_target(row.values[self.target], len(about.explained.shape) - 1)
         return Sample(replace(row, values={}), inputs, target)
 
-    def explained(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
-        """Results of samples that run together; if they fail, which of them does."""
+    def explain(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
+        """Run samples together, and say which of them fails if one does."""
         try:
-            return self.run(samples)
+            return self.call_artifact(samples)
         except FxlrpError as error:
             if len(samples) == 1:
                 raise type(error)(f"{samples[0].row.place}: {error}") from error
             for sample in samples:
-                self.explained([sample])
+                self.explain([sample])
             raise
 
-    def run(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
-        """One call of the artefact."""
+    def call_artifact(self, samples: Sequence[Sample]) -> list[tuple[DataRow, dict[str, Tensor]]]:
+        """Call the artefact once."""
         about = self.artifact.manifest
         inputs = {name: torch.stack([s.inputs[name] for s in samples]) for name in samples[0].inputs}
         target: Any = self.target
@@ -204,27 +208,28 @@ def count_tries(path: Path, what: str) -> Iterator[None]:
 
 
 def convert_value(row: DataRow, column: str, dtype: torch.dtype) -> Tensor:
-    """A value of a row."""
+    """Convert one value of a row to a tensor."""
     try:
         return convert_exactly(read_array(row.values[column]), dtype)
     except ValueError as error:
         raise SignatureError(f"{row.place}: column {column!r} {error}") from error
 
 
-def list_model_inputs(about: Manifest) -> list[Spec]:
-    """The inputs of the model."""
-    return [spec for spec in about.inputs if spec.name != TARGET]
+def list_columns(columns: Mapping[str, str], target: RowTarget) -> list[str]:
+    """List the columns that inputs and targets come from, each once."""
+    return list(dict.fromkeys([*columns.values(), *([target] if isinstance(target, str) else [])]))
 
 
 def limit_batch_size(about: Manifest, wanted: int) -> int:
-    """How many rows can run together, up to the wanted number.
+    """Return how many rows can run together, at most the wanted number.
 
     Raises:
         ArtifactError: If a tensor does not count samples in front, so that results cannot be told apart by row, or if
             the artefact does not take a single one.
     """
-    size = list_model_inputs(about)[0].shape[0] if list_model_inputs(about)[0].shape else 0
-    for spec in (*list_model_inputs(about), *about.outputs):
+    shape = about.model_inputs[0].shape
+    size = shape[0] if shape else 0
+    for spec in (*about.model_inputs, *about.outputs):
         if not spec.shape or spec.shape[0] != size:
             raise ArtifactError(f"the first dimension of '{spec.name}' does not count samples\n{about.signature()}")
     limits = Range(size, size) if isinstance(size, int) else about.sizes.get(size)
@@ -237,6 +242,6 @@ def limit_batch_size(about: Manifest, wanted: int) -> int:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Compute the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

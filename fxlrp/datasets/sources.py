@@ -33,20 +33,20 @@ class ImageSource(DataSource):
     white: int = 1
     """The largest number: 1, or 255 for artefacts that take integers."""
 
-    def types(self, columns: Sequence[str]) -> dict[str, Any]:
-        """There are none."""
+    def find_types(self, columns: Sequence[str]) -> dict[str, Any]:
+        """Refuse to keep columns, as there are none."""
         if columns:
             raise SignatureError("a folder of images has no columns to keep: each row of the results names its file")
         return {}
 
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
+    def read_rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
         """Decode files."""
         image = require("PIL.Image", "ray")
         for number in range(first, stop):
             name, _ = self.files[number]
-            place = f"row {number} ({self.path(name)})"
+            place = f"row {number} ({self.find_path(name)})"
             try:
-                with image.open(self.path(name)) as opened:
+                with image.open(self.find_path(name)) as opened:
                     if opened.mode not in EIGHT_BIT_MODES:
                         raise SignatureError(f"{place}: images of mode {opened.mode} are not read; convert it to 8 bit")
                     pixels = np.asarray(opened.convert(self.mode), dtype=np.float64) / (255 / self.white)
@@ -57,7 +57,7 @@ class ImageSource(DataSource):
 
 
 def open_source(root: Path, shard: int, channels: int | None, white: int) -> DataSource:
-    """What there is at a path.
+    """Open the data set at a path.
 
     Args:
         root: A Parquet or JSON lines file, or a folder of Parquet files or images, in folders of their own or not.
@@ -87,7 +87,7 @@ def open_source(root: Path, shard: int, channels: int | None, white: int) -> Dat
 
 
 def list_files(root: Path, endings: set[str]) -> list[tuple[str, int]]:
-    """Names and sizes of the files of a kind, in order of their names; those that are hidden do not count."""
+    """List names and sizes of the files of a kind, in order of their names, without hidden ones."""
     found = {root.name: root}
     if root.is_dir():
         names = {path: path.relative_to(root) for path in root.rglob("*")}

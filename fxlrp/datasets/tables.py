@@ -28,54 +28,56 @@ class ParquetSource(DataSource):
 
     @classmethod
     def open(cls, root: Path, files: list[tuple[str, int]]) -> ParquetSource:
-        """Read the footers."""
+        """Read the footers of the files."""
         found = cls(root, files, [], 0)
-        found.columns = found.opened(files[0][0]).schema_arrow.names
-        found.starts = [0, *accumulate(found.opened(name).metadata.num_rows for name, _ in files)]
+        found.columns = found.open_file(files[0][0]).schema_arrow.names
+        found.starts = [0, *accumulate(found.open_file(name).metadata.num_rows for name, _ in files)]
         found.total = found.starts[-1]
         return found
 
-    def opened(self, name: str) -> Any:
-        """An opened file."""
+    def open_file(self, name: str) -> Any:
+        """Open a file."""
         parquet = require("pyarrow.parquet", "ray")
         try:
-            return parquet.ParquetFile(self.path(name), page_checksum_verification=True)
+            return parquet.ParquetFile(self.find_path(name), page_checksum_verification=True)
         except list_arrow_errors() as error:
-            raise SignatureError(f"{self.path(name)} is no Parquet file, or is damaged: {error}") from error
+            raise SignatureError(f"{self.find_path(name)} is no Parquet file, or is damaged: {error}") from error
 
-    def types(self, columns: Sequence[str]) -> dict[str, Any]:
-        """Those of the first file; others are converted to them."""
-        schema = self.opened(self.files[0][0]).schema_arrow
+    def find_types(self, columns: Sequence[str]) -> dict[str, Any]:
+        """Return the types in the first file; other files are converted to them."""
+        schema = self.open_file(self.files[0][0]).schema_arrow
         return {column: schema.field(column).type for column in columns}
 
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
-        """Workers take ranges in order: each goes on where it was, so that no row group is decoded for every range."""
+    def read_rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
+        """Read a range of rows, from where the last one ended if it begins there."""
         while first < stop:
             at = bisect_right(self.starts, first) - 1
             name, end = self.files[at][0], min(stop, self.starts[at + 1])
             if self.cursor is None or self.cursor[0] != at or self.cursor[1] > first:
-                self.cursor = at, first, self.read(at, first, columns)
+                self.cursor = at, first, self.read_batches(at, first, columns)
             rest = self.cursor[2]
             for number, values, kept, i in rest:
                 self.cursor = at, number + 1, rest
                 if number >= first:
-                    place = f"row {number} (row {number - self.starts[at]} of {self.path(name)})"
+                    place = f"row {number} (row {number - self.starts[at]} of {self.find_path(name)})"
                     ones = {column: array.slice(i, 1) for column, array in kept.items()}
                     yield DataRow(number, place, None, {column: values.column(column)[i] for column in columns}, ones)
                 if number + 1 >= end:
                     break
             first = end
 
-    def read(self, at: int, first: int, columns: Sequence[str]) -> Iterator[tuple[int, Any, dict[str, Any], int]]:
-        """The rows of a file from the row group on that has the first one.
+    def read_batches(
+        self, at: int, first: int, columns: Sequence[str]
+    ) -> Iterator[tuple[int, Any, dict[str, Any], int]]:
+        """Read the rows of a file from the row group on that has the first one.
 
         That is: number, batch, columns of the batch that go into the results, place in the batch.
         """
         name, _ = self.files[at]
-        file = self.opened(name)
+        file = self.open_file(name)
         wanted = list(dict.fromkeys([*columns, *self.kept]))
         if missing := sorted(set(wanted) - set(file.schema_arrow.names)):
-            raise SignatureError(f"row {first}: {self.path(name)} has no column {missing[0]!r}")
+            raise SignatureError(f"row {first}: {self.find_path(name)} has no column {missing[0]!r}")
         sizes = (file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
         begins = list(accumulate(sizes, initial=self.starts[at]))
         group = bisect_right(begins, first) - 1
@@ -87,7 +89,7 @@ class ParquetSource(DataSource):
                     yield number, values, kept, i
                     number += 1
         except list_arrow_errors() as error:
-            raise SignatureError(f"row {number}: {self.path(name)} cannot be read: {error}") from error
+            raise SignatureError(f"row {number}: {self.find_path(name)} cannot be read: {error}") from error
 
 
 @dataclass
@@ -111,14 +113,14 @@ class LinesSource(DataSource):
                     found.total += 1
                 offset += len(line)
         if found.total:
-            found.columns = list(next(found.rows(0, 1, ())).values)
+            found.columns = list(next(found.read_rows(0, 1, ())).values)
         return found
 
-    def types(self, columns: Sequence[str]) -> dict[str, Any]:
-        """Those that hold the values of all lines, which are read for this."""
+    def find_types(self, columns: Sequence[str]) -> dict[str, Any]:
+        """Find types that hold the values of all lines, which are read for this."""
         arrow = require("pyarrow", "ray")
         found = dict.fromkeys(columns, arrow.null())
-        rows = self.rows(0, self.total, columns) if columns else iter(())
+        rows = self.read_rows(0, self.total, columns) if columns else iter(())
         while some := list(islice(rows, LINES_AT_A_TIME)):
             for column in columns:
                 try:
@@ -132,8 +134,8 @@ class LinesSource(DataSource):
                     ) from error
         return found
 
-    def rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
-        """Read from the beginning of a shard."""
+    def read_rows(self, first: int, stop: int, columns: Sequence[str]) -> Iterator[DataRow]:
+        """Read a range of rows that begins where a shard does."""
         offset, number = self.marks[first // self.shard] if first < stop else (0, 1)
         with self.root.open("rb") as file:
             file.seek(offset)
@@ -144,12 +146,12 @@ class LinesSource(DataSource):
                     raise SignatureError(f"{place} is missing: the file has become shorter")
                 if line.strip():
                     values = parse_line(line, place, [*columns, *self.kept])
-                    yield DataRow(first, place, None, values, self.carried(values, place))
+                    yield DataRow(first, place, None, values, self.convert_kept(values, place))
                     first += 1
                 number += 1
 
-    def carried(self, values: dict[str, Any], place: str) -> dict[str, Any]:
-        """The columns of a row that go into the results."""
+    def convert_kept(self, values: dict[str, Any], place: str) -> dict[str, Any]:
+        """Convert the columns of a row that go into the results."""
         arrow = require("pyarrow", "ray")
         try:
             return {column: arrow.array([values[column]], kind) for column, kind in self.kept.items()}
@@ -158,17 +160,17 @@ class LinesSource(DataSource):
 
 
 def cast_array(array: Any, kind: Any) -> Any:
-    """An array of Arrow as one of this type."""
+    """Convert an array of Arrow to a type, unless it has it."""
     return array if array.type == kind else array.cast(kind)
 
 
 def list_arrow_errors() -> tuple[type[Exception], ...]:
-    """What Arrow raises for damaged files."""
+    """List what Arrow raises for damaged files."""
     return require("pyarrow", "ray").ArrowException, OSError, ValueError
 
 
 def parse_line(line: bytes, place: str, columns: Sequence[str]) -> dict[str, Any]:
-    """The object in a line."""
+    """Parse the object in a line."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:

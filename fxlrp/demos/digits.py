@@ -66,7 +66,7 @@ class DigitsReport:
 
 
 def load_digits(seed: int) -> Digits:
-    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, split by class."""
+    """Load scikit-learn's 1797 handwritten digits of 8 x 8 pixels, and split them by class."""
     digits = require("sklearn.datasets", "demo").load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target)
@@ -76,7 +76,7 @@ def load_digits(seed: int) -> Digits:
 
 
 def make_network() -> nn.Sequential:
-    """Three convolutions and a dense layer, all with biases."""
+    """Make three convolutions and a dense layer, all with biases."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
@@ -112,7 +112,7 @@ def train_network(data: Digits, seed: int, epochs: int, step: Callable[[], objec
 
 @contextmanager
 def use_one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, and sums are the same on every machine without them."""
+    """Use one thread: small tensors gain nothing from more, and sums are then the same on every machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -159,7 +159,7 @@ def explain_digits(model: nn.Sequential, data: Digits, folder: Path) -> DigitsRe
 
 
 def compute_bias_shares(model: nn.Module, images: Tensor) -> list[float]:
-    """What the biases add to the largest logit of each image: bias times gradient, summed."""
+    """Compute what the biases add to the largest logit of each image: bias times gradient, summed."""
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     with torch.enable_grad():
         gradients = [torch.autograd.grad(logit, biases, retain_graph=True) for logit in model(images).amax(1)]

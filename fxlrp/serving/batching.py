@@ -30,13 +30,13 @@ class PendingCall:
 
     @property
     def samples(self) -> int:
-        """How many; 1 for tensors without a batch dimension, which are never joined."""
+        """The number of samples; 1 for tensors without a batch dimension, which are never joined."""
         first = next(iter(self.tensors.values()))
         return max(1, first.shape[0]) if first.ndim else 1
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
-        """Those of one sample."""
+        """The shapes of one sample's tensors."""
         return tuple(tensor.shape[1:] for tensor in self.tensors.values())
 
 
@@ -61,94 +61,97 @@ class Batcher:
         self.thread = ThreadPoolExecutor(1, "artefact")
 
     async def submit(self, tensors: Tensors) -> Tensors:
-        """The results for these tensors, whatever becomes of others.
+        """Wait for the results for these tensors, whatever becomes of others.
 
         Raises:
             Exception: What ``run`` raises for these tensors alone.
         """
         loop = asyncio.get_running_loop()
-        job = PendingCall(tensors, loop.time(), loop.create_future())
-        self.waiting.append(job)
+        call = PendingCall(tensors, loop.time(), loop.create_future())
+        self.waiting.append(call)
         self.arrived.set()
-        return await job.results
+        return await call.results
 
-    async def work(self) -> None:
-        """Run jobs until cancelled."""
+    async def run_until_cancelled(self) -> None:
+        """Run calls until cancelled."""
         loop = asyncio.get_running_loop()
         try:
             while True:
-                jobs = await self.gather()
-                outcomes = await loop.run_in_executor(self.thread, self.outcomes, jobs)
-                for job, outcome in zip(jobs, outcomes, strict=True):
-                    if job.results.cancelled():
+                calls = await self.take_next()
+                outcomes = await loop.run_in_executor(self.thread, self.run_each, calls)
+                for call, outcome in zip(calls, outcomes, strict=True):
+                    if call.results.cancelled():
                         continue
                     if isinstance(outcome, Exception):
-                        job.results.set_exception(outcome)
+                        call.results.set_exception(outcome)
                     else:
-                        job.results.set_result(outcome)
+                        call.results.set_result(outcome)
         finally:
             self.thread.shutdown()
 
-    async def gather(self) -> list[PendingCall]:
-        """The oldest job and those that can run with it, once there are enough or it has waited long enough."""
+    async def take_next(self) -> list[PendingCall]:
+        """Take the oldest call and those that can run with it, once there are enough or it has waited long enough."""
         loop = asyncio.get_running_loop()
         while not self.waiting:
             self.arrived.clear()
             await self.arrived.wait()
         deadline = self.waiting[0].since + self.wait
-        while sum(job.samples for job in self.alike()) < self.most and loop.time() < deadline:
+        while sum(call.samples for call in self.find_joinable()) < self.most and loop.time() < deadline:
             self.arrived.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.arrived.wait(), deadline - loop.time())
-        jobs = self.alike()
-        for job in jobs:
-            self.waiting.remove(job)
-        return jobs
+        calls = self.find_joinable()
+        for call in calls:
+            self.waiting.remove(call)
+        return calls
 
-    def alike(self) -> list[PendingCall]:
-        """The oldest job and those of the same shapes that have room in the same call."""
+    def find_joinable(self) -> list[PendingCall]:
+        """Find the oldest call and those of the same shapes that there is room for beside it."""
         first, *others = self.waiting
-        jobs, samples = [first], first.samples
-        for job in others:
-            if samples + job.samples <= self.most and job.shapes == first.shapes:
-                jobs.append(job)
-                samples += job.samples
-        return jobs
+        calls, samples = [first], first.samples
+        for call in others:
+            if samples + call.samples <= self.most and call.shapes == first.shapes:
+                calls.append(call)
+                samples += call.samples
+        return calls
 
-    def outcomes(self, jobs: Sequence[PendingCall]) -> Sequence[Tensors | Exception]:
-        """The results of each job, or its error. If they fail together each runs alone, so that one fails alone."""
+    def run_each(self, calls: Sequence[PendingCall]) -> Sequence[Tensors | Exception]:
+        """Return the results or the error of each call; if they fail together each runs alone."""
         try:
-            return self.together(jobs)
+            return self.run_together(calls)
         except Exception as error:
-            if len(jobs) == 1:
+            if len(calls) == 1:
                 return [error]
-        return [self.outcomes([job])[0] for job in jobs]
+        return [self.run_each([call])[0] for call in calls]
 
-    def together(self, jobs: Sequence[PendingCall]) -> Sequence[Tensors]:
-        """The results of one call for all jobs.
+    def run_together(self, calls: Sequence[PendingCall]) -> Sequence[Tensors]:
+        """Run several calls as one.
 
-        A job alone is passed as it is: an artefact whose samples cannot be joined need not have a batch dimension.
+        A call alone is passed as it is: an artefact whose samples cannot be joined need not have a batch dimension.
         """
         start = time.perf_counter()
-        counts = [job.samples for job in jobs]
-        first, *others = (job.tensors for job in jobs)
-        joined = {name: torch.cat([job.tensors[name] for job in jobs]) for name in first} if others else first
+        counts = [call.samples for call in calls]
+        first, *others = (call.tensors for call in calls)
+        joined = {name: torch.cat([call.tensors[name] for call in calls]) for name in first} if others else first
         results = self.run(joined)
         self.observe(sum(counts), time.perf_counter() - start)
         if not others:
             return [results]
         parts = {name: torch.split(tensor, counts) for name, tensor in results.items()}
-        return [{name: part[i] for name, part in parts.items()} for i in range(len(jobs))]
+        return [{name: part[i] for name, part in parts.items()} for i in range(len(calls))]
+
+
+def is_batched(about: Manifest) -> bool:
+    """Return whether the first size of every input and output is the number of samples."""
+    batch = about.explained.shape[:1]
+    return all(spec.shape[:1] == batch for spec in (*about.inputs, *about.outputs))
 
 
 def is_joinable(about: Manifest) -> bool:
-    """Whether samples of several requests can be one batch: everything has the same first size, which may change.
+    """Return whether samples of several requests can be one batch: all have the same first size, which may change.
 
     A size computed of others, which has no name, may depend on the batch: then nothing is joined.
     """
     batch = about.explained.shape[0]
-    return batch in about.sizes and all(
-        spec.shape[:1] == (batch,)
-        and all(isinstance(size, int) or (size in about.sizes and size != batch) for size in spec.shape[1:])
-        for spec in (*about.inputs, *about.outputs)
-    )
+    others = [size for spec in (*about.inputs, *about.outputs) for size in spec.shape[1:] if not isinstance(size, int)]
+    return is_batched(about) and batch in about.sizes and all(size in about.sizes and size != batch for size in others)

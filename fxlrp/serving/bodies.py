@@ -22,7 +22,7 @@ RETRY_HEADER = {"Retry-After": "1"}
 
 
 def read_content_type(request: Request, *kinds: str) -> str:
-    """The kind of a body, one of those that are read; a page of a stranger cannot make a browser send one of these.
+    """Return the content type of a body, one of those that are read, which no stranger's page can make a browser send.
 
     Raises:
         HTTPException: If it is another one, or compressed, so that some bytes can be many.
@@ -70,8 +70,8 @@ class Bodies:
         self.arriving: dict[ArrivingBody, None] = {}
 
     @asynccontextmanager
-    async def whole(self, request: Request) -> AsyncIterator[bytes]:
-        """The body of a request, once all of it is there; its bytes count until the context is left.
+    async def read_whole(self, request: Request) -> AsyncIterator[bytes]:
+        """Wait for the whole body of a request; its bytes count until the context is left.
 
         Raises:
             HTTPException: If it is too large, does not come in time, or there is no room for it.
@@ -82,12 +82,12 @@ class Bodies:
         finally:
             self.drop(arrival)
 
-    async def spurned(self, request: Request) -> None:
+    async def discard(self, request: Request) -> None:
         """Wait until a body that nobody wants has come: many clients read no answer before they have sent it all."""
         await self.read(request, ArrivingBody(), 0)
 
     async def read(self, request: Request, arrival: ArrivingBody, keep: int) -> bytes:
-        """The body; what it has beyond ``keep`` bytes is dropped as it comes, to a limit."""
+        """Read a body; what it has beyond ``keep`` bytes is dropped as it comes, to a limit."""
         request.state.read = True
         start, count = asyncio.get_running_loop().time(), 0
         self.arriving[arrival] = None

@@ -57,22 +57,22 @@ class Connections:
         self.most, self.seconds, self.context = most, seconds, context
         self.open: dict[asyncio.Protocol, OpenConnection] = {}
 
-    def protocol(self, **options: Any) -> asyncio.Protocol:
-        """What speaks with one client, for uvicorn."""
-        spoken = TimedProtocol(self, **options)
-        return spoken if self.context is None else TlsHandshake(self, self.context, spoken)
+    def make_protocol(self, **options: Any) -> asyncio.Protocol:
+        """Make what speaks with one client, for uvicorn."""
+        protocol = TimedProtocol(self, **options)
+        return protocol if self.context is None else TlsHandshake(self, self.context, protocol)
 
     def enter(self, protocol: asyncio.Protocol, end: Callable[[], None]) -> OpenConnection:
         """Count a new connection."""
-        standing = OpenConnection(end, asyncio.get_running_loop().time())
+        connection = OpenConnection(end, asyncio.get_running_loop().time())
         if len(self.open) >= self.most:
             waiting = [other for other in self.open.values() if other.waits is not WaitState.ANSWER]
-            min(waiting, key=lambda other: (other.waits, other.since), default=standing).end()
-        self.open[protocol] = standing
-        return standing
+            min(waiting, key=lambda other: (other.waits, other.since), default=connection).end()
+        self.open[protocol] = connection
+        return connection
 
     def leave(self, protocol: asyncio.Protocol) -> None:
-        """Count one less."""
+        """Count a connection no more."""
         self.open.pop(protocol, None)
 
 
@@ -81,51 +81,51 @@ class TimedProtocol(H11Protocol):
 
     def __init__(self, connections: Connections, **options: Any) -> None:
         super().__init__(**options)
-        self.all = connections
-        self.clock: asyncio.TimerHandle | None = None
-        self.standing: OpenConnection
+        self.registry = connections
+        self.timer: asyncio.TimerHandle | None = None
+        self.connection: OpenConnection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the head of a request."""
+        """Wait for the head of a request."""
         super().connection_made(transport)
-        self.standing = self.all.enter(self, self.cut)
-        self.expect(self.all.seconds)
+        self.connection = self.registry.enter(self, self.abort)
+        self.limit_wait(self.registry.seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         super().connection_lost(exc)
-        self.all.leave(self)
-        self.expect(None)
+        self.registry.leave(self)
+        self.limit_wait(None)
 
     def data_received(self, data: bytes) -> None:
-        """Go on; whoever has begun to send a head must finish it in time, whatever else he sends."""
+        """Take data; whoever has begun to send a head must finish it in time, whatever else comes."""
         super().data_received(data)
         if self.busy:
-            self.expect(None)
-            self.wait(WaitState.BODY if self.cycle.more_body else WaitState.ANSWER)
-        elif self.clock is None:
-            self.expect(self.all.seconds)
+            self.limit_wait(None)
+            self.note_wait(WaitState.BODY if self.cycle.more_body else WaitState.ANSWER)
+        elif self.timer is None:
+            self.limit_wait(self.registry.seconds)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the client to read the last answer."""
-        self.wait(WaitState.NEXT)
+        self.note_wait(WaitState.NEXT)
         super().on_response_complete()
         if self.busy:  # with a request that was sent before this answer had come
-            self.wait(WaitState.BODY if self.cycle.more_body else WaitState.ANSWER)
+            self.note_wait(WaitState.BODY if self.cycle.more_body else WaitState.ANSWER)
         elif self.transport.is_closing():
-            self.expect(WRITE_SECONDS)
+            self.limit_wait(WRITE_SECONDS)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close, once the last answer has been read."""
         super().timeout_keep_alive_handler()
-        self.expect(WRITE_SECONDS)
+        self.limit_wait(WRITE_SECONDS)
 
     def shutdown(self) -> None:
         """Close when what is asked has been answered; a client that has begun to ask, or just come, is heard."""
-        if self.busy or (self.standing.waits is WaitState.NEXT and self.clock is None):
+        if self.busy or (self.connection.waits is WaitState.NEXT and self.timer is None):
             super().shutdown()
         else:
-            self.expect(LAST_SECONDS)
+            self.limit_wait(LAST_SECONDS)
 
     @property
     def busy(self) -> bool:
@@ -133,34 +133,34 @@ class TimedProtocol(H11Protocol):
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
-    def wait(self, what: WaitState) -> None:
-        """Note what it waits for."""
-        if self.standing.waits is not what:
-            self.standing.waits, self.standing.since = what, self.loop.time()
+    def note_wait(self, what: WaitState) -> None:
+        """Note what the connection waits for."""
+        if self.connection.waits is not what:
+            self.connection.waits, self.connection.since = what, self.loop.time()
 
-    def expect(self, seconds: float | None) -> None:
+    def limit_wait(self, seconds: float | None) -> None:
         """Cut the connection if nothing changes for so long."""
-        if self.clock is not None:
-            self.clock.cancel()
-        self.clock = None if seconds is None else self.loop.call_later(seconds, self.cut)
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = None if seconds is None else self.loop.call_later(seconds, self.abort)
 
-    def cut(self) -> None:
-        """End it, whatever was not sent yet."""
+    def abort(self) -> None:
+        """End the connection, whatever was not sent yet."""
         self.transport.abort()
 
 
 class TlsHandshake(asyncio.Protocol):
     """A connection before TLS is agreed upon, which counts and must not be slow either."""
 
-    def __init__(self, connections: Connections, context: ssl.SSLContext, spoken: TimedProtocol) -> None:
-        self.all, self.context, self.spoken = connections, context, spoken
+    def __init__(self, connections: Connections, context: ssl.SSLContext, protocol: TimedProtocol) -> None:
+        self.registry, self.context, self.protocol = connections, context, protocol
         self.early: list[bytes] = []
         self.task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
-        self.all.enter(self, transport.abort)
-        self.spoken.connections.add(cast(Any, self))  # those that uvicorn waits for when it ends
+        """Agree on TLS before anything else is read."""
+        self.registry.enter(self, transport.abort)
+        self.protocol.connections.add(cast(Any, self))  # those that uvicorn waits for when it ends
         transport.pause_reading()  # what comes is for TLS
         self.task = asyncio.get_running_loop().create_task(self.agree(transport))
 
@@ -175,16 +175,16 @@ class TlsHandshake(asyncio.Protocol):
         """Agree and hand over; who speaks something else, or too slowly, is not answered."""
         try:
             secured = await asyncio.get_running_loop().start_tls(
-                transport, self, self.context, server_side=True, ssl_handshake_timeout=self.all.seconds
+                transport, self, self.context, server_side=True, ssl_handshake_timeout=self.registry.seconds
             )
         except OSError:  # that of TLS, and of time, are among them
             return
         finally:
-            self.all.leave(self)
-            self.spoken.connections.discard(cast(Any, self))
+            self.registry.leave(self)
+            self.protocol.connections.discard(cast(Any, self))
         if secured is None:  # the client has gone
             return
-        secured.set_protocol(self.spoken)
-        self.spoken.connection_made(secured)
+        secured.set_protocol(self.protocol)
+        self.protocol.connection_made(secured)
         for data in self.early:
-            self.spoken.data_received(data)
+            self.protocol.data_received(data)

@@ -13,8 +13,8 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError
+from fxlrp.serving.json_numbers import Numbers, pack_lists
 from fxlrp.serving.messages import Call, check_booleans, convert_numbers
-from fxlrp.serving.texts import Numbers, pack_lists
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES = {
@@ -27,18 +27,18 @@ DATATYPES = {
 
 
 def describe_tensor(spec: Spec) -> dict[str, Any]:
-    """A tensor as the protocol describes it."""
+    """Describe a tensor as the protocol does."""
     shape = [size if isinstance(size, int) else -1 for size in spec.shape]
     return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}
 
 
 def name_datatype(tensor: Tensor) -> str:
-    """The protocol's name of a tensor's type."""
+    """Return the protocol's name of a tensor's type."""
     return DATATYPES[str(tensor.dtype).removeprefix("torch.")]
 
 
 def read_head_length(header: str | None, size: int) -> int:
-    """Bytes of a body that are JSON.
+    """Return how many bytes of a body are JSON.
 
     Raises:
         RequestError: If the body has fewer.
@@ -88,7 +88,7 @@ class InferRequest:
 
 
 def expect_type(value: Any, kind: type, what: str) -> Any:
-    """The value, which must be of a type.
+    """Return the value, which must be of a type.
 
     Raises:
         RequestError: If it is not.
@@ -100,7 +100,7 @@ def expect_type(value: Any, kind: type, what: str) -> Any:
 
 
 def read_flag(entry: Mapping[str, Any], name: str, default: bool, known: Collection[str]) -> bool:
-    """A parameter that is true or false; of a tensor others must not be given, as they would change what is meant."""
+    """Read a parameter that is true or false; a tensor must have no other, which would change what is meant."""
     parameters = expect_type(entry.get("parameters", {}), dict, "parameters")
     if known and (unknown := parameters.keys() - set(known)):
         raise RequestError(f"the parameter {min(unknown)!r} is not supported here")
@@ -108,7 +108,7 @@ def read_flag(entry: Mapping[str, Any], name: str, default: bool, known: Collect
 
 
 def read_tensors(inputs: Sequence[Mapping[str, Any]], rest: bytes, about: Manifest) -> Call:
-    """The tensors of a request.
+    """Read the tensors of a request.
 
     Args:
         inputs: Their descriptions.
@@ -144,7 +144,7 @@ def read_tensors(inputs: Sequence[Mapping[str, Any]], rest: bytes, about: Manife
 
 
 def read_shape(entry: Mapping[str, Any], spec: Spec) -> list[int]:
-    """The shape of an input, whose type must be that of the artefact."""
+    """Read the shape of an input, whose type must be that of the artefact."""
     if (found := entry.get("datatype")) != (wanted := DATATYPES[spec.dtype]):
         raise SignatureError(f"'{spec.name}' must have the datatype {wanted}, not {found!r}")
     shape: list[int] = expect_type(entry.get("shape"), list, "shape")
@@ -154,7 +154,7 @@ def read_shape(entry: Mapping[str, Any], spec: Spec) -> list[int]:
 
 
 def read_tensor_bytes(data: bytes, shape: Sequence[int], spec: Spec) -> Tensor:
-    """The tensor of bytes, the lowest of each number first."""
+    """Read a tensor from bytes, the lowest of each number first."""
     dtype = getattr(torch, spec.dtype)
     if math.prod(shape) * dtype.itemsize != len(data):
         raise RequestError(f"'{spec.name}' of shape {shape} has {len(data)} bytes")
@@ -162,7 +162,7 @@ def read_tensor_bytes(data: bytes, shape: Sequence[int], spec: Spec) -> Tensor:
 
 
 def read_tensor_lists(data: Any, shape: Sequence[int], spec: Spec) -> Tensor:
-    """The tensor of lists, nested or not."""
+    """Read a tensor from lists, nested or not."""
     numbers = data if isinstance(data, Numbers) else pack_lists(data)
     if math.prod(numbers.shape) != math.prod(shape) or not numbers.shape:
         raise RequestError(f"the data of '{spec.name}' must be a list, or lists nested evenly, of shape {shape}")

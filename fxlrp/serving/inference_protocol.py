@@ -11,14 +11,12 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
 from fxlrp.serving.bodies import read_content_type
-from fxlrp.serving.desk import HostedArtifact, RequestHandler
 from fxlrp.serving.inference_messages import (
     HEADER_LENGTH,
     InferRequest,
@@ -27,24 +25,23 @@ from fxlrp.serving.inference_messages import (
     read_head_length,
     read_tensors,
 )
+from fxlrp.serving.json_workers import run_aside
 from fxlrp.serving.messages import JSON, count_bytes, pack_tensor, view_bytes
-from fxlrp.serving.workers import run_aside
+from fxlrp.serving.request_handling import ARTIFACT_VERSION, RequestHandler
 
-ARTIFACT_VERSION = "1"
-"""Of every artefact; another one is another file."""
 OCTET_STREAM = "application/octet-stream"
 HealthCheck = Callable[[Request], Awaitable[Response]]
 
 
-def make_routes(desk: RequestHandler, health: HealthCheck, ready: HealthCheck) -> list[Route]:
-    """The paths of the protocol.
+def make_routes(handler: RequestHandler, health: HealthCheck, ready: HealthCheck) -> list[Route]:
+    """Make the routes of the protocol.
 
     Args:
-        desk: Takes requests in.
+        handler: Takes requests in.
         health: Says whether the service lives.
         ready: Says whether it would take a request.
     """
-    protocol = InferenceProtocol(desk)
+    protocol = InferenceProtocol(handler)
     model, versioned = "/v2/models/{name}", "/versions/{version}"
     return [
         Route("/v2", describe_server),
@@ -52,41 +49,34 @@ def make_routes(desk: RequestHandler, health: HealthCheck, ready: HealthCheck) -
         Route("/v2/health/ready", ready),
         Route("/v2/repository/index", protocol.index, methods=["POST"]),
         *(Route(path, protocol.model) for path in (model, model + versioned)),
-        *(Route(f"{path}/ready", protocol.ready) for path in (model, model + versioned)),
+        *(Route(f"{path}/ready", handler.answer_ready) for path in (model, model + versioned)),
         *(Route(f"{path}/infer", protocol.infer, methods=["POST"]) for path in (model, model + versioned)),
     ]
 
 
 async def describe_server(_: Request) -> Response:
-    """What the server is."""
+    """Describe the server."""
     return JSONResponse({"name": "fxlrp", "version": version("fxlrp"), "extensions": ["binary_tensor_data"]})
 
 
 class InferenceProtocol:
     """Answers about artefacts, and runs them."""
 
-    def __init__(self, desk: RequestHandler) -> None:
-        self.desk = desk
-
-    def host(self, request: Request) -> HostedArtifact:
-        """The artefact that a path names, with its only version."""
-        if (given := request.path_params.get("version", ARTIFACT_VERSION)) != ARTIFACT_VERSION:
-            raise HTTPException(404, f"there is no version {given!r}, but {ARTIFACT_VERSION}")
-        return self.desk.host(request)
+    def __init__(self, handler: RequestHandler) -> None:
+        self.handler = handler
 
     async def index(self, _: Request) -> Response:
-        """The artefacts."""
-        return JSONResponse(
-            [{"name": name, "version": ARTIFACT_VERSION, "state": "READY", "reason": ""} for name in self.desk.hosts]
-        )
+        """List the artefacts."""
+        known = {"version": ARTIFACT_VERSION, "state": "READY", "reason": ""}
+        return JSONResponse([{"name": name, **known} for name in self.handler.artifacts])
 
     async def model(self, request: Request) -> Response:
-        """What an artefact takes and returns; a size that may change is -1."""
-        host = self.host(request)
-        about = host.about
+        """Describe what an artefact takes and returns; a size that may change is -1."""
+        hosted = self.handler.find_artifact(request)
+        about = hosted.about
         return JSONResponse(
             {
-                "name": host.name,
+                "name": hosted.name,
                 "versions": [ARTIFACT_VERSION],
                 "platform": f"fxlrp_{about.format}",
                 "inputs": [describe_tensor(spec) for spec in about.inputs],
@@ -94,29 +84,25 @@ class InferenceProtocol:
             }
         )
 
-    async def ready(self, request: Request) -> Response:
-        """That an artefact can be run: all of them are loaded before the service begins."""
-        return JSONResponse({"name": self.host(request).name, "ready": True})
-
     async def infer(self, request: Request) -> Response:
         """Run an artefact."""
-        host = self.host(request)
+        hosted = self.handler.find_artifact(request)
         read_content_type(request, JSON, OCTET_STREAM, "")  # Triton's client says none
-        async with self.desk.taken(request) as body:
+        async with self.handler.take_in(request) as body:
             length = read_head_length(request.headers.get(HEADER_LENGTH), len(body))
-            document = await self.desk.document(body[:length], host)
-            asked = InferRequest.of(document, host.about)
-            read = partial(read_tensors, asked.inputs, body[length:], host.about)
-            found = await self.desk.explained(request, host, len(body), read)
-            return await self.written(host.name, asked, found)
+            document = await self.handler.parse_body(body[:length], hosted)
+            asked = InferRequest.of(document, hosted.about)
+            read = partial(read_tensors, asked.inputs, body[length:], hosted.about)
+            found = await self.handler.explain(request, hosted, len(body), read)
+            return await self.write_answer(hosted.name, asked, found)
 
-    async def written(self, name: str, asked: InferRequest, found: Mapping[str, Tensor]) -> Response:
-        """The answer."""
+    async def write_answer(self, name: str, asked: InferRequest, found: Mapping[str, Tensor]) -> Response:
+        """Write the answer."""
         wanted = asked.outputs or dict.fromkeys(found, asked.binary)
         outputs, blobs = await run_aside(count_bytes(found), describe_outputs, wanted, found)
         plain = {output: found[output] for output, binary in wanted.items() if not binary}
         document = {"model_name": name, "model_version": ARTIFACT_VERSION, **asked.id, "outputs": outputs}
-        head = await self.desk.text(document, plain)
+        head = await self.handler.write_json(document, plain)
         if not blobs:
             return Response(head, media_type=JSON)
         whole = await run_aside(count_bytes(found), b"".join, [head, *blobs])
@@ -124,7 +110,7 @@ class InferenceProtocol:
 
 
 def describe_outputs(wanted: Mapping[str, bool], found: Mapping[str, Tensor]) -> tuple[list[Any], list[memoryview]]:
-    """The outputs as JSON has them, and the bytes of those that shall be binary."""
+    """Describe the outputs for JSON, and return the bytes of those that shall be binary."""
     outputs, blobs = [], []
     for output, binary in wanted.items():
         tensor = found[output]

@@ -16,7 +16,7 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError, TargetError
-from fxlrp.serving.texts import Numbers, nest_numbers, pack_lists
+from fxlrp.serving.json_numbers import Numbers, nest_numbers, pack_lists
 
 JSON = "application/json"
 SAFETENSORS = "application/x-safetensors"
@@ -45,7 +45,7 @@ class Call:
 
 
 def read_safetensors(body: bytes) -> Call:
-    """Tensors by name; ``target`` is one of them, and may be left out.
+    """Read tensors by name; ``target`` is one of them, and may be left out.
 
     Raises:
         RequestError: If the body is not safetensors.
@@ -62,7 +62,7 @@ def read_safetensors(body: bytes) -> Call:
 
 
 def check_booleans(tensor: Tensor, name: str) -> Tensor:
-    """The tensor, in which no byte of a truth value is other than 0 and 1: ops differ in what they make of it.
+    """Return the tensor, if no byte of a truth value is other than 0 and 1: ops differ in what they make of those.
 
     Raises:
         SignatureError: If there is one.
@@ -73,10 +73,10 @@ def check_booleans(tensor: Tensor, name: str) -> Tensor:
 
 
 def read_document(document: Any, about: Manifest) -> Call:
-    """``{"inputs": {NAME: nested lists}, "target": ...}``.
+    """Read ``{"inputs": {NAME: nested lists}, "target": ...}``.
 
     Args:
-        document: What `fxlrp.serving.texts.parse_json` read.
+        document: What `fxlrp.serving.json_numbers.parse_json` read.
         about: Says of which type each input is.
 
     Raises:
@@ -94,27 +94,27 @@ def read_document(document: Any, about: Manifest) -> Call:
 
 
 def make_call(values: Mapping[str, Any], target: Any, about: Manifest) -> Call:
-    """The call for nested lists by name and a target.
+    """Make the call for nested lists by name and a target.
 
     Raises:
         SignatureError: If an input is unknown, or has entries that its type cannot hold.
         TargetError: If the target is no index and no list of them.
     """
-    specs = {spec.name: spec for spec in about.inputs if spec.name != TARGET}
+    specs = {spec.name: spec for spec in about.model_inputs}
     if unknown := values.keys() - specs.keys():
         raise SignatureError(f"there is no input {min(unknown)!r}\n{about.signature()}")
     return Call({name: read_tensor(value, specs[name]) for name, value in values.items()}, read_target(target, about))
 
 
 def read_target(target: Any, about: Manifest) -> Any:
-    """The target of JSON, as `fxlrp.artifacts.artifact.Artifact` takes it."""
+    """Read the target of JSON, as `fxlrp.artifacts.artifact.Artifact` takes it."""
     if about.target == "seed" and target is not None:
         return read_tensor(target, about.inputs[-1])
     return read_index(target)
 
 
 def read_tensor(value: Any, spec: Spec) -> Tensor:
-    """The tensor of nested lists; whether its shape fits is checked elsewhere, once for all kinds of bodies.
+    """Read a tensor from nested lists; whether its shape fits is checked elsewhere, once for all kinds of bodies.
 
     Raises:
         SignatureError: If the lists are not nested evenly, or hold what the type of the input cannot.
@@ -129,7 +129,7 @@ def read_tensor(value: Any, spec: Spec) -> Tensor:
 
 
 def convert_numbers(numbers: Numbers, spec: Spec) -> Tensor:
-    """The tensor of an array, of its shape.
+    """Convert an array to a tensor of its shape.
 
     Raises:
         SignatureError: If it holds what the type of the input cannot.
@@ -145,7 +145,7 @@ def convert_numbers(numbers: Numbers, spec: Spec) -> Tensor:
 
 
 def convert_entries(numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
-    """The tensor of an array's entries, or None if one is beyond its type."""
+    """Convert an array's entries to a flat tensor, or return None if one is beyond its type."""
     if not numbers.code:
         return None
     entries = np.frombuffer(numbers.data, numbers.code)
@@ -163,7 +163,7 @@ def convert_entries(numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
 
 
 def read_index(target: Any) -> Any:
-    """A target as Python writes it: an index of several dimensions is a tuple there, and JSON has lists only.
+    """Read a target as Python writes it: an index of several dimensions is a tuple there, and JSON has lists only.
 
     Raises:
         TargetError: If it is none of null, an index, and a list of one per sample.
@@ -183,22 +183,22 @@ def read_index(target: Any) -> Any:
 
 
 def write_safetensors(results: Mapping[str, Tensor]) -> bytes:
-    """Every result by its name, as safetensors."""
+    """Write every result by its name, as safetensors."""
     return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in results.items()})
 
 
 def count_bytes(results: Mapping[str, Tensor]) -> int:
-    """Bytes of all results."""
+    """Count the bytes of all results."""
     return sum(tensor.nbytes for tensor in results.values())
 
 
-def pack_results(results: Mapping[str, Tensor]) -> dict[str, Numbers]:
-    """Every result by its name, as an array."""
-    return {name: pack_tensor(tensor) for name, tensor in results.items()}
+def pack_results(results: Mapping[str, Tensor]) -> dict[str, dict[str, Numbers]]:
+    """Return ``{"results": {NAME: array}}``."""
+    return {"results": {name: pack_tensor(tensor) for name, tensor in results.items()}}
 
 
 def pack_tensor(tensor: Tensor) -> Numbers:
-    """The array of a tensor."""
+    """Copy a tensor into an array."""
     if tensor.is_floating_point():
         return Numbers(tuple(tensor.shape), ("float",), "d", view_bytes(tensor.double()))
     if tensor.dtype is torch.bool:
@@ -208,24 +208,23 @@ def pack_tensor(tensor: Tensor) -> Numbers:
 
 
 def view_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, in order."""
+    """Return the bytes of a tensor, in order."""
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all of it is."""
+    """Return whether no entry is infinite or NaN."""
     return bool(tensor.isfinite().all())
 
 
 def describe_artifact(name: str, about: Manifest, most: int) -> dict[str, Any]:
-    """What an artefact is and how it is asked, as JSON."""
-    takes = [spec for spec in about.inputs if spec.name != TARGET]
+    """Describe an artefact and how it is asked, for JSON."""
     return {
         "name": name,
         "model": about.model,
         "rules": about.rules,
         "versions": {"fxlrp": about.fxlrp, "torch": about.torch},
-        "inputs": [asdict(spec) for spec in takes],
+        "inputs": [asdict(spec) for spec in about.model_inputs],
         "target": about.target,
         "explained": asdict(about.explained),
         "outputs": [asdict(spec) for spec in about.outputs],
@@ -233,5 +232,6 @@ def describe_artifact(name: str, about: Manifest, most: int) -> dict[str, Any]:
         "fixed": about.fixed,
         "fingerprint": about.fingerprint,
         "bytes": most,
-        "usage": f"POST /models/{name}/explain with {JSON} as {BODY_FORM}, or {SAFETENSORS} with tensors of the same names",
+        "usage": f"POST /models/{name}/explain with {JSON} as {BODY_FORM}, "
+        f"or {SAFETENSORS} with tensors of the same names",
     }

@@ -46,19 +46,19 @@ class Metrics:
             Gauge(name, text, registry=self.registry).set_function(count)
 
     def histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        """An empty one."""
+        """Make an empty histogram."""
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
-    def answered(self, path: str, model: str, status: int, seconds: float) -> None:
+    def count_answer(self, path: str, model: str, status: int, seconds: float) -> None:
         """Count an answer."""
         self.requests.labels(path, model, str(status)).inc()
         self.seconds.labels(path, model).observe(seconds)
 
-    def called(self, model: str, samples: int, seconds: float) -> None:
+    def count_call(self, model: str, samples: int, seconds: float) -> None:
         """Count a call of an artefact."""
         self.samples.labels(model).observe(samples)
         self.calls.labels(model).observe(seconds)
 
-    def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+    def write(self) -> bytes:
+        """Write all counts, as Prometheus reads them."""
         return generate_latest(self.registry)

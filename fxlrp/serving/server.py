@@ -56,7 +56,7 @@ class ServerSettings:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that waits for clients.
+    """Open a socket that waits for clients.
 
     Raises:
         FxlrpError: If the port is taken or the address is not this machine's.
@@ -78,7 +78,7 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def check_open_files(terms: ServerSettings) -> None:
+def check_open_files(settings: ServerSettings) -> None:
     """Refuse more connections than the process may have files open, of which each is one.
 
     Raises:
@@ -88,15 +88,15 @@ def check_open_files(terms: ServerSettings) -> None:
         import resource
 
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most != resource.RLIM_INFINITY and most < terms.connections + SPARE_FILES:
+        if most != resource.RLIM_INFINITY and most < settings.connections + SPARE_FILES:
             raise FxlrpError(
-                f"{terms.connections} connections need {terms.connections + SPARE_FILES} open files, and this process may "
-                f"have {most}: give fewer --connections, or raise the limit with ulimit -n"
+                f"{settings.connections} connections need {settings.connections + SPARE_FILES} open files, and this "
+                f"process may have {most}: give fewer --connections, or raise the limit with ulimit -n"
             )
 
 
 def make_tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """What is needed for TLS.
+    """Read what is needed for TLS.
 
     Raises:
         FxlrpError: If the files are not a certificate and its key.
@@ -130,15 +130,15 @@ def refuse_greetings(sock: socket.socket) -> None:
 class Server(uvicorn.Server):
     """Uvicorn, which goes on for a while when it is told to end."""
 
-    def __init__(self, config: uvicorn.Config, drain: float, told: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, drain: float, on_end: Callable[[], None]) -> None:
         super().__init__(config)
-        self.drain, self.told = drain, told
+        self.drain, self.on_end = drain, on_end
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Of a signal: Ctrl+C does not wait for new requests, and a second signal for nothing."""
+        """Begin to end: Ctrl+C does not wait for new requests, and a second signal waits for nothing."""
         self.force_exit = self.should_exit
         self.drain = 0.0 if sig == signal.SIGINT else self.drain
-        self.told()
+        self.on_end()
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -160,26 +160,26 @@ class Server(uvicorn.Server):
         with suppress(OSError):  # nobody waits any more
             while True:
                 client, _ = sock.accept()
-                await loop.connect_accepted_socket(self.protocol, client)
+                await loop.connect_accepted_socket(self.make_protocol, client)
 
-    def protocol(self) -> asyncio.Protocol:
-        """What speaks with a client."""
+    def make_protocol(self) -> asyncio.Protocol:
+        """Make what speaks with a client."""
         made = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
         return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-def make_server(application: Starlette, terms: ServerSettings, told: Callable[[], None]) -> Server:
-    """What serves an application.
+def make_server(application: Starlette, settings: ServerSettings, on_end: Callable[[], None]) -> Server:
+    """Make the server of an application.
 
     Args:
         application: What answers.
-        terms: On which clients are served.
-        told: Called when the process is told to end.
+        settings: On which clients are served.
+        on_end: Called when the process is told to end.
     """
-    connections = Connections(terms.connections, terms.seconds, terms.context)
+    connections = Connections(settings.connections, settings.seconds, settings.context)
     config = uvicorn.Config(
         application,
-        http=cast(Any, connections.protocol),
+        http=cast(Any, connections.make_protocol),
         loop="asyncio",
         ws="none",
         lifespan="on",
@@ -191,7 +191,7 @@ def make_server(application: Starlette, terms: ServerSettings, told: Callable[[]
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    return Server(config, terms.drain, told)
+    return Server(config, settings.drain, on_end)
 
 
 def serve_until_stopped(serving: Server, sock: socket.socket) -> None:

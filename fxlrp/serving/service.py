@@ -21,9 +21,10 @@ from starlette.routing import Route
 
 from fxlrp.artifacts.artifact import Artifact
 from fxlrp.errors import FxlrpError, RequestError
-from fxlrp.serving import inference_protocol, instances
+from fxlrp.serving import inference_protocol, kserve_protocol
 from fxlrp.serving.bodies import CLOSE_HEADER, RETRY_HEADER, read_content_type
-from fxlrp.serving.desk import Limits, RequestHandler
+from fxlrp.serving.json_numbers import TooLarge
+from fxlrp.serving.json_workers import Busy, run_aside
 from fxlrp.serving.messages import (
     JSON,
     SAFETENSORS,
@@ -35,12 +36,13 @@ from fxlrp.serving.messages import (
     write_safetensors,
 )
 from fxlrp.serving.metrics import CONTENT_TYPE
-from fxlrp.serving.texts import TooLarge
-from fxlrp.serving.watching import TokenMiddleware, WatchMiddleware
-from fxlrp.serving.workers import Busy, run_aside
+from fxlrp.serving.middleware import TokenMiddleware, WatchMiddleware
+from fxlrp.serving.request_handling import Limits, RequestHandler
 
 MAX_ERROR_CHARACTERS = 2000
 """Characters of an error that are sent: it may quote what was received."""
+STATUS: dict[type[FxlrpError], int] = {Busy: 503, TooLarge: 413, RequestError: 400, FxlrpError: 422}
+"""Status of the answer, by the first of these that an error is."""
 OPEN_PATHS = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
 """Paths for those who watch over the process, who have no token."""
 
@@ -58,13 +60,13 @@ class Service:
             limits: What is taken.
             tokens: Digests of those that clients must have one of; none if anybody may ask.
         """
-        self.desk = RequestHandler(artifacts, limits)
+        self.handler = RequestHandler(artifacts, limits)
         self.tokens = tokens
         self.ending = False
         self.tasks: list[asyncio.Task[None]] = []
 
     def application(self) -> Starlette:
-        """The service as an application of ASGI."""
+        """Make the application of ASGI."""
         routes = [
             Route("/", self.about),
             Route("/explain", self.explain, methods=["POST"]),
@@ -73,11 +75,11 @@ class Service:
             Route("/health", self.health),
             Route("/ready", self.ready),
             Route("/metrics", self.metrics),
-            *inference_protocol.make_routes(self.desk, self.health, self.ready),
-            *instances.make_routes(self.desk),
+            *inference_protocol.make_routes(self.handler, self.health, self.ready),
+            *kserve_protocol.make_routes(self.handler),
         ]
         watch = Middleware(
-            WatchMiddleware, routes=routes, answered=self.desk.metrics.answered, ending=lambda: self.ending
+            WatchMiddleware, routes=routes, answered=self.handler.metrics.count_answer, ending=lambda: self.ending
         )
         door = Middleware(
             TokenMiddleware,
@@ -91,10 +93,7 @@ class Service:
             exception_handlers={
                 HTTPException: self.on_http,
                 ClientDisconnect: on_gone,
-                Busy: on_busy,
-                TooLarge: on_large,
-                RequestError: on_unreadable,
-                FxlrpError: on_unfitting,
+                FxlrpError: on_error,
                 Exception: on_bug,
             },
             lifespan=self.lifespan,
@@ -103,109 +102,91 @@ class Service:
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Keep the artefacts running until every request is answered."""
-        self.tasks = [asyncio.create_task(host.batcher.work()) for host in self.desk.hosts.values()]
+        batchers = [hosted.batcher for hosted in self.handler.artifacts.values()]
+        self.tasks = [asyncio.create_task(batcher.run_until_cancelled()) for batcher in batchers]
         yield
         for task in self.tasks:
             task.cancel()
         await asyncio.wait(self.tasks)
-        self.desk.workers.close()
+        self.handler.json.close()
 
     def end(self) -> None:
         """Tell whoever asks that it should ask elsewhere from now on."""
         self.ending = True
 
     async def about(self, request: Request) -> Response:
-        """What the artefacts are, take and return."""
-        if len(self.desk.hosts) == 1:
+        """Describe all artefacts."""
+        if len(self.handler.artifacts) == 1:
             return await self.about_one(request)
-        most = self.desk.limits.body
-        return JSONResponse(
-            {"models": {name: describe_artifact(name, host.about, most) for name, host in self.desk.hosts.items()}}
-        )
+        artifacts, most = self.handler.artifacts, self.handler.limits.body
+        found = {name: describe_artifact(name, hosted.about, most) for name, hosted in artifacts.items()}
+        return JSONResponse({"models": found})
 
     async def about_one(self, request: Request) -> Response:
-        """What an artefact is, takes and returns."""
-        host = self.desk.host(request)
-        return JSONResponse(describe_artifact(host.name, host.about, self.desk.limits.body))
+        """Describe one artefact."""
+        hosted = self.handler.find_artifact(request)
+        return JSONResponse(describe_artifact(hosted.name, hosted.about, self.handler.limits.body))
 
     async def health(self, _: Request) -> Response:
-        """Whether the process does its work; otherwise it should be started anew."""
+        """Say whether the process does its work; otherwise it should be started anew."""
         alive = bool(self.tasks) and not any(task.done() for task in self.tasks)
         return make_answer("alive" if alive else "a thread that runs an artefact has stopped", 200 if alive else 500)
 
     async def ready(self, request: Request) -> Response:
-        """Whether the next request would be taken."""
+        """Say whether the next request would be taken."""
         if self.ending:
             return make_answer("the service stops", 503)
-        if self.desk.in_flight >= self.desk.limits.queue:
+        if self.handler.in_flight >= self.handler.limits.queue:
             return make_answer("the queue is full", 503, RETRY_HEADER)
         return await self.health(request)
 
     async def metrics(self, _: Request) -> Response:
-        """Counts for Prometheus."""
-        return Response(self.desk.metrics.text(), media_type=CONTENT_TYPE)
+        """Write counts for Prometheus."""
+        return Response(self.handler.metrics.write(), media_type=CONTENT_TYPE)
 
     async def explain(self, request: Request) -> Response:
         """Run an artefact on what the body holds."""
-        host, kind = self.desk.host(request), read_content_type(request, JSON, SAFETENSORS)
-        async with self.desk.taken(request) as body:
+        hosted, kind = self.handler.find_artifact(request), read_content_type(request, JSON, SAFETENSORS)
+        async with self.handler.take_in(request) as body:
             if kind == SAFETENSORS:
-                found = await self.desk.explained(request, host, len(body), partial(read_safetensors, body))
+                found = await self.handler.explain(request, hosted, len(body), partial(read_safetensors, body))
                 return Response(await run_aside(count_bytes(found), write_safetensors, found), media_type=kind)
-            document = await self.desk.document(body, host)
-            read = partial(read_document, document, host.about)
-            found = await self.desk.explained(request, host, len(body), read)
-            results = await run_aside(count_bytes(found), pack_results, found)
-            return Response(await self.desk.text({"results": results}, found), media_type=kind)
+            return await self.handler.explain_json(request, hosted, body, read_document, pack_results)
 
     async def on_http(self, request: Request, error: Exception) -> Response:
-        """Wrong paths, methods and bodies, and the wrong token; what still comes of a body is waited for."""
+        """Answer wrong paths, methods, bodies and tokens; what still comes of a body is waited for."""
         assert isinstance(error, HTTPException)
         if not getattr(request.state, "read", False):
             with suppress(HTTPException, ClientDisconnect):
-                await self.desk.bodies.spurned(request)
+                await self.handler.bodies.discard(request)
         return make_answer(error.detail, error.status_code, dict(error.headers or {}))
 
 
 def make_unauthorized_error() -> HTTPException:
-    """The error of a client without a token."""
+    """Make the error of a client without a token."""
     return HTTPException(
         401, "this needs the header Authorization: Bearer TOKEN", {"WWW-Authenticate": 'Bearer realm="fxlrp"'}
     )
 
 
 def make_answer(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    """An answer without results."""
+    """Make an answer without results."""
     key = "status" if status < 400 else "error"
     text = message if len(message) <= MAX_ERROR_CHARACTERS else message[:MAX_ERROR_CHARACTERS] + " ..."
     return JSONResponse({key: text.encode(errors="replace").decode()}, status, headers)
 
 
 async def on_gone(_: Request, error: Exception) -> Response:
-    """Of a client that left; nobody reads the answer, but it is counted."""
+    """Answer a client that left; nobody reads it, but it is counted."""
     return make_answer("the body is incomplete", 400, CLOSE_HEADER)
 
 
-async def on_busy(_: Request, error: Exception) -> Response:
-    """Of what could be answered later."""
-    return make_answer(str(error), 503, RETRY_HEADER)
-
-
-async def on_large(_: Request, error: Exception) -> Response:
-    """Of what is too much to read."""
-    return make_answer(str(error), 413)
-
-
-async def on_unreadable(_: Request, error: Exception) -> Response:
-    """What cannot be read."""
-    return make_answer(str(error), 400)
-
-
-async def on_unfitting(_: Request, error: Exception) -> Response:
-    """What can be read and does not fit the artefact."""
-    return make_answer(str(error), 422)
+async def on_error(_: Request, error: Exception) -> Response:
+    """Answer what could be done later, is too much to read, cannot be read, or does not fit the artefact."""
+    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+    return make_answer(str(error), status, RETRY_HEADER if status == 503 else None)
 
 
 async def on_bug(_: Request, error: Exception) -> Response:
-    """What should not happen; the server writes the traceback to its log."""
+    """Answer what should not happen; the server writes the traceback to its log."""
     return make_answer(f"the service failed: {type(error).__name__}", 500)

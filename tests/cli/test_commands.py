@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 import fxlrp
 from fxlrp import optional
+from fxlrp.backends.choice import BACKENDS
 from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES
 
@@ -466,9 +468,46 @@ def test_text_and_folders_that_do_not_fit(hub):
 
 def test_help_names_every_command():
     out = run("--help").output
-    for text in ("demo", "explain", "coverage", "bench", "serve", "presets", "--version", "fxlrp demo"):
+    for text in (
+        "demo",
+        "explain",
+        "coverage",
+        "bench",
+        "serve",
+        "presets",
+        "--version",
+        "--install-completion",
+        "fxlrp demo",
+    ):
         assert text in out
     assert run("--version").output == f"fxlrp {fxlrp.__version__}\n"
+
+
+def complete(*words):
+    """What a shell is offered for the last word, and whether torch was imported for it."""
+    code = (
+        "import sys; from fxlrp.cli.app import app\ntry: app(prog_name='fxlrp')\nfinally: print('torch' in sys.modules)"
+    )
+    words = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    environment = os.environ | words | {"_FXLRP_COMPLETE": "complete_bash"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    *offered, torch_imported = done.stdout.split()
+    return offered, torch_imported == "True"
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["fxlrp", "ex"], ["explain", "export"]),
+        (["fxlrp", "explain", "mine:bare", "--rules", ""], list(fxlrp.presets())),
+        (["fxlrp", "bench", "mine:bare", "--backend", "in"], ["inductor"]),
+        (["fxlrp", "verify", "mine:bare", "--backend", ""], list(BACKENDS)),
+        (["fxlrp", "export", "mine:bare", "--format", ""], ["pt2", "aoti", "onnx"]),
+        (["fxlrp", "export", "mine:bare", "--fi"], ["--fixed"]),
+    ],
+)
+def test_a_shell_completes_names_at_once(words, offered):
+    assert complete(*words) == (offered, False)
 
 
 def test_the_program_in_a_pipe(folder):

@@ -208,7 +208,7 @@ def test_ranges_of_rows(tmp_path: Path) -> None:
             expected = content[5:] + content[:5]
         assert source.total == 50
         for shard in (0, 2, 3, 7, 1, 5, 6):
-            found = list(source.rows(7 * shard, min(7 * shard + 7, 50), ["x", "label"]))
+            found = list(source.read_rows(7 * shard, min(7 * shard + 7, 50), ["x", "label"]))
             assert [row.number for row in found] == list(range(7 * shard, min(7 * shard + 7, 50)))
             for row in found:
                 assert np.array_equal(read_array(row.values["x"]), expected[row.number]["x"])
@@ -230,7 +230,7 @@ def test_columns_that_are_kept(lengths: Path, tmp_path: Path) -> None:
         source.keep(["weight", "id"])
         out = tmp_path / type(source).__name__
         work = job(lengths, source, out)
-        for number in work.shards():
+        for number in work.list_shards():
             work(number)
         assert len({str(pq.read_schema(path)) for path in out.glob("*.parquet")}) == 1
         found = pq.read_table(out).sort_by("row").to_pylist()
@@ -262,7 +262,7 @@ def test_groups_of_equal_shapes(lengths: Path, tmp_path: Path, count: int) -> No
     for i, source in enumerate(sources(tmp_path, content)):
         if i < 2:
             work = job(lengths, source, tmp_path / str(i))
-            for number in work.shards():
+            for number in work.list_shards():
                 work(number)
             check(lengths, tmp_path / str(i), content)
 

@@ -19,10 +19,10 @@ from torch import nn
 
 import fxlrp
 from fxlrp.cli.app import app
-from fxlrp.serving.desk import Limits
+from fxlrp.serving.middleware import digest_token
+from fxlrp.serving.request_handling import Limits
 from fxlrp.serving.server import GRACE_SECONDS
 from fxlrp.serving.service import Service
-from fxlrp.serving.watching import digest_token
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "deploy"

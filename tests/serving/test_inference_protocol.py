@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from tritonclient.utils import InferenceServerException
 
 import fxlrp
-from fxlrp.serving import workers
-from fxlrp.serving.desk import Limits
+from fxlrp.serving import json_workers
 from fxlrp.serving.inference_messages import DATATYPES, HEADER_LENGTH
+from fxlrp.serving.request_handling import Limits
 from fxlrp.serving.service import Service
 
 
@@ -204,13 +204,13 @@ def test_large_requests_are_read_elsewhere_and_the_same(
     server: Server, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = images(20)
-    assert len(body({NAME: x.tolist()})) < workers.MAX_INLINE_BYTES * 2
-    padded = body({NAME: x.tolist()}, 3) + b" " * workers.MAX_INLINE_BYTES
+    assert len(body({NAME: x.tolist()})) < json_workers.MAX_INLINE_BYTES * 2
+    padded = body({NAME: x.tolist()}, 3) + b" " * json_workers.MAX_INLINE_BYTES
     expected = fxlrp.load(saved).results(x, target=3)
     document = {"inputs": [entry(shape=[20, 1, 8, 8], data=x.tolist())], "id": "a"}
     for path, content, read in (
         ("/models/digits/explain", padded, results),
-        ("/v2/models/digits/infer", json.dumps(document).encode() + b" " * workers.MAX_INLINE_BYTES, None),
+        ("/v2/models/digits/infer", json.dumps(document).encode() + b" " * json_workers.MAX_INLINE_BYTES, None),
     ):
         status, answer = server.ask(content, path=path)
         assert status == 200, answer
@@ -225,7 +225,7 @@ def test_explanations_of_kserve(server: Server, saved: Path, words: Path) -> Non
     assert json.loads(server.ask(method="GET", path="/v1/models")[1]) == {"models": ["digits", "text"]}
     assert json.loads(server.ask(method="GET", path="/v1/models/text")[1]) == {"name": "text", "ready": True}
     x = images(3)
-    for padding in (0, workers.MAX_INLINE_BYTES):
+    for padding in (0, json_workers.MAX_INLINE_BYTES):
         content = json.dumps({"instances": x.tolist(), "target": [3, 1, 2]}).encode() + b" " * padding
         status, answer = server.ask(content, path="/v1/models/digits:explain")
         assert status == 200, answer

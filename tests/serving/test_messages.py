@@ -21,6 +21,7 @@ from fxlrp.artifacts.description.manifest import Manifest
 from fxlrp.artifacts.description.specs import Range, Spec
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.serving.batching import Batcher, Tensors, is_joinable
+from fxlrp.serving.json_numbers import parse_json, write_json
 from fxlrp.serving.messages import (
     pack_tensor,
     read_document,
@@ -29,7 +30,6 @@ from fxlrp.serving.messages import (
     read_tensor,
     write_safetensors,
 )
-from fxlrp.serving.texts import parse_json, write_json
 
 FLOATS = {"float16": 16, "bfloat16": 32, "float32": 32, "float64": 64}
 INTEGERS = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
@@ -99,7 +99,7 @@ def run_all(run: Callable[[Tensors], Tensors], jobs: list[Tensors], most: int, w
 
     async def everything() -> Any:
         batcher = Batcher(run, most, wait, lambda samples, _: calls.append(samples))
-        work = asyncio.create_task(batcher.work())
+        work = asyncio.create_task(batcher.run_until_cancelled())
         waiting: list[Awaitable[Any]] = [batcher.submit(job) for job in jobs]
         found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 60)
         work.cancel()

@@ -32,10 +32,10 @@ from fxlrp.cli.serve import name_files
 from fxlrp.errors import FxlrpError
 from fxlrp.serving import bodies
 from fxlrp.serving.bodies import Bodies
-from fxlrp.serving.desk import Limits
+from fxlrp.serving.middleware import digest_token, read_tokens
+from fxlrp.serving.request_handling import Limits
 from fxlrp.serving.server import ServerSettings, check_open_files, listen, make_server, make_tls_context
 from fxlrp.serving.service import Service
-from fxlrp.serving.watching import digest_token, read_tokens
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
         room, sender = Bodies(10, 100, seconds), Sender()
         sender.parts.put_nowait(b"123")
         with pytest.raises(HTTPException, match="did not arrive") as error:
-            async with room.whole(sender.request):
+            async with room.read_whole(sender.request):
                 raise AssertionError
         assert (error.value.status_code, room.held, room.arriving) == (408, 0, {})
 
@@ -212,7 +212,7 @@ def test_bodies_that_arrive_have_room_together_and_the_oldest_makes_room() -> No
         slow = Sender()
 
         async def take(sender: Sender) -> bytes:
-            async with room.whole(sender.request) as content:
+            async with room.read_whole(sender.request) as content:
                 await asyncio.sleep(0)
                 return content
 
@@ -233,7 +233,7 @@ def test_bodies_that_arrive_have_room_together_and_the_oldest_makes_room() -> No
         fast = Sender()
         for part in (b"c" * 101, None):
             fast.parts.put_nowait(part)
-        async with room.whole(fast.request):
+        async with room.read_whole(fast.request):
             raise AssertionError
 
     with pytest.raises(HTTPException, match="more than 100 bytes"):

@@ -48,7 +48,7 @@ import fxlrp
 from fxlrp.cli.app import app
 from fxlrp.errors import FxlrpError
 from fxlrp.serving.batching import is_joinable
-from fxlrp.serving.desk import Limits, RequestHandler
+from fxlrp.serving.request_handling import Limits, RequestHandler
 from fxlrp.serving.server import ServerSettings, listen, serve_until_stopped
 from fxlrp.serving.server import make_server as server_of
 from fxlrp.serving.service import Service
@@ -319,7 +319,7 @@ def test_bodies_that_are_not_there_take_no_place(saved: Path, tmp_path: Path, ar
 
 def test_a_full_queue(artifact: fxlrp.Artifact) -> None:
     service = Service({"digits": artifact}, Limits(2**20, 1, 8, 0.0))
-    service.desk.in_flight = 1
+    service.handler.in_flight = 1
     status, headers, answer = asyncio.run(call(service.application(), [good(artifact, 2).body]))
     assert (status, headers["retry-after"]) == (503, "1")
     assert "1 requests are being answered" in json.loads(answer)["error"]
@@ -334,8 +334,8 @@ def test_an_artefact_of_one_size_runs_one_request_at_a_time(saved: Path, tmp_pat
     assert is_joinable(fxlrp.load(saved).manifest)
 
     async def both() -> None:
-        host = RequestHandler({"fixed": artifact}, Limits(2**20, 8, 32, 0.01)).hosts["fixed"]
-        work = asyncio.create_task(host.batcher.work())
+        host = RequestHandler({"fixed": artifact}, Limits(2**20, 8, 32, 0.01)).artifacts["fixed"]
+        work = asyncio.create_task(host.batcher.run_until_cancelled())
         seeds = torch.eye(3, dtype=torch.float64)[:2], torch.ones(2, 3, dtype=torch.float64)
         calls = [{NAME: torch.ones(2, 4), **artifact.make_target({NAME: torch.ones(2, 4)}, seed)} for seed in seeds]
         for seed, found in zip(seeds, await asyncio.gather(*map(host.batcher.submit, calls)), strict=True):

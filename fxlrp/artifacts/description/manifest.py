@@ -108,6 +108,11 @@ class Manifest:
         known = [[end for end in shape if end is not None] for shape in ends]
         return max(map(math.prod, known), default=0) if known == ends else None
 
+    @property
+    def model_inputs(self) -> list[Spec]:
+        """The inputs without the target."""
+        return [spec for spec in self.inputs if spec.name != TARGET]
+
     def at_most(self, name: str, largest: int) -> Manifest:
         """Return the same manifest for smaller values of a size.
 

@@ -47,7 +47,7 @@ class Times:
     errors: Mapping[str, float]
 
     def table(self) -> Table:
-        """Medians, the middle half of the repetitions, and the ratio to the gradient or else to the forward pass."""
+        """Make a table of medians, middle halves, and ratios to the gradient or else to the forward pass."""
         base = self.each.get(GRADIENT) or self.each["forward"]
         table = Table("", "milliseconds", "middle half", "ratio", box=None)
         for column in table.columns[1:]:
@@ -61,7 +61,7 @@ class Times:
         return table
 
     def loss(self) -> str:
-        """What is lost by rounding."""
+        """Say how much is lost by rounding."""
         lost = ", ".join(f"{name} {error:.1e}" for name, error in self.errors.items())
         return f"Relative error of the relevance, set against float64: {lost}"
 
@@ -125,14 +125,14 @@ def measure_times(
 
 @contextmanager
 def clock(taken: dict[str, float], name: str) -> Iterator[None]:
-    """Write down how long the body takes, on a GPU with what it has started there."""
+    """Write down how many seconds the body takes, on a GPU with what it has started there."""
     start = read_clock()
     yield
     taken[name] = read_clock() - start
 
 
 def read_clock() -> float:
-    """The time at which everything has been computed."""
+    """Return the time in seconds once everything on the GPU has been computed."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -146,7 +146,7 @@ def compute_gradient(
     form: targets.Form,
     numbers: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Gradient x input at the floating point inputs and behind embeddings; empty if there are none."""
+    """Compute gradient x input at the floating point inputs and behind embeddings; empty if there are none."""
     leaves: list[Tensor] = []
 
     def leaf(x: Tensor) -> Tensor:

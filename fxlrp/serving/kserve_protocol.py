@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ from torch import Tensor
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import RequestError, SignatureError
+from fxlrp.serving.batching import is_batched
 from fxlrp.serving.bodies import read_content_type
-from fxlrp.serving.desk import RequestHandler
-from fxlrp.serving.messages import JSON, Call, count_bytes, make_call, pack_tensor, read_target, read_tensor
-from fxlrp.serving.texts import Numbers
-from fxlrp.serving.workers import run_aside
+from fxlrp.serving.json_numbers import Numbers
+from fxlrp.serving.messages import JSON, Call, make_call, pack_tensor, read_target, read_tensor
+from fxlrp.serving.request_handling import RequestHandler
 
 INSTANCES_FORM = (
     '{"instances": [nested lists of the only input, or {NAME: nested lists}, ...], '
@@ -28,56 +27,42 @@ INSTANCES_FORM = (
 )
 
 
-def make_routes(desk: RequestHandler) -> list[Route]:
-    """The paths of the protocol."""
-    protocol = InstancesProtocol(desk)
+def make_routes(handler: RequestHandler) -> list[Route]:
+    """Make the routes of the protocol."""
+    protocol = KServeProtocol(handler)
     return [
         Route("/v1/models", protocol.index),
         Route("/v1/models/{name}:explain", protocol.explain, methods=["POST"]),
-        Route("/v1/models/{name}", protocol.ready),
+        Route("/v1/models/{name}", handler.answer_ready),
     ]
 
 
-class InstancesProtocol:
+class KServeProtocol:
     """Answers about artefacts, and runs them."""
 
-    def __init__(self, desk: RequestHandler) -> None:
-        self.desk = desk
+    def __init__(self, handler: RequestHandler) -> None:
+        self.handler = handler
 
     async def index(self, _: Request) -> Response:
-        """The artefacts."""
-        return JSONResponse({"models": list(self.desk.hosts)})
-
-    async def ready(self, request: Request) -> Response:
-        """That an artefact can be run: all of them are loaded before the service begins."""
-        return JSONResponse({"name": self.desk.host(request).name, "ready": True})
+        """List the artefacts."""
+        return JSONResponse({"models": list(self.handler.artifacts)})
 
     async def explain(self, request: Request) -> Response:
-        """Run an artefact, and give each instance its part of the results."""
-        host = self.desk.host(request)
+        """Run an artefact, and give each instance its part of the results.
+
+        Raises:
+            SignatureError: If the artefact does not tell its samples apart.
+        """
+        hosted = self.handler.find_artifact(request)
         read_content_type(request, JSON)
-        check_batched(host.about)
-        async with self.desk.taken(request) as body:
-            document = await self.desk.document(body, host)
-            read = partial(read_instances, document, host.about)
-            found = await self.desk.explained(request, host, len(body), read)
-            parts = await run_aside(count_bytes(found), split_results, found)
-            return Response(await self.desk.text(parts, found), media_type=JSON)
-
-
-def check_batched(about: Manifest) -> None:
-    """Refuse an artefact that does not tell its samples apart.
-
-    Raises:
-        SignatureError: If the first size of one of its tensors is not the number of samples.
-    """
-    batch = about.explained.shape[:1]
-    if any(spec.shape[:1] != batch for spec in (*about.inputs, *about.outputs)):
-        raise SignatureError("not everything that this artefact takes or returns is per sample: use /explain")
+        if not is_batched(hosted.about):
+            raise SignatureError("not everything that this artefact takes or returns is per sample: use /explain")
+        async with self.handler.take_in(request) as body:
+            return await self.handler.explain_json(request, hosted, body, read_instances, split_results)
 
 
 def read_instances(document: Any, about: Manifest) -> Call:
-    """The call for a list of instances.
+    """Read the call for a list of instances.
 
     Raises:
         RequestError: If the document is of another structure.
@@ -86,7 +71,7 @@ def read_instances(document: Any, about: Manifest) -> Call:
     if not isinstance(document, dict) or document.keys() - {"instances", TARGET}:
         raise RequestError(f"the body must be {INSTANCES_FORM}")
     found, target = document.get("instances"), document.get(TARGET)
-    specs = {spec.name: spec for spec in about.inputs if spec.name != TARGET}
+    specs = {spec.name: spec for spec in about.model_inputs}
     if isinstance(found, list) and found and all(isinstance(part, dict) for part in found):
         if any(part.keys() != found[0].keys() for part in found):
             raise RequestError("every instance must have the same names in it")
@@ -102,7 +87,7 @@ def read_instances(document: Any, about: Manifest) -> Call:
 
 
 def stack_instances(values: Sequence[Any], spec: Spec) -> Tensor:
-    """One tensor of the values of all instances."""
+    """Stack the values of all instances to one tensor."""
     if not any(isinstance(value, Numbers) for value in values):
         return read_tensor(list(values), spec)
     tensors = [read_tensor(value, replace(spec, shape=spec.shape[1:])) for value in values]
@@ -112,7 +97,7 @@ def stack_instances(values: Sequence[Any], spec: Spec) -> Tensor:
 
 
 def split_results(found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The results of each sample: the model's outputs, and what explains them."""
+    """Split results by sample: the model's outputs, and what explains them."""
     kinds = {"predictions": False, "explanations": True}
     return {
         kind: list_samples({name: t for name, t in found.items() if name.startswith(("relevance", "read")) is explains})
@@ -121,7 +106,7 @@ def split_results(found: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def list_samples(found: Mapping[str, Tensor]) -> list[dict[str, Numbers]]:
-    """The results of each sample."""
+    """List the results of each sample."""
     return [
         {name: pack_tensor(tensor) for name, tensor in zip(found, sample, strict=True)}
         for sample in zip(*found.values(), strict=True)

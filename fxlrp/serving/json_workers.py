@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fxlrp.errors import FxlrpError
-from fxlrp.serving.pipes import ERROR_TYPES, Buffer, receive_document, send_document
-from fxlrp.serving.texts import TooLarge, parse_json, write_json
+from fxlrp.serving.json_numbers import TooLarge, parse_json, write_json
+from fxlrp.serving.json_process import ERROR_TYPES, Buffer, receive_document, send_document
 
 MAX_INLINE_BYTES = 2**15
 """Bytes of a text that is not read here: so many take some two milliseconds, whatever they are."""
@@ -32,8 +32,8 @@ package = types.ModuleType("fxlrp")  # without what it imports, which is torch
 package.__path__ = [sys.argv[1]]
 sys.modules["fxlrp"] = package
 from fxlrp.errors import FxlrpError
-from fxlrp.serving.pipes import work
-work(int(sys.argv[2]))
+from fxlrp.serving.json_process import answer_requests
+answer_requests(int(sys.argv[2]))
 """
 
 T = TypeVar("T")
@@ -57,11 +57,11 @@ class JsonWorkers:
         self.memory, self.seconds = memory, seconds
         self.room = asyncio.Semaphore(MAX_WAITING * count)
         self.threads = ThreadPoolExecutor(count, "texts")
-        self.own = threading.local()
+        self.local = threading.local()
         self.processes: set[subprocess.Popen[bytes]] = set()
 
     async def parse(self, text: bytes, most: int) -> Any:
-        """The document of a text, with `fxlrp.serving.texts.Numbers` where a large list was.
+        """Parse a text, with `fxlrp.serving.json_numbers.Numbers` where a large list was.
 
         Args:
             text: The text.
@@ -77,11 +77,11 @@ class JsonWorkers:
         if self.room.locked():
             raise Busy("many large bodies of JSON are being read: try again later, or send safetensors")
         async with self.room:
-            document, _ = await self.asked(most, [text])
+            document, _ = await self.ask(most, [text])
         return document
 
     async def write(self, document: Any, entries: int) -> bytes:
-        """The text of a document that has `fxlrp.serving.texts.Numbers` in it.
+        """Write a document that has `fxlrp.serving.json_numbers.Numbers` in it.
 
         Args:
             document: The document.
@@ -89,16 +89,16 @@ class JsonWorkers:
         """
         if entries <= MAX_INLINE_NUMBERS:
             return write_json(document)
-        _, (text,) = await self.asked(document, [])
+        _, (text,) = await self.ask(document, [])
         return bytes(text)
 
-    async def asked(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[Buffer]]:
-        """What a process answers."""
+    async def ask(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[Buffer]]:
+        """Ask a process, without holding up the service."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, self.exchange, document, blobs)
 
     def exchange(self, document: Any, blobs: Sequence[bytes]) -> tuple[Any, Sequence[Buffer]]:
         """Send to this thread's process and wait for its answer; stop it if that does not come."""
-        process = self.process()
+        process = self.find_process()
         assert process.stdin is not None
         assert process.stdout is not None
         alarm = threading.Timer(self.seconds, process.kill)
@@ -115,9 +115,9 @@ class JsonWorkers:
             raise ERROR_TYPES[error](found)
         return found, texts
 
-    def process(self) -> subprocess.Popen[bytes]:
-        """That of this thread, started anew if it has ended."""
-        process: subprocess.Popen[bytes] | None = getattr(self.own, "process", None)
+    def find_process(self) -> subprocess.Popen[bytes]:
+        """Return the process of this thread, started anew if it has ended."""
+        process: subprocess.Popen[bytes] | None = getattr(self.local, "process", None)
         if process is not None and process.poll() is not None:
             self.stop(process)
             process = None
@@ -126,7 +126,7 @@ class JsonWorkers:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=-1
             )
-            self.own.process = process
+            self.local.process = process
             self.processes.add(process)
         return process
 
@@ -141,17 +141,17 @@ class JsonWorkers:
         self.processes.discard(process)
 
     def close(self) -> None:
-        """End all of them."""
+        """End all processes."""
         for process in [*self.processes]:
             self.stop(process)
         self.threads.shutdown()
 
 
 def allocate_bytes(size: int) -> memoryview:
-    """Bytes that are not set to 0 before they are read, while others wait."""
+    """Allocate bytes that are not set to 0 before they are read, while others wait."""
     return np.empty(size, np.uint8).data
 
 
 async def run_aside(size: int, call: Callable[..., T], *args: Any) -> T:
-    """The result of a call that lets go of Python's lock: in a thread, if what it works on has many bytes."""
+    """Make a call that lets go of Python's lock, in a thread if what it works on has many bytes."""
     return await asyncio.to_thread(call, *args) if size > MAX_INLINE_BYTES else call(*args)

@@ -12,8 +12,8 @@ from zoo import ZOO
 
 import fxlrp
 from fxlrp.cli.app import app
-from fxlrp.cli.bench import GRADIENT, compute_gradient, measure_times
 from fxlrp.cli.models import LoadedModel
+from fxlrp.cli.timing import GRADIENT, compute_gradient, measure_times
 from fxlrp.ir import targets
 
 MODELS = """

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from fxlrp.errors import RequestError
-from fxlrp.serving.texts import Numbers, TooLarge, parse_json, shrink_document, write_json
+from fxlrp.serving.json_numbers import Numbers, TooLarge, parse_json, shrink_document, write_json
 
 LENGTH = struct.Struct("<Q")
 MAX_HEAD_BYTES = 2**18
@@ -28,7 +28,7 @@ DocumentPath = tuple[str | int, ...]
 
 
 def separate_numbers(value: Any, path: DocumentPath, found: list[tuple[DocumentPath, Numbers]]) -> Any:
-    """The document with null in place of each array, which is added to those found."""
+    """Replace each array of a document by null, and add it to those found."""
     if isinstance(value, Numbers):
         found.append((path, value))
         return None
@@ -84,7 +84,7 @@ def receive_document(stream: IO[bytes], allocate: Callable[[int], Buffer] = byte
 
 
 def read_exactly(stream: IO[bytes], size: int, allocate: Callable[[int], Buffer] = bytearray) -> Buffer:
-    """So many bytes."""
+    """Read so many bytes."""
     data = allocate(size)
     if size and stream.readinto(data) != size:  # type: ignore[attr-defined]
         raise EOFError
@@ -92,7 +92,7 @@ def read_exactly(stream: IO[bytes], size: int, allocate: Callable[[int], Buffer]
 
 
 def answer_request(document: Any, blobs: Sequence[Buffer]) -> tuple[Any, Sequence[bytes], str]:
-    """What is sent back: the document of a text, with lists of so many numbers; or the text of a document."""
+    """Compute what is sent back: the document of a text, with lists of so many numbers; or the text of a document."""
     try:
         return (
             (shrink_document(parse_json(bytes(blobs[0])), document), (), "")
@@ -107,7 +107,7 @@ def answer_request(document: Any, blobs: Sequence[Buffer]) -> tuple[Any, Sequenc
         return "as JSON it takes too much memory: use safetensors", (), TooLarge.__name__
 
 
-def work(memory: int) -> None:
+def answer_requests(memory: int) -> None:
     """Answer until the other side closes its pipe, behind all who have more urgent things to do.
 
     Args:

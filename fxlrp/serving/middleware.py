@@ -47,7 +47,7 @@ class WatchMiddleware:
         self.app, self.routes, self.answered, self.ending = app, routes, answered, ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and look at what comes and goes."""
+        """Pass a request on, and count and log its answer."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -90,7 +90,7 @@ class WatchMiddleware:
                 REQUEST_LOG.info("answered", extra={"line": line})
 
     def pattern(self, path: str) -> str:
-        """The route of a path."""
+        """Find the route of a path."""
         return next((route.path for route in self.routes if route.path_regex.match(path)), "other")
 
 
@@ -115,7 +115,7 @@ class TokenMiddleware:
         self.app, self.tokens, self.open, self.refused = app, tokens, open, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or refuse."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http" or scope["path"] in self.open or self.admits(Headers(scope=scope)):
             await self.app(scope, receive, send)
         else:
@@ -123,7 +123,7 @@ class TokenMiddleware:
             await response(scope, receive, send)
 
     def admits(self, headers: Headers) -> bool:
-        """Whether there is one of the tokens, in a time that says nothing about them."""
+        """Return whether there is one of the tokens, in a time that says nothing about them."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         found = [hmac.compare_digest(digest_token(token.strip()), known) for known in self.tokens]
         return scheme.lower() == "bearer" and any(found)
@@ -133,7 +133,7 @@ class JsonFormatter(logging.Formatter):
     """Every record as a line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The time and what is known of the request; of other records their text."""
+        """Write the time and what is known of the request; of other records their text."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         content = getattr(record, "line", None) or {"level": record.levelname, "message": record.getMessage()}
         if record.exc_info:
@@ -167,5 +167,5 @@ def read_tokens(path: Path) -> frozenset[bytes]:
 
 
 def digest_token(token: str) -> bytes:
-    """Of equal length for all tokens, so that comparing them says nothing about one."""
+    """Hash a token, so that all have one length and comparing them says nothing about one."""
     return hashlib.sha256(token.encode()).digest()

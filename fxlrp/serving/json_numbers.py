@@ -1,8 +1,8 @@
 """JSON with many numbers: texts to arrays and back.
 
 A text holds Python's lock from beginning to end while it is read, and that of a stranger may take seconds: no thread of
-the service may read it. `fxlrp.serving.pipes` runs these functions in a process of their own, which imports no more
-than this.
+the service may read it. `fxlrp.serving.json_process` runs these functions in a process of their own, which imports no
+more than this.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Numbers:
 
 
 def parse_json(text: bytes) -> Any:
-    """The document of a text.
+    """Parse a text.
 
     Raises:
         RequestError: If it is not JSON, has a name twice in one object, NaN, or far more objects than a request.
@@ -69,12 +69,12 @@ def parse_json(text: bytes) -> Any:
 
 
 def refuse_constant(constant: str) -> Any:
-    """Of NaN and Infinity, which Python reads and JSON does not have."""
+    """Refuse NaN and Infinity, which Python reads and JSON does not have."""
     raise ValueError(f"{constant} is no number of JSON")
 
 
 def pack_lists(value: Any) -> Numbers:
-    """A number, or lists as deep as they are nested evenly."""
+    """Pack a number, or lists as deep as they are nested evenly."""
     shape: list[int] = []
     level = [value]
     while all(type(part) is list for part in level) and len({len(part) for part in level}) == 1:
@@ -86,7 +86,7 @@ def pack_lists(value: Any) -> Numbers:
 
 
 def pack_entries(entries: Sequence[Any], types: tuple[str, ...]) -> tuple[str, bytes]:
-    """The first kind of array that holds the entries, and its bytes."""
+    """Find the first kind of array that holds the entries, and return its code and bytes."""
     kinds = {(): "d", ("bool",): "b", ("int",): "qQd", ("float",): "d", ("float", "int"): "d"}
     for code in kinds.get(types, ""):
         with suppress(OverflowError):
@@ -95,7 +95,7 @@ def pack_entries(entries: Sequence[Any], types: tuple[str, ...]) -> tuple[str, b
 
 
 def shrink_document(value: Any, most: int) -> Any:
-    """The document with its large lists packed; what is neither small nor numbers loses its entries.
+    """Pack the large lists of a document; what is neither small nor numbers loses its entries.
 
     Args:
         value: The document.
@@ -118,12 +118,12 @@ def shrink_document(value: Any, most: int) -> Any:
 
 
 def write_json(document: Any) -> bytes:
-    """The text of a document whose arrays become nested lists, with all digits that tell numbers apart."""
+    """Write a document whose arrays become nested lists, with all digits that tell numbers apart."""
     return json.dumps(document, default=nest_numbers, allow_nan=False, separators=(",", ":")).encode()
 
 
 def nest_numbers(numbers: Any) -> Any:
-    """Lists of an array's entries; what is not finite is spelled, as Protocol Buffers do in JSON."""
+    """Nest an array's entries in lists; what is not finite is spelled, as Protocol Buffers do in JSON."""
     if not isinstance(numbers, Numbers):
         raise TypeError(f"{type(numbers).__name__} is not written as JSON")
     entries: array[Any] = array(numbers.code)
@@ -138,5 +138,5 @@ def nest_numbers(numbers: Any) -> Any:
 
 
 def spell_number(number: float) -> str:
-    """Its name."""
+    """Spell a number that is not finite."""
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

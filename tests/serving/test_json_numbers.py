@@ -16,9 +16,17 @@ from hypothesis import strategies as st
 
 import fxlrp
 from fxlrp.errors import RequestError
-from fxlrp.serving import workers
-from fxlrp.serving.texts import Numbers, TooLarge, nest_numbers, pack_lists, parse_json, shrink_document, write_json
-from fxlrp.serving.workers import Busy, JsonWorkers
+from fxlrp.serving import json_workers
+from fxlrp.serving.json_numbers import (
+    Numbers,
+    TooLarge,
+    nest_numbers,
+    pack_lists,
+    parse_json,
+    shrink_document,
+    write_json,
+)
+from fxlrp.serving.json_workers import Busy, JsonWorkers
 
 MEMORY = 2**29
 MOST = 10**6
@@ -75,8 +83,8 @@ def test_a_process_reads_and_writes_what_is_read_and_written_here(pool: Pool, mo
         "id": "\N{SNOWMAN} \\ {",
     }
     text = json.dumps(document).encode()
-    monkeypatch.setattr(workers, "MAX_INLINE_BYTES", 0)
-    monkeypatch.setattr(workers, "MAX_INLINE_NUMBERS", 0)
+    monkeypatch.setattr(json_workers, "MAX_INLINE_BYTES", 0)
+    monkeypatch.setattr(json_workers, "MAX_INLINE_NUMBERS", 0)
     one = pool()
     found = asyncio.run(one.parse(text, MOST))
     assert found == shrink_document(parse_json(text), MOST)
@@ -88,7 +96,8 @@ def test_a_process_reads_and_writes_what_is_read_and_written_here(pool: Pool, mo
 
 
 def test_the_process_imports_neither_torch_nor_numpy() -> None:
-    code = workers.START_CODE.replace("work(int(sys.argv[2]))", "print({'torch', 'numpy'} & sys.modules.keys())")
+    imported = "print({'torch', 'numpy'} & sys.modules.keys())"
+    code = json_workers.START_CODE.replace("answer_requests(int(sys.argv[2]))", imported)
     command = [sys.executable, "-P", "-c", code, str(Path(fxlrp.__file__).parent)]
     assert subprocess.check_output(command, text=True) == "set()\n"
 
@@ -148,7 +157,7 @@ def test_few_large_texts_wait(pool: Pool) -> None:
     async def story() -> None:
         found = await asyncio.gather(*(one.parse(LARGE, MOST) for _ in range(20)), return_exceptions=True)
         busy = [error for error in found if isinstance(error, Busy)]
-        assert len(busy) == 20 - workers.MAX_WAITING
+        assert len(busy) == 20 - json_workers.MAX_WAITING
         assert all(isinstance(numbers, (Numbers, Busy)) for numbers in found)
 
     asyncio.run(story())
