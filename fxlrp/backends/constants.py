@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, tree_flatten
 from fxlrp.backends.value_watch import ValueWatch
+from fxlrp.ir.graphs import extract
 
 aten = torch.ops.aten
 
@@ -149,30 +150,20 @@ def is_repeatable(target: object) -> bool:
 
 
 def extract_constant_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
-    """The part without inputs, which returns ``kept``."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in fixed:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output([copies[node] for node in kept])
-    graph.eliminate_dead_code()
-    return fx.GraphModule(module, graph)
+    """Return the part without inputs, which computes ``kept``."""
+    part = extract(fixed, (), kept)
+    part.eliminate_dead_code()
+    return fx.GraphModule(module, part)
 
 
 def extract_varying_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
-    """The part with inputs, behind which it takes ``kept``. What it returns of them is a copy, the caller's own."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.find_nodes(op="placeholder"):
-        copies[node] = graph.node_copy(node)
-    for node in kept:
-        copies[node] = graph.placeholder(node.name)
-        copies[node].meta = dict(node.meta)
-    copy: Callable[[fx.Node], fx.Node] = copies.__getitem__
-    for node in module.graph.nodes:
-        if node.op == "output":
-            for result in set(node.all_input_nodes).intersection(kept):
-                copies[result] = graph.call_function(aten.clone.default, (copies[result],))
-        if node not in copies and (node not in fixed or any(user not in fixed for user in node.users)):
-            copies[node] = graph.node_copy(node, copy)
-    return fx.GraphModule(module, graph)
+    """Return the part with inputs, behind which it takes ``kept``; what it returns of them is the caller's own copy."""
+    inputs = [*module.graph.find_nodes(op="placeholder"), *kept]
+    varying = [n for n in module.graph.nodes if n not in fixed or any(user not in fixed for user in n.users)]
+    part = extract(varying[:-1], inputs, module.graph.output_node().args[0])
+    returned = part.output_node()
+    for node in part.find_nodes(op="placeholder")[len(inputs) - len(kept) :]:
+        if returned in node.users:
+            with part.inserting_before(returned):
+                returned.replace_input_with(node, part.call_function(aten.clone.default, (node,)))
+    return fx.GraphModule(module, part)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.ir.memory_roots import find_memory_root
+from fxlrp.ir.graphs import find_memory_root
 
 aten = torch.ops.aten
 

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
+from fxlrp.ir.graphs import extract
 from fxlrp.ir.provenance import find_modules, find_role
 
 MIN_REPEATS = 3
@@ -126,13 +127,8 @@ def describe_value(node: fx.Node) -> tuple[Any, ...]:
 
 
 def extract_segment(part: Segment) -> fx.GraphModule:
-    """A segment as a module of its own: a function of its inputs that returns a tuple of its outputs."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for i, node in enumerate(part.inputs):
-        copies[node] = graph.placeholder(f"input_{i}")
-    for node in part.nodes:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-        copies[node].meta = {"val": node.meta["val"]}  # the rest is of this segment, and the others are alike
-    graph.output(tuple(copies[node] for node in part.outputs))
+    """Return a segment as a module of its own: a function of its inputs that returns a tuple of its outputs."""
+    graph = extract(part.nodes, part.inputs, part.outputs)
+    for node in graph.nodes:  # what else was known of a node is of this segment, and the others are alike
+        node.meta = {"val": node.meta["val"]} if node.op == "call_function" else {}
     return fx.GraphModule({}, graph)

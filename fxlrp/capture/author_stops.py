@@ -71,19 +71,17 @@ def inline_regions(module: fx.GraphModule) -> None:
 
 def copy_region(module: fx.GraphModule, call: fx.Node, region: fx.GraphModule) -> Any:
     """Copy a region in front of its call and return its outputs."""
-    env: dict[fx.Node, Any] = dict(zip(region.graph.find_nodes(op="placeholder"), call.args[2:], strict=True))
+    given = dict(zip(region.graph.find_nodes(op="placeholder"), call.args[2:], strict=True))
+    copies: dict[fx.Node, Any] = dict(given)
     with module.graph.inserting_before(call):
-        for node in region.graph.nodes:
-            if node.op == "output":
-                return fx.map_arg(node.args[0], env.__getitem__)
-            if node.op == "placeholder":
-                continue
-            env[node] = new = module.graph.node_copy(node, env.__getitem__)
-            new.meta["custom"] = {STOPPED: not call.args[0], **(node.meta.get("custom") or {})}
-            if node.op == "get_attr":
-                new.target = f"{call.args[1].target}_{node.target}"  # type: ignore[union-attr]
-                setattr(module, new.target, getattr(region, str(node.target)))
-    raise AssertionError("a graph without an output")
+        outputs = module.graph.graph_copy(region.graph, copies)
+    for node, copy in copies.items():
+        if node not in given:
+            copy.meta["custom"] = {STOPPED: not call.args[0], **(node.meta.get("custom") or {})}
+        if node.op == "get_attr":
+            copy.target = f"{call.args[1].target}_{node.target}"  # type: ignore[union-attr]
+            setattr(module, copy.target, getattr(region, str(node.target)))
+    return outputs
 
 
 @dataclass

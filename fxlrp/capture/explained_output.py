@@ -74,15 +74,9 @@ def lift_constants(traced: fx.GraphModule) -> list[Tensor]:
 
 def append_traced(graph: fx.Graph, traced: fx.GraphModule, nodes: list[fx.Node]) -> fx.Node:
     """Copy a traced function of ``nodes`` to the end of the graph and return the node of its result."""
-    mapping: dict[fx.Node, Any] = {}
-    sources = iter(nodes)
-    for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            mapping[node] = next(sources)
-        elif node.op == "call_function":
-            with graph.inserting_before(graph.output_node()):
-                mapping[node] = graph.node_copy(node, mapping.__getitem__)
-    return mapping[traced.graph.output_node().args[0]]  # type: ignore[index, no-any-return]
+    copies = dict(zip(traced.graph.find_nodes(op="placeholder"), nodes, strict=True))
+    with graph.inserting_before(graph.output_node()):
+        return graph.graph_copy(traced.graph, copies)  # type: ignore[return-value]
 
 
 def pick_output(out: Any, output: Output) -> Any:

@@ -22,6 +22,7 @@ from fxlrp.backends.choice import Runner
 from fxlrp.backends.constants import find_constant_nodes
 from fxlrp.cache import Cache
 from fxlrp.emit.trace import attach_constants, trace_functional
+from fxlrp.ir.graphs import extract
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import find_role
 from fxlrp.passes.lowering.recompute import RECOMPUTED, find_following
@@ -104,15 +105,12 @@ class ManyTargets:
         return self.second(key, lambda: self.backend(self.reverse(values)))
 
     def forward(self, results: Sequence[fx.Node]) -> Program:
-        """The first half, from inputs and masks to some results."""
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        for node in self.program.module.graph.nodes:
-            if node not in self.late and node not in self.given and node.op != "output":
-                copies[node] = graph.node_copy(node, copies.__getitem__)
-        graph.output([copies[node] for node in results])
-        graph.eliminate_dead_code(is_impure_node=is_impure)
-        return Program(fx.GraphModule(self.program.module, graph), len(results), (), ())
+        """Make the first half, from inputs and masks to some results."""
+        graph = self.program.module.graph
+        early = [n for n in graph.nodes if n not in self.late and n not in self.given and n.op != "output"]
+        part = extract(early, [n for n in early if n.op == "placeholder"], results)
+        part.eliminate_dead_code(is_impure_node=is_impure)
+        return Program(fx.GraphModule(self.program.module, part), len(results), (), ())
 
     def reverse(self, values: dict[fx.Node, Any]) -> Program:
         """The second half, which takes the tensors among ``values``: what the first half saved, and some targets.

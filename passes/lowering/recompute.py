@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import SymInt, Tensor, fx
 
-from fxlrp.ir.memory_roots import find_memory_root
+from fxlrp.ir.graphs import find_memory_root
 from fxlrp.ir.provenance import find_role
 from fxlrp.passes.cleanup.subexpressions import is_pure
 
