@@ -51,7 +51,7 @@ def keep_stops(module: fx.GraphModule, stopped: bool = False) -> None:
 
 
 def is_stopped(node: fx.Node, otherwise: bool) -> bool:
-    """Whether gradients were off when the node ran; the graph's output is read with gradients."""
+    """Tell whether gradients were off when the node ran; the graph's output is read with gradients."""
     return node.op != "output" and bool((node.meta.get("custom") or {}).get(STOPPED, otherwise))
 
 
@@ -103,7 +103,7 @@ class Memory:
     writes: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
 
     def root(self, node: fx.Node) -> fx.Node:
-        """The node that made the memory, as far as this graph knows."""
+        """Find the node that made the memory, as far as this graph knows."""
         while node in self.source:
             node = self.source[node]
         return node
@@ -131,12 +131,12 @@ def follow_memory(graph: fx.Graph, stopped: bool) -> Memory:
 
 
 def is_region(node: Any) -> bool:
-    """A call of a region with other rules of casting, whose outputs are held inside."""
+    """Tell whether a node calls a region with other rules of casting, whose outputs are held inside."""
     return node.target is AUTOCAST
 
 
 def find_aliased(node: fx.Node, *, write: bool) -> list[fx.Node]:
-    """The arguments that a node writes to, or those that its result shows without writing to them."""
+    """Find the arguments that a node writes to, or those that its result shows without writing to them."""
     if node.target is operator.getitem:
         return [] if write else [node.args[0]]  # type: ignore[list-item]
     schema = getattr(node.target, "_schema", None)
@@ -148,7 +148,7 @@ def find_aliased(node: fx.Node, *, write: bool) -> list[fx.Node]:
 
 
 def find_returned(node: fx.Node) -> list[fx.Node]:
-    """The argument that an op returned as it is, such as a cast to the same dtype: it keeps its gradient."""
+    """Find the argument that an op returned as it is, such as a cast to the same dtype: it keeps its gradient."""
     made, given = node.meta.get("val"), next(iter(node.all_input_nodes), None)
     val = given.meta.get("val") if given is not None else None
     if not (isinstance(made, Tensor) and isinstance(val, Tensor) and isinstance(node.target, OpOverload)):
@@ -201,7 +201,7 @@ def hold_views(found: Memory) -> None:
 
 
 def insert_hold(node: Any, before: fx.Node) -> fx.Node:
-    """The value of a node, held, in front of another."""
+    """Hold the value of a node, in front of another node."""
     with before.graph.inserting_before(before):
         held = before.graph.call_function(HOLD, (node,))
     held.meta.update(node.meta)

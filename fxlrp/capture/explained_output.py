@@ -80,7 +80,7 @@ def append_traced(graph: fx.Graph, traced: fx.GraphModule, nodes: list[fx.Node])
 
 
 def pick_output(out: Any, output: Output) -> Any:
-    """The part of a model's output that is explained."""
+    """Return the part of a model's output that is explained."""
     if callable(output):
         return output(out)
     if output is None:
@@ -99,7 +99,7 @@ def pick_output(out: Any, output: Output) -> Any:
 
 
 def find_entry(out: Any, key: str | int) -> Any:
-    """Entry of a mapping or sequence, or attribute, or None."""
+    """Find the entry of a mapping or sequence, or the attribute; None if there is none."""
     if isinstance(out, Mapping) and key in out:
         return out[key]
     if isinstance(key, int):
@@ -112,7 +112,7 @@ def find_entry(out: Any, key: str | int) -> Any:
 
 
 def describe_output(out: Any) -> str:
-    """A short description of a model's output."""
+    """Describe a model's output in a few words."""
     if isinstance(out, Tensor):
         return f"one {out.dtype} tensor"
     if isinstance(out, Mapping):

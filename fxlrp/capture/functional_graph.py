@@ -98,7 +98,7 @@ def capture(
 
 
 def decompose_exported(model: nn.Module | ExportedProgram, exported: ExportedProgram) -> ExportedProgram:
-    """The program in core ATen, with an op that lasts wherever its author stopped a gradient."""
+    """Decompose the program to core ATen, with an op that lasts wherever its author stopped a gradient."""
     for graph in list_graphs(exported.graph_module):
         check_graph(graph)
         check_random_masks(graph)
@@ -115,7 +115,7 @@ def decompose_exported(model: nn.Module | ExportedProgram, exported: ExportedPro
 
 
 def list_graphs(module: fx.GraphModule) -> list[fx.Graph]:
-    """The graph of a module and those of its regions."""
+    """List the graph of a module and those of its regions."""
     return [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
 
 
@@ -128,14 +128,14 @@ def name_outputs(exported: ExportedProgram) -> None:
 
 
 def list_tensors(model: nn.Module | ExportedProgram) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of a module."""
+    """Yield parameters and buffers of a module."""
     if isinstance(model, nn.Module):
         yield from model.named_buffers()
         yield from model.named_parameters()
 
 
 def describe_memory(tensor: Any) -> tuple[Any, ...]:
-    """The memory that a tensor shows, and how."""
+    """Return the memory that a tensor shows, and how."""
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
         return (id(tensor),)
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()

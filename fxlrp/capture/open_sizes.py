@@ -43,14 +43,14 @@ def choose_open_sizes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[s
 
 
 def find_open_dimensions(value: Any) -> dict[int, Any] | None:
-    """What may change of an input, if it is a tensor."""
+    """Return what may change of an input, if it is a tensor."""
     if not isinstance(value, Tensor):
         return None
     return {dim: Dim.AUTO for dim in range(1 if value.ndim > 3 else min(value.ndim, 2)) if value.shape[dim] > 1}
 
 
 def find_fixed_sizes(exported: ExportedProgram) -> list[FixedSize]:
-    """The sizes that were to be left open and are not, found by the inputs of the graph alone."""
+    """Find the sizes that were to be left open and are not, by the inputs of the graph alone."""
     names = set(exported.graph_signature.user_inputs)
     inputs = {node.name: node.meta["val"] for node in exported.graph.find_nodes(op="placeholder") if node.name in names}
     return [
@@ -62,7 +62,7 @@ def find_fixed_sizes(exported: ExportedProgram) -> list[FixedSize]:
 
 
 def double_batch(values: Any) -> Any:
-    """Examples of one sample, doubled, as torch takes a size of 1 for one that is always 1; None for other examples."""
+    """Double examples of one sample, as torch takes a size of 1 for one that is always 1; None for other examples."""
     tensors = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
     if not tensors or not all(t.ndim and t.shape[0] == 1 for t in tensors):
         return None

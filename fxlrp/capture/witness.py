@@ -59,7 +59,7 @@ class Witness(TorchFunctionMode):
             self.depth -= 1
 
     def judged(self, cls: type[Function], run: Any, args: Any, kwargs: Any, out: Any) -> Any:
-        """The output of a function with the gradient that its backward pass gives it, or a warning."""
+        """Return the output of a function with the gradient that its backward pass gives it, or warn."""
         found = judge_backward(cls, run, args, kwargs)
         if isinstance(found, int):
             return STRAIGHT(args[found], HOLD(out))
@@ -80,7 +80,7 @@ class Witness(TorchFunctionMode):
 
 @contextlib.contextmanager
 def watch_gradients() -> Iterator[None]:
-    """While a model is exported: what it does with gradients is noted in the nodes, or warned about by name."""
+    """Note what a model does with gradients while it is exported: in the nodes, or by a warning that names it."""
     witness = Witness()
     Function.apply = classmethod(witness.applied)  # type: ignore[method-assign, assignment]
     try:

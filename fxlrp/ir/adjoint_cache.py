@@ -20,7 +20,7 @@ _graphs: ContextVar[dict[Hashable, fx.Graph | None] | None] = ContextVar("graphs
 
 @contextmanager
 def share_traces() -> Iterator[None]:
-    """While one program is traced: functions that are alike are traced once."""
+    """Trace functions that are alike once, while one program is traced."""
     token = _graphs.set({})
     try:
         yield
@@ -29,7 +29,7 @@ def share_traces() -> Iterator[None]:
 
 
 def call_by_trace(function: Function, key: Hashable, values: Sequence[Any]) -> tuple[Tensor, ...]:
-    """What the function returns: inside `share_traces` by the ops that it left at the first call with such a key and values.
+    """Call the function: inside `share_traces` by the ops that it left at the first call with such a key and values.
 
     Args:
         function: A function of nothing but its arguments.
@@ -48,14 +48,14 @@ def call_by_trace(function: Function, key: Hashable, values: Sequence[Any]) -> t
 
 
 def describe_layout(value: Any) -> Hashable:
-    """What the ops for a value depend on."""
+    """Return what the ops for a value depend on."""
     if isinstance(value, Tensor):
         return value.dtype, value.shape, value.stride(), value.device, value.is_conj(), value.is_neg()
     return type(value), repr(value)
 
 
 def trace_ops(function: Function, values: Sequence[Any]) -> fx.Graph | None:
-    """The ops that a function leaves; none if it makes tensors of its own, which are of one trace only."""
+    """Return the ops that a function leaves; None if it makes tensors of its own, which are of one trace only."""
     places = [i for i, x in enumerate(values) if isinstance(x, Tensor)]
 
     def of_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:

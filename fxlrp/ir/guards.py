@@ -29,7 +29,7 @@ class Guards:
     _known: dict[Any, bool] = field(default_factory=dict, repr=False)
 
     def limits(self, symbol: Any) -> tuple[int, int | None]:
-        """The least and the largest value of a symbol, None if there is no largest."""
+        """Return the least and the largest value of a symbol, None if there is no largest."""
         declared = self.ranges.get(symbol)
         if declared is None:
             return SMALLEST_OPEN, None
@@ -37,20 +37,20 @@ class Guards:
         return max(SMALLEST_OPEN, int(least)), int(largest) if largest.is_Integer and largest < 2**31 else None
 
     def conditions(self) -> Iterator[Any]:
-        """What holds beside the limits, in symbols that inputs have."""
+        """Yield what holds beside the limits, in symbols that inputs have."""
         for guard in self.shapes.guards:
             if chooses_layout(guard):  # of a convolution's result, by how large it is; its numbers are the same
                 continue
             yield self.resolved(guard.expr)
 
     def resolved(self, expression: Any) -> Any:
-        """An expression in the symbols that are left, when torch found some to be equal to others."""
+        """Return an expression in the symbols that are left, when torch found some to be equal to others."""
         while expression.free_symbols & self.shapes.replacements.keys():
             expression = expression.xreplace(self.shapes.replacements)
         return expression
 
     def admit(self, sizes: Mapping[Any, int]) -> bool:
-        """Whether the program may run for these values of its symbols."""
+        """Tell whether the program may run for these values of its symbols."""
         if not sizes:
             return True
         key = len(self.shapes.guards), *sizes.items()
@@ -71,7 +71,7 @@ class Guards:
 
 
 def solve_size(expression: Any, n: int, sizes: dict[Any, int]) -> bool:
-    """Whether a size may be ``n``, when symbols have the values in ``sizes``; remembers the value of one more."""
+    """Tell whether a size may be ``n`` when symbols have the values in ``sizes``; add the value of one more to them."""
     unknown = [symbol for symbol in expression.free_symbols if symbol not in sizes]
     if len(unknown) == 1:  # sizes of inputs are symbols, or linear in one
         at = [int(expression.xreplace({unknown[0]: Integer(x)} | to_integers(sizes))) for x in (0, 1)]
@@ -80,12 +80,12 @@ def solve_size(expression: Any, n: int, sizes: dict[Any, int]) -> bool:
 
 
 def to_integers(sizes: Mapping[Any, int]) -> dict[Any, Any]:
-    """Values of symbols as torch's expressions take them."""
+    """Return values of symbols as torch's expressions take them."""
     return {symbol: Integer(n) for symbol, n in sizes.items()}
 
 
 def is_symbolic(size: Any) -> bool:
-    """Whether a size of a graph is open."""
+    """Tell whether a size of a graph is open."""
     return isinstance(size, SymInt)
 
 
@@ -101,6 +101,6 @@ def restore_guards(exported: ExportedProgram) -> None:
 
 
 def find_user_inputs(exported: ExportedProgram) -> list[fx.Node]:
-    """The placeholders of the user's inputs, in order."""
+    """Return the placeholders of the user's inputs, in order."""
     names = set(exported.graph_signature.user_inputs)
     return [node for node in exported.graph.find_nodes(op="placeholder") if node.name in names]

@@ -75,11 +75,11 @@ class Site:
         return self.op(*args, **kwargs)
 
     def fix(self, changes: Mapping[int, Any]) -> Site:
-        """The same site with other leaves at some positions."""
+        """Return the same site with other leaves at some positions."""
         return replace(self, leaves=tuple(changes.get(i, leaf) for i, leaf in enumerate(self.leaves)))
 
     def adjoint(self, c: Tensor) -> tuple[Tensor, ...]:
-        """Vector-Jacobian product: one result per operand, ``J^T c``."""
+        """Compute the vector-Jacobian product ``J^T c``: one result per operand, shaped as it."""
 
         def direct(c: Tensor, *leaves: Any) -> tuple[Tensor, ...]:
             site = replace(self, leaves=leaves)
@@ -122,7 +122,7 @@ class Rule:
         return (self.apply.__doc__ or "").strip().split("\n")[0]
 
     def __call__(self, site: Site, c: Tensor | Relevance) -> Parts:
-        """Coefficients of the operands; relevance may reach outputs below 0, whatever is known of coefficients."""
+        """Return coefficients of the operands; relevance may reach outputs below 0, whatever facts say of those."""
         if isinstance(c, Relevance) and not self.takes_relevance:
             site, c = replace(site, facts=replace(site.facts, dead_below=False)), to_coefficient(c, site.out)
         return self.apply(site, c)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ class Point:
     norms: tuple[MergedNorm, ...] = ()
 
     def affine(self, env: Mapping[fx.Node, Any]) -> tuple[Tensor, Tensor]:
-        """Scale and shift, in the shape of the node's channels in dimension 1."""
+        """Return scale and shift, in the shape of the node's channels in dimension 1."""
         scale, shift = torch.ones(()), torch.zeros(())
         for norm in reversed(self.norms):
             s, t = (numerics.widen(env[node]) for node in (norm.scale, norm.shift))
@@ -42,28 +42,28 @@ class Point:
         return scale.reshape(sizes), shift.reshape(sizes)
 
     def coefficient(self, carried: Any, env: Env) -> Tensor:
-        """Coefficient of the value, from what arrived."""
+        """Return the coefficient of the value, from what arrived."""
         c = numerics.to_coefficient(carried, numerics.widen(env[self.node]))
         return self.affine(env)[0] * c if self.norms else c
 
     def relevance(self, carried: Any, env: Env) -> Tensor:
-        """Relevance of the value, from what arrived."""
+        """Return the relevance of the value, from what arrived."""
         x = numerics.widen(env[self.node])
         return numerics.to_relevance(carried, x - self.affine(env)[1] if self.norms else x)
 
     def start(self, c: Tensor, env: Env) -> Tensor:
-        """The node's coefficient that is ``c`` at the point; 0 in channels that the norms multiply by 0."""
+        """Return the node's coefficient that is ``c`` at the point; 0 in channels that the norms multiply by 0."""
         scale = self.affine(env)[0]
         return torch.where(scale == 0, 0.0, c / torch.where(scale == 0, 1.0, scale))
 
     def silent(self, constants: Mapping[fx.Node, Any]) -> Tensor:
-        """Which channels the norms multiply by 0, for weights as they are now."""
+        """Tell which channels the norms multiply by 0, for weights as they are now."""
         env = {node: compute_constant(node, constants) for norm in self.norms for node in (norm.scale, norm.shift)}
         return self.affine(env)[0] == 0
 
 
 def compute_constant(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:
-    """The value of a node that depends on constants alone."""
+    """Compute the value of a node that depends on constants alone."""
     if node in constants:
         return constants[node]
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: compute_constant(n, constants))
@@ -71,15 +71,24 @@ def compute_constant(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:
 
 
 def list_points(node: fx.Node) -> list[Point]:
-    """The value of a node, then those inside it, in the order in which relevance passes them."""
+    """List the value of a node, then those inside it, in the order in which relevance passes them."""
     norms: tuple[MergedNorm, ...] = node.meta.get("merged", ())
     return [Point(node, norms[place:]) for place in range(len(norms), -1, -1)]
+
+
+def drop_broken_facts(twins: Mapping[fx.Node, Twin], starts: Collection[fx.Node]) -> dict[fx.Node, Twin]:
+    """Return twins without what a coefficient given at ``starts`` disproves: it need not be 0 below an output of 0.
+
+    Masks disprove nothing, as they keep zeros, and neither changes the sign of a value.
+    """
+    doubted = {node: replace(twins[node].facts, dead_below=False) for node in starts}
+    return {**twins, **{node: replace(twins[node], facts=facts) for node, facts in doubted.items()}}
 
 
 def start_and_mask(
     twins: Mapping[fx.Node, Twin], starts: Mapping[Point, Tensor], masks: Mapping[Point, Tensor], env: Env
 ) -> tuple[Mapping[fx.Node, Twin], dict[fx.Node, Tensor], dict[Any, Any]]:
-    """Twins that take what starts inside their ops and multiply what arrives by masks before they pass it on.
+    """Make twins start what starts inside their ops, and multiply what arrives by masks before they pass it on.
 
     Args:
         twins: Twins by node.

@@ -98,7 +98,7 @@ def make_hold(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], 
 def find_dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node) -> set[fx.Node]:
     """Nodes that relevance reaches only through ReLU: the coefficient is 0 where they are negative.
 
-    Not where relevance is injected, see `pipeline.lower`.
+    Not where relevance is injected, see `fxlrp.plan.read_points.drop_broken_facts`.
     """
     found = set()
     for node in slots:
