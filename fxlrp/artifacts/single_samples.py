@@ -32,7 +32,7 @@ def find_single_sizes(
     admitted: list[Any] = []
     found: list[list[Tensor]] = []
     for symbol in ordered[:2]:
-        if entry.plan.captured.guards.limits(symbol)[0] == SMALLEST_OPEN:
+        if entry.plan.captured.guards.find_limits(symbol)[0] == SMALLEST_OPEN:
             fixed = [{symbol: 1}, *({symbol: 1, other: 1} for other in admitted)]
             tried = [compare_at_sizes(programs, entry, leaves, {**sizes, **values}, form) for values in fixed]
             if None not in tried:

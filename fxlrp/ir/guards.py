@@ -28,7 +28,7 @@ class Guards:
     ranges: Mapping[Any, Any]
     _known: dict[Any, bool] = field(default_factory=dict, repr=False)
 
-    def limits(self, symbol: Any) -> tuple[int, int | None]:
+    def find_limits(self, symbol: Any) -> tuple[int, int | None]:
         """Return the least and the largest value of a symbol, None if there is no largest."""
         declared = self.ranges.get(symbol)
         if declared is None:
@@ -36,14 +36,14 @@ class Guards:
         least, largest = declared.lower, declared.upper
         return max(SMALLEST_OPEN, int(least)), int(largest) if largest.is_Integer and largest < 2**31 else None
 
-    def conditions(self) -> Iterator[Any]:
+    def list_conditions(self) -> Iterator[Any]:
         """Yield what holds beside the limits, in symbols that inputs have."""
         for guard in self.shapes.guards:
             if chooses_layout(guard):  # of a convolution's result, by how large it is; its numbers are the same
                 continue
-            yield self.resolved(guard.expr)
+            yield self.resolve(guard.expr)
 
-    def resolved(self, expression: Any) -> Any:
+    def resolve(self, expression: Any) -> Any:
         """Return an expression in the symbols that are left, when torch found some to be equal to others."""
         while expression.free_symbols & self.shapes.replacements.keys():
             expression = expression.xreplace(self.shapes.replacements)
@@ -55,18 +55,18 @@ class Guards:
             return True
         key = len(self.shapes.guards), *sizes.items()
         if key not in self._known:
-            self._known[key] = all(self._held(sizes))
+            self._known[key] = all(self._check(sizes))
         return self._known[key]
 
-    def _held(self, sizes: Mapping[Any, int]) -> Iterator[bool]:
+    def _check(self, sizes: Mapping[Any, int]) -> Iterator[bool]:
         values = to_integers(sizes)
         for symbol, n in sizes.items():
-            least, largest = self.limits(symbol)
+            least, largest = self.find_limits(symbol)
             yield least <= n and (largest is None or n <= largest)
         for expression, limits in self.ranges.items():
             value = expression.xreplace(values)
             yield not value.is_Integer or bool(limits.lower <= value <= limits.upper)
-        for condition in self.conditions():
+        for condition in self.list_conditions():
             yield condition.xreplace(values) != False  # noqa: E712  sympy's false; what is left open depends on data
 
 

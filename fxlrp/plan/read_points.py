@@ -32,7 +32,7 @@ class Point:
     node: fx.Node
     norms: tuple[MergedNorm, ...] = ()
 
-    def affine(self, env: Mapping[fx.Node, Any]) -> tuple[Tensor, Tensor]:
+    def compute_affine(self, env: Mapping[fx.Node, Any]) -> tuple[Tensor, Tensor]:
         """Return scale and shift, in the shape of the node's channels in dimension 1."""
         scale, shift = torch.ones(()), torch.zeros(())
         for norm in reversed(self.norms):
@@ -44,22 +44,22 @@ class Point:
     def coefficient(self, carried: Any, env: Env) -> Tensor:
         """Return the coefficient of the value, from what arrived."""
         c = numerics.to_coefficient(carried, numerics.widen(env[self.node]))
-        return self.affine(env)[0] * c if self.norms else c
+        return self.compute_affine(env)[0] * c if self.norms else c
 
     def relevance(self, carried: Any, env: Env) -> Tensor:
         """Return the relevance of the value, from what arrived."""
         x = numerics.widen(env[self.node])
-        return numerics.to_relevance(carried, x - self.affine(env)[1] if self.norms else x)
+        return numerics.to_relevance(carried, x - self.compute_affine(env)[1] if self.norms else x)
 
     def start(self, c: Tensor, env: Env) -> Tensor:
         """Return the node's coefficient that is ``c`` at the point; 0 in channels that the norms multiply by 0."""
-        scale = self.affine(env)[0]
+        scale = self.compute_affine(env)[0]
         return torch.where(scale == 0, 0.0, c / torch.where(scale == 0, 1.0, scale))
 
-    def silent(self, constants: Mapping[fx.Node, Any]) -> Tensor:
+    def find_silent(self, constants: Mapping[fx.Node, Any]) -> Tensor:
         """Tell which channels the norms multiply by 0, for weights as they are now."""
         env = {node: compute_constant(node, constants) for norm in self.norms for node in (norm.scale, norm.shift)}
-        return self.affine(env)[0] == 0
+        return self.compute_affine(env)[0] == 0
 
 
 def compute_constant(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:

@@ -104,5 +104,5 @@ def find_lost_channels(point: Point, c: Tensor, constants: Mapping[Any, Any]) ->
     if not point.norms:
         return []
     with torch.no_grad():
-        started = (point.silent(constants) & (c != 0)).transpose(0, 1).flatten(1).any(1)
+        started = (point.find_silent(constants) & (c != 0)).transpose(0, 1).flatten(1).any(1)
     return [int(i) for i in started.nonzero()]
