@@ -42,7 +42,10 @@ def trace_program(
 
     Returns:
         A module that takes the tensors among the model's flattened inputs, then those of the target (or of
-        ``starts``), then those of ``kept``.
+        ``starts``), then those of ``kept``, and returns what ``results`` does.
+
+    Raises:
+        RuleError: If a rule returns what does not fit its operands.
     """
     graph, end = captured.graph, captured.explained
     given = [node for node in captured.inputs if isinstance(node.meta["val"], Tensor)]

@@ -58,7 +58,9 @@ def bound_epsilon(epsilon: float, dtype: torch.dtype) -> float:
 def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Move ``z`` away from zero: ``z + e * sgn(z)`` with ``sgn(0) = +1`` and `bound_epsilon` for ``e``.
 
-    A complex ``z`` moves along its own direction.
+    A complex ``z`` moves along its own direction. The result has the shape and the dtype of ``z``.
+
+    Source: Bach et al. 2015, the epsilon rule.
     """
     e = bound_epsilon(epsilon, z.dtype)
     if z.is_complex():
@@ -71,6 +73,11 @@ def gain(f: Tensor, x: Tensor, slope: float = 1.0) -> Tensor:
     """Compute ``f(x) / x`` for a function with ``f(0) = 0``, continued at 0 by its slope there.
 
     Safe for functions that are accurate near 0 (tanh, erf, expm1 ...): their quotient is too.
+
+    Args:
+        f: Value of the function at ``x``, in its shape and dtype.
+        x: The argument.
+        slope: The derivative at 0.
     """
     zero = x.abs() < torch.finfo(x.dtype).smallest_normal
     return torch.where(zero, slope, f / torch.where(zero, 1.0, x))
@@ -81,6 +88,11 @@ def apply_adjoint(function: Callable[..., Tensor], operands: Sequence[Tensor], c
 
     For complex values it is the plain transpose, without autograd's conjugates: of ``z * w`` it is ``c * w``. So the
     relevance of a complex ``z`` is the real part of ``z * c``, closed forms hold as they stand, and the sums close.
+
+    Args:
+        function: A function of as many tensors as there are operands.
+        operands: Where its derivative is taken.
+        c: Shaped as its result; cast to the dtype of that.
     """
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in operands]

@@ -79,7 +79,14 @@ class Site:
         return replace(self, leaves=tuple(changes.get(i, leaf) for i, leaf in enumerate(self.leaves)))
 
     def adjoint(self, c: Tensor) -> tuple[Tensor, ...]:
-        """Compute the vector-Jacobian product ``J^T c``: one result per operand, shaped as it."""
+        """Compute the vector-Jacobian product ``J^T c`` of the op.
+
+        Args:
+            c: Shaped as ``out``.
+
+        Returns:
+            One result per operand, with its shape and dtype; zeros where the op ignores an operand.
+        """
 
         def direct(c: Tensor, *leaves: Any) -> tuple[Tensor, ...]:
             site = replace(self, leaves=leaves)
@@ -122,7 +129,16 @@ class Rule:
         return (self.apply.__doc__ or "").strip().split("\n")[0]
 
     def __call__(self, site: Site, c: Tensor | Relevance) -> Parts:
-        """Return coefficients of the operands; relevance may reach outputs below 0, whatever facts say of those."""
+        """Apply the rule.
+
+        Args:
+            site: The application of the op.
+            c: Coefficient of ``site.out``, shaped as it; or a `Relevance`, which may reach outputs below 0 whatever the
+                facts say of coefficients there.
+
+        Returns:
+            One coefficient (or `Relevance`) per operand, shaped as the operand.
+        """
         if isinstance(c, Relevance) and not self.takes_relevance:
             site, c = replace(site, facts=replace(site.facts, dead_below=False)), to_coefficient(c, site.out)
         return self.apply(site, c)

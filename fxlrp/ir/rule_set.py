@@ -131,7 +131,11 @@ class RuleSet:
         object.__setattr__(self, "overrides", tuple(self.overrides))
 
     def __or__(self, table: Mapping[OpOverload, Rule]) -> RuleSet:
-        """Return the same rule set with other rules for the ops in ``table``."""
+        """Return the same rule set with other rules for the ops in ``table``.
+
+        Raises:
+            RuleError: If a key is no overload of an op, or a value no rule.
+        """
         for op, rule in table.items():
             check_overload(op)
             check_rule(rule)

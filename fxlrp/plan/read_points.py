@@ -77,9 +77,10 @@ def list_points(node: fx.Node) -> list[Point]:
 
 
 def drop_broken_facts(twins: Mapping[fx.Node, Twin], starts: Collection[fx.Node]) -> dict[fx.Node, Twin]:
-    """Return twins without what a coefficient given at ``starts`` disproves: it need not be 0 below an output of 0.
+    """Return twins without the proofs that a coefficient given at ``starts`` breaks.
 
-    Masks disprove nothing, as they keep zeros, and neither changes the sign of a value.
+    Such a coefficient need not be 0 where the output is negative. Masks break no proof, as they keep zeros, and neither
+    changes the sign of a value.
     """
     doubted = {node: replace(twins[node].facts, dead_below=False) for node in starts}
     return {**twins, **{node: replace(twins[node], facts=facts) for node, facts in doubted.items()}}
@@ -92,8 +93,8 @@ def start_and_mask(
 
     Args:
         twins: Twins by node.
-        starts: Coefficients to start from.
-        masks: What the coefficient is multiplied by.
+        starts: Coefficients to start from, each shaped as the value of its node.
+        masks: What the coefficient is multiplied by, likewise.
         env: Value of every node.
 
     Returns:
@@ -101,7 +102,7 @@ def start_and_mask(
     """
     arrived: dict[Any, Any] = {}
 
-    def through(node: fx.Node, twin: Twin) -> Twin:
+    def wrap(node: fx.Node, twin: Twin) -> Twin:
         def apply(site: Site, c: Tensor) -> Parts:
             for point in list_points(node):
                 if point.norms and point in starts:
@@ -114,10 +115,7 @@ def start_and_mask(
         return replace(twin, rule=replace(twin.rule, apply=apply))
 
     changed = {*(point.node for point in masks), *(node for node in twins if "merged" in node.meta)}
-    seed = {p.node: c if not p.norms else torch.zeros_like(c) for p, c in sorted(starts.items(), key=rank_inside_first)}
-    return {**twins, **{node: through(node, twins[node]) for node in changed}}, seed, arrived
-
-
-def rank_inside_first(item: tuple[Point, Tensor]) -> int:
-    """Order of starts by which one at the value of a node replaces the zeros for one inside it."""
-    return -len(item[0].norms)
+    # the innermost first: what starts at the value of a node replaces the zeros for what starts inside it
+    ordered = sorted(starts.items(), key=lambda item: -len(item[0].norms))
+    seed = {point.node: torch.zeros_like(c) if point.norms else c for point, c in ordered}
+    return {**twins, **{node: wrap(node, twins[node]) for node in changed}}, seed, arrived
