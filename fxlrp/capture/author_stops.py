@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, tree_leaves
+from fxlrp.ir.graphs import call_op
 from fxlrp.ir.program import is_floating
 from fxlrp.ir.stop_gradient import HOLD, STRAIGHT
 
@@ -155,9 +156,8 @@ def find_returned(node: fx.Node) -> list[fx.Node]:
         return []
     if (made.shape, made.dtype) != (val.shape, val.dtype) or not node.target._can_decompose():
         return []
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     with val.fake_mode, torch.no_grad():  # type: ignore[attr-defined]
-        return [given] if node.target(*args, **kwargs) is val else []  # type: ignore[list-item]
+        return [given] if call_op(node, lambda n: n.meta["val"]) is val else []  # type: ignore[list-item]
 
 
 def pass_straight(write: fx.Node, place: fx.Node) -> None:

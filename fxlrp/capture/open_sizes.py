@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from fxlrp._torch import is_concrete_int, print_specializations, tree_leaves, tree_map, tree_map_only
+from fxlrp.ir.guards import find_user_inputs
 from fxlrp.ir.program import FixedSize
 from fxlrp.ir.user_lines import find_running_line
 
@@ -51,13 +52,11 @@ def find_open_dimensions(value: Any) -> dict[int, Any] | None:
 
 def find_fixed_sizes(exported: ExportedProgram) -> list[FixedSize]:
     """Find the sizes that were to be left open and are not, by the inputs of the graph alone."""
-    names = set(exported.graph_signature.user_inputs)
-    inputs = {node.name: node.meta["val"] for node in exported.graph.find_nodes(op="placeholder") if node.name in names}
     return [
-        FixedSize(name, dim, int(value.shape[dim]), "unknown source")
-        for name, value in inputs.items()
-        for dim in find_open_dimensions(value) or ()
-        if is_concrete_int(value.shape[dim])
+        FixedSize(node.name, dim, int(node.meta["val"].shape[dim]), "unknown source")
+        for node in find_user_inputs(exported)
+        for dim in find_open_dimensions(node.meta["val"]) or ()
+        if is_concrete_int(node.meta["val"].shape[dim])
     ]
 
 

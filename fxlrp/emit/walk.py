@@ -11,6 +11,7 @@ from fxlrp._torch import tree_flatten
 from fxlrp.emit.rule_results import check_parts
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.graphs import call_op
 from fxlrp.ir.provenance import mark_origin
 from fxlrp.ir.rule import Site
 
@@ -20,9 +21,8 @@ def walk_forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:
     env = dict(values)
     for node in graph.nodes:
         if node.op == "call_function":
-            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
             with mark_origin(node, "forward"):
-                env[node] = node.target(*args, **kwargs)
+                env[node] = call_op(node, env.__getitem__)
     return env
 
 

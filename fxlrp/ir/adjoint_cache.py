@@ -13,6 +13,7 @@ from typing import Any
 from torch import SymInt, Tensor, fx
 
 from fxlrp._torch import disable_proxy_modes_tracing, make_fx
+from fxlrp.ir.graphs import call_op
 
 Function = Callable[..., tuple[Tensor, ...]]
 _graphs: ContextVar[dict[Hashable, fx.Graph | None] | None] = ContextVar("graphs", default=None)
@@ -76,7 +77,6 @@ def run_ops(graph: fx.Graph, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     env: dict[fx.Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), tensors, strict=True))
     for node in graph.nodes:
         if node.op == "call_function":
-            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-            env[node] = node.target(*args, **kwargs)
+            env[node] = call_op(node, env.__getitem__)
     results: Any = graph.output_node().args[0]
     return tuple(env[node] for node in results)

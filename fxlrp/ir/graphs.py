@@ -1,15 +1,21 @@
-"""What the stages ask of a graph as torch.fx gives it: which nodes share memory, and a part as a graph of its own."""
+"""What the stages ask of nodes as torch.fx gives them: to be run or copied, and which of them share memory."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
+
+
+def call_op(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
+    """Call the op of a node on the values of the nodes that it reads."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def extract(nodes: Iterable[fx.Node], inputs: Iterable[fx.Node], outputs: Any) -> fx.Graph:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.graphs import call_op
 from fxlrp.ir.program import MergedNorm
 from fxlrp.ir.rule import Parts, Site
 
@@ -64,10 +65,7 @@ class Point:
 
 def compute_constant(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:
     """Compute the value of a node that depends on constants alone."""
-    if node in constants:
-        return constants[node]
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: compute_constant(n, constants))
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return constants[node] if node in constants else call_op(node, lambda n: compute_constant(n, constants))
 
 
 def list_points(node: fx.Node) -> list[Point]:

@@ -16,6 +16,7 @@ from fxlrp.capture.explained_output import pick_output
 from fxlrp.emit.source_relevance import read_attributed_input
 from fxlrp.errors import SignatureError
 from fxlrp.ir import targets
+from fxlrp.ir.graphs import call_op
 from fxlrp.ir.program import is_floating
 from fxlrp.reports.rounding_error import measure_norm_error
 from fxlrp.rules import PRESETS
@@ -149,8 +150,7 @@ def differentiate_graph(
     with torch.enable_grad():
         for node in captured.graph.nodes:
             if node.op == "call_function":
-                args, kwargs = torch.fx.map_arg((node.args, node.kwargs), env.__getitem__)
-                value = node.target(*args, **kwargs)
+                value = call_op(node, env.__getitem__)
                 env[node] = value.detach().requires_grad_() if node in starts else value
     y = env[captured.explained]
     seed = targets.make_seed(form, y.detach(), numbers)

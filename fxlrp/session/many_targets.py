@@ -22,7 +22,7 @@ from fxlrp.backends.choice import Runner
 from fxlrp.backends.constants import find_constant_nodes
 from fxlrp.cache import Cache
 from fxlrp.emit.trace import attach_constants, trace_functional
-from fxlrp.ir.graphs import extract
+from fxlrp.ir.graphs import call_op, extract
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import find_role
 from fxlrp.passes.lowering.recompute import RECOMPUTED, find_following
@@ -149,8 +149,7 @@ class ManyTargets:
 
 def call_once(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node] = ()) -> Any:
     """The value of a node, which is the same for every target, as sizes are."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n][0] if n in batched else env[n])
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return call_op(node, lambda n: env[n][0] if n in batched else env[n])
 
 
 def call_per_target(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
@@ -185,8 +184,7 @@ def call_folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[f
             return x.flatten(0, 1)
         return x.expand(targets, *x.shape).flatten(0, 1) if x.ndim > 2 and x.shape[0] == samples else x
 
-    args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
-    return tuple(y.unflatten(0, (targets, samples)) for y in node.target(*args, **kwargs))  # type: ignore[operator]
+    return tuple(y.unflatten(0, (targets, samples)) for y in call_op(node, operand))
 
 
 def pad_chunk(tensor: Tensor, size: int) -> Tensor:
