@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec
 
 from fxlrp.capture.author_stops import keep_stops
 from fxlrp.capture.decompositions import make_decompositions
@@ -53,34 +53,22 @@ def capture(
     with silence_torch():
         exported, fixed = export_open(model, args, kwargs, dynamic_shapes)
         exported = decompose_exported(model, exported)
-    spec = exported.graph_signature
-    unsupported = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {s.kind for s in spec.output_specs}
-    if unsupported:
-        raise CaptureError(
-            f"{type(model).__name__} changes its buffers or inputs while it runs, so that a second call would differ. "
-            "Explain a version of it that returns the new state instead."
-        )
+    signature = exported.graph_signature
+    check_state(model, signature.output_specs)
     module = fx.GraphModule(exported.graph_module, exported.graph)
     by_name = {node.name: node for node in module.graph.nodes}
-    own = {describe_memory(t): (name, t) for name, t in list_tensors(model)}
-    constants, names, parameters, inputs = {}, {}, set(), []
-    for s in spec.input_specs:
-        node = by_name[s.arg.name]
-        if s.kind is InputKind.TOKEN:
-            continue
-        if s.kind is InputKind.USER_INPUT:
-            node.meta["user_input"] = True
-            inputs.append(node)
-            continue
-        assert s.target is not None
-        stored = exported.state_dict if s.target in exported.state_dict else exported.constants
-        constants[node], names[node] = stored[s.target], s.target
-        if s.kind is InputKind.CONSTANT_TENSOR and (found := own.get(describe_memory(stored[s.target]))) is not None:
-            names[node], constants[node] = found  # a function in the model reaches past its double
-        if s.kind is InputKind.PARAMETER or isinstance(constants[node], nn.Parameter):
-            parameters.add(node)
+    given = {by_name[s.arg.name]: s for s in signature.input_specs if s.kind is not InputKind.TOKEN}
+    inputs = tuple(node for node, s in given.items() if s.kind is InputKind.USER_INPUT)
+    for node in inputs:
+        node.meta["user_input"] = True
+    specs = {node: s for node, s in given.items() if node not in inputs}
+    bound = bind_constants(model, exported, specs)
+    constants, names = {n: t for n, (_, t) in bound.items()}, {n: name for n, (name, _) in bound.items()}
+    parameters = {
+        n for n, s in specs.items() if s.kind is InputKind.PARAMETER or isinstance(constants[n], nn.Parameter)
+    }
     mark_module_outputs(module.graph)
-    outputs = drop_effects(module.graph, spec.output_specs)
+    outputs = drop_effects(module.graph, signature.output_specs)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     explained, added = append_explained(module.graph, outputs, out_spec, output, objective)
     module.graph.output_node().args = ((*outputs, explained),)
@@ -89,12 +77,40 @@ def capture(
         constants=constants | added,
         names=names | {node: node.name for node in added},
         parameters=frozenset(parameters),
-        inputs=tuple(inputs),
+        inputs=inputs,
         in_spec=in_spec,
         out_spec=out_spec,
         guards=Guards(explained.meta["val"].fake_mode.shape_env, exported.range_constraints),
         fixed=tuple(fixed),
     )
+
+
+def check_state(model: nn.Module | ExportedProgram, outputs: Sequence[OutputSpec]) -> None:
+    """Refuse a model that changes its buffers or inputs while it runs.
+
+    Raises:
+        CaptureError: If one of the outputs is such a change.
+    """
+    if {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {s.kind for s in outputs}:
+        raise CaptureError(
+            f"{type(model).__name__} changes its buffers or inputs while it runs, so that a second call would differ. "
+            "Explain a version of it that returns the new state instead."
+        )
+
+
+def bind_constants(
+    model: nn.Module | ExportedProgram, exported: ExportedProgram, specs: Mapping[fx.Node, InputSpec]
+) -> dict[fx.Node, tuple[str, Any]]:
+    """Return the name and the value of every parameter, buffer and other constant, by placeholder."""
+    own = {describe_memory(t): (name, t) for name, t in list_tensors(model)}
+    bound: dict[fx.Node, tuple[str, Any]] = {}
+    for node, spec in specs.items():
+        assert spec.target is not None
+        stored = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        bound[node] = spec.target, stored[spec.target]
+        if spec.kind is InputKind.CONSTANT_TENSOR:  # of the model's own: a function in it reaches past its double
+            bound[node] = own.get(describe_memory(stored[spec.target]), bound[node])
+    return bound
 
 
 def decompose_exported(model: nn.Module | ExportedProgram, exported: ExportedProgram) -> ExportedProgram:
