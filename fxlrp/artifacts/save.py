@@ -64,7 +64,7 @@ def save_artifact(
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     tensors += make_example_targets(form, entry.shape(sizes), tensors[0].device)
     expected = program.module(*tensors)
-    output = entry.plan.captured.build_output(expected[: program.outputs])
+    output = entry.plan.captured.output(expected[: program.outputs])
     given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     programs.verify(entry, ("saved", form), tree_unflatten(leaves, entry.spec), output, given)
     with write_artifact(exported, path, format) as new:

@@ -105,7 +105,7 @@ def measure_times(
         with clock(once, f"first call, {backend_name}"):
             results = run(*tensors, *numbers)
         with clock(once, "verification of its output"):
-            found = captured.build_output(results[: program.outputs])
+            found = captured.output(results[: program.outputs])
             where = "fxlrp.compile(...) says where at its first call"
             check_output(loaded.model, (args, kwargs), found, find_rounding_unit(captured.graph), lambda: where)
         calls: dict[str, Callable[[], Any]] = {"forward": lambda: model(*args, **kwargs)}

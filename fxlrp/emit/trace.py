@@ -85,7 +85,7 @@ def trace_functional(program: Callable[..., Any], values: Sequence[Any]) -> fx.G
 
 
 def is_mutating(node: fx.Node) -> bool:
-    """Tell whether a node is an in-place op, which some backward formulas of torch contain."""
+    """Whether a node is an in-place op, which some backward formulas of torch contain."""
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 

@@ -21,12 +21,12 @@ def check_overload(op: object) -> None:
 
 
 def list_overloads(packet: OpOverloadPacket) -> str:
-    """List the names of all overloads of a packet."""
+    """Names of all overloads of a packet."""
     return ", ".join(f"{packet}.{name}" for name in packet.overloads())  # type: ignore[no-untyped-call]
 
 
 def suggest_overload(op: object) -> str:
-    """Tell how to name a layer or a function, as the end of a sentence."""
+    """How to name a layer or a function, as the end of a sentence."""
     if isinstance(op, type):
         return f". For the layers of a class: rules.where(rule, kind={op.__name__!r})"
     if isinstance(op, torch.nn.Module):
@@ -39,7 +39,7 @@ def suggest_overload(op: object) -> str:
 
 
 def find_overload(path: str) -> Any:
-    """Find the overload of a name such as ``aten.relu.default``."""
+    """The overload of a name such as ``aten.relu.default``."""
     namespace, name, overload = path.split(".")
     return getattr(getattr(getattr(torch.ops, namespace), name), overload)
 

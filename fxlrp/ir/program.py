@@ -72,7 +72,7 @@ class Captured:
         """Nodes (or plain values) of the model's own outputs, flattened."""
         return tuple(self.graph.output_node().args[0][:-1])  # type: ignore[index, arg-type]
 
-    def build_output(self, values: Sequence[Any]) -> Any:
+    def output(self, values: Sequence[Any]) -> Any:
         """Put the model's output together, as the user knows it, from the values of its nodes."""
         given = iter(values)
         return tree_unflatten([next(given) if isinstance(n, fx.Node) else n for n in self.outputs], self.out_spec)

@@ -64,4 +64,4 @@ def make_result(
     relevances = dict(zip(program.relevances, rest, strict=False))
     read = dict(zip(program.reads, rest[len(relevances) :], strict=True))
     single = next(iter(relevances.values())) if len(relevances) == 1 else relevances
-    return Result(single, entry.plan.captured.build_output(own), read, question)
+    return Result(single, entry.plan.captured.output(own), read, question)

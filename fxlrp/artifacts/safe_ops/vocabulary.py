@@ -1,8 +1,8 @@
 """The words of an artefact's graph: every op that a file may call.
 
 They are functional overloads that programs of fxlrp are made of. None writes to what it is given, draws random numbers,
-opens a file, or makes tensors that are sparse, quantised, nested or without content. What some of them must be asked
-first is in `fxlrp.artifacts.safe_ops.gate`.
+opens a file, or makes tensors that are sparse, quantised, nested or without content. `fxlrp.checked_ops` has what some
+of them must be asked first.
 """
 
 from __future__ import annotations
