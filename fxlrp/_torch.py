@@ -49,7 +49,7 @@ def map_shapes(*args: Any) -> Any:
 
 
 def chooses_layout(guard: Any) -> bool:
-    """Tell whether torch asked for a size to guess which kernel would run a convolution, for its strides."""
+    """Return whether torch asked for a size to guess which kernel would run a convolution, for its strides."""
     place = guard.sloc.framework_loc
     return getattr(place, "name", "") == "conv" and str(getattr(place, "filename", "")).endswith("fake_impls.py")
 
@@ -134,7 +134,7 @@ def export_schema() -> Any:
 
 
 def is_tagged(kind: Any) -> bool:
-    """Tell whether a class of that description is written as one field of several."""
+    """Return whether a class of that description is written as one field of several."""
     return issubclass(kind, torch._export.serde.union._Union)
 
 

@@ -54,7 +54,7 @@ def hide_if_broken(package: str) -> Iterator[None]:
 
 
 def is_broken(package: str) -> bool:
-    """Tell whether a package is installed but fails when imported."""
+    """Return whether a package is installed but fails when imported."""
     try:
         import_module(package)
     except ModuleNotFoundError:

@@ -52,7 +52,7 @@ def keep_stops(module: fx.GraphModule, stopped: bool = False) -> None:
 
 
 def is_stopped(node: fx.Node, otherwise: bool) -> bool:
-    """Tell whether gradients were off when the node ran; the graph's output is read with gradients."""
+    """Return whether gradients were off when the node ran; the graph's output is read with gradients."""
     return node.op != "output" and bool((node.meta.get("custom") or {}).get(STOPPED, otherwise))
 
 
@@ -132,7 +132,7 @@ def follow_memory(graph: fx.Graph, stopped: bool) -> Memory:
 
 
 def is_region(node: Any) -> bool:
-    """Tell whether a node calls a region with other rules of casting, whose outputs are held inside."""
+    """Return whether a node calls a region with other rules of casting, whose outputs are held inside."""
     return node.target is AUTOCAST
 
 

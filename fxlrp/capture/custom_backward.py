@@ -26,7 +26,7 @@ class Backward(enum.Enum):
 
 
 def is_of_torch(cls: type[Function]) -> bool:
-    """Tell whether a function is torch's own, whose backward pass is the gradient of its forward pass."""
+    """Return whether a function is torch's own, whose backward pass is the gradient of its forward pass."""
     return cls.__module__.partition(".")[0] == "torch"
 
 
@@ -81,6 +81,6 @@ def run_forward(cls: type[Function], args: Any, kwargs: Any) -> Any:
 
 
 def is_alike(a: Tensor | None, b: Tensor) -> bool:
-    """Tell whether two gradients are the same to rounding."""
+    """Return whether two gradients are the same to rounding."""
     close = torch.finfo(b.dtype).eps ** 0.5 * float(b.abs().max()) if b.numel() else 0.0
     return torch.allclose(torch.zeros_like(b) if a is None else a, b, rtol=0, atol=close)

@@ -87,7 +87,7 @@ def pair_sizes(value: Any, dims: Any) -> dict[int, tuple[Any, int]]:
 
 
 def is_hint(dim: Any) -> bool:
-    """Tell whether a size is declared as ``Dim.AUTO`` or ``Dim.DYNAMIC``, with limits or without."""
+    """Return whether a size is declared as ``Dim.AUTO`` or ``Dim.DYNAMIC``, with limits or without."""
     return getattr(dim, "type", None) in (Dim.AUTO.type, Dim.DYNAMIC.type)
 
 

@@ -48,7 +48,7 @@ def find_memory_root(node: fx.Node) -> fx.Node:
 
 
 def is_view(node: fx.Node) -> bool:
-    """Tell whether a node shows the memory of its first operand."""
+    """Return whether a node shows the memory of its first operand."""
     if node.target in (operator.getitem, torch.ops.aten._unsafe_view.default):
         return True
     returns = node.target._schema.returns if isinstance(node.target, OpOverload) else ()

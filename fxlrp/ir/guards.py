@@ -50,7 +50,7 @@ class Guards:
         return expression
 
     def admit(self, sizes: Mapping[Any, int]) -> bool:
-        """Tell whether the program may run for these values of its symbols."""
+        """Return whether the program may run for these values of its symbols."""
         if not sizes:
             return True
         key = len(self.shapes.guards), *sizes.items()
@@ -71,7 +71,7 @@ class Guards:
 
 
 def solve_size(expression: Any, n: int, sizes: dict[Any, int]) -> bool:
-    """Tell whether a size may be ``n`` when symbols have the values in ``sizes``; add the value of one more to them."""
+    """Return whether a size may be ``n`` for the values in ``sizes`` of symbols; add the value of one more to them."""
     unknown = [symbol for symbol in expression.free_symbols if symbol not in sizes]
     if len(unknown) == 1:  # sizes of inputs are symbols, or linear in one
         at = [int(expression.xreplace({unknown[0]: Integer(x)} | to_integers(sizes))) for x in (0, 1)]
@@ -85,7 +85,7 @@ def to_integers(sizes: Mapping[Any, int]) -> dict[Any, Any]:
 
 
 def is_symbolic(size: Any) -> bool:
-    """Tell whether a size of a graph is open."""
+    """Return whether a size of a graph is open."""
     return isinstance(size, SymInt)
 
 

@@ -174,7 +174,7 @@ def find_op(node: fx.Node) -> Any:
 
 
 def is_floating(node: object) -> bool:
-    """Tell whether a node holds floating point or complex numbers."""
+    """Return whether a node holds floating point or complex numbers."""
     val = node.meta.get("val") if isinstance(node, fx.Node) else None
     parts = val if isinstance(val, (tuple, list)) else [val]
     return any(isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex()) for v in parts)

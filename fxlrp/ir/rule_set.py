@@ -44,7 +44,7 @@ class Override:
     missing: str = "error"
 
     def fits(self, node: fx.Node) -> bool:
-        """Tell whether the node meets the conditions, the position left aside."""
+        """Return whether the node meets the conditions, the position left aside."""
         inside = find_modules(node)
         return (
             (self.ops is None or find_op(node) in self.ops)
@@ -96,7 +96,7 @@ class FrozenTable(Mapping[OpOverload, Rule]):
 
 
 def is_named(call: str, pattern: str) -> bool:
-    """Tell whether a pattern fits the path of a module's call, or of the module."""
+    """Return whether a pattern fits the path of a module's call, or of the module."""
     return any(fnmatch.fnmatchcase(path, pattern) for path in (call, call.partition("@")[0]))
 
 

@@ -118,7 +118,7 @@ def to_numbers(target: Target, shape: Shape) -> Tensor:
 
 
 def is_shaped_as(found: Sequence[int], shape: Shape) -> bool:
-    """Tell whether these may be the sizes of a shape."""
+    """Return whether these may be the sizes of a shape."""
     return len(found) == len(shape) and all(size in (n, None) for n, size in zip(found, shape, strict=True))
 
 
@@ -216,7 +216,7 @@ def mask_out_of_range(y: Tensor, index: Tensor) -> Tensor:
 
 
 def is_in_range(shape: Sequence[int], index: Tensor) -> Tensor:
-    """Tell of each number of an index whether it is a place in an output of this shape, or `LARGEST`."""
+    """Return, for each number of an index, whether it is a place in an output of this shape, or `LARGEST`."""
     columns = zip(index.unbind(1), shape[1:], strict=True)
     return torch.stack([(i == LARGEST) | ((-size <= i) & (i < size)) for i, size in columns], 1)
 

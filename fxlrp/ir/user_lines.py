@@ -70,14 +70,14 @@ def find_innermost(frames: Iterable[tuple[FrameType, int]], fits: Callable[[Fram
 
 
 def is_user_frame(frame: FrameType) -> bool:
-    """Tell whether a frame is neither of a package that runs models nor of code that such a package generates."""
+    """Return whether a frame is neither of a package that runs models nor of code that such a package generates."""
     name, code = str(frame.f_globals.get("__name__") or ""), frame.f_code
     made = code.co_filename.startswith("<eval_with_key>") or (not name and code.co_name == "<lambda>")
     return not made and name.partition(".")[0] not in LIBRARIES
 
 
 def is_layer_frame(frame: FrameType) -> bool:
-    """Tell whether a frame is of one of torch's layers."""
+    """Return whether a frame is of one of torch's layers."""
     name = str(frame.f_globals.get("__name__") or "")
     return name.startswith("torch.nn.modules.") and name.rpartition(".")[2] not in ("module", "container")
 

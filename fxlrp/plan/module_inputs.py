@@ -53,7 +53,7 @@ def list_entered_modules(node: fx.Node) -> list[str]:
 
 
 def has_fronted_norm(node: fx.Node, path: str) -> bool:
-    """Tell whether a norm of the module was merged into a linear op behind it."""
+    """Return whether a norm of the module was merged into a linear op behind it."""
     return any(path in norm.inside for norm in node.meta.get("fronted", ()))
 
 
