@@ -40,14 +40,14 @@ class ConstantStore:
         self._users: WeakSet[Constants] = WeakSet()
 
     def state(self) -> int:
-        """A number that is another one after a tensor has changed."""
+        """Return a number that is another one after a tensor has changed."""
         with self.lock:
             if self._watch.tensors and self._watch.changed():
                 self._state += 1
             return self._state
 
     def values(self, user: Constants) -> list[SharedValue]:
-        """The values that a program takes, still to be computed unless another program has them."""
+        """Return the values that a program takes, still to be computed unless another program has them."""
         with self.lock:
             names: dict[fx.Node, int] = {}
             for node in user.fixed:
@@ -68,7 +68,7 @@ HINT_ARGUMENTS: dict[Any, int] = {}
 
 
 def make_expression_key(node: fx.Node, names: Mapping[fx.Node, int]) -> Hashable:
-    """Equal for calls that compute the same of the same operands, which are given by number."""
+    """Make a key that is equal for calls that compute the same of the same operands, which are given by number."""
 
     def numbered(leaf: Any) -> Hashable:
         return ("node", names[leaf]) if isinstance(leaf, fx.Node) else (type(leaf), repr(leaf))
@@ -97,7 +97,7 @@ class Constants:
         self.values = store.values(self)
 
     def __call__(self) -> tuple[Any, ...]:
-        """The values, one for each placeholder that `split_constants` put in their place."""
+        """Return the values, one for each placeholder that `split_constants` put in their place."""
         with self.store.lock:
             state = self.store.state()
             stale = [i for i, value in enumerate(self.values) if value.state != state]
@@ -109,7 +109,7 @@ class Constants:
 
 
 def copy_program(module: fx.GraphModule) -> fx.GraphModule:
-    """The program with a graph of its own, to be changed; its tensors are shared."""
+    """Give the program a graph of its own, to be changed; its tensors are shared."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     return fx.GraphModule(module, graph)
@@ -131,7 +131,7 @@ def split_constants(module: fx.GraphModule, store: ConstantStore | None = None) 
 
 
 def find_constant_nodes(graph: fx.Graph) -> dict[fx.Node, None]:
-    """Nodes that are the same at every call, in order."""
+    """Find nodes that are the same at every call, in order."""
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
         calls = node.op == "call_function" and is_repeatable(node.target)
@@ -141,7 +141,7 @@ def find_constant_nodes(graph: fx.Graph) -> dict[fx.Node, None]:
 
 
 def is_repeatable(target: object) -> bool:
-    """Same arguments, same result: no random numbers, no writing, no assertion."""
+    """Whether the same arguments give the same result: no random numbers, no writing, no assertion."""
     if isinstance(target, OpOverload):
         named = target._schema.name.startswith("aten::_assert")
         return not (named or target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags)
@@ -149,7 +149,7 @@ def is_repeatable(target: object) -> bool:
 
 
 def extract_constant_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
-    """The part without inputs, which returns ``kept``."""
+    """Build the part without inputs, which returns ``kept``."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in fixed:
@@ -160,7 +160,7 @@ def extract_constant_part(module: fx.GraphModule, fixed: dict[fx.Node, None], ke
 
 
 def extract_varying_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
-    """The part with inputs, behind which it takes ``kept``. What it returns of them is a copy, the caller's own."""
+    """Build the part with inputs, which takes ``kept`` behind them. Of what it returns of those, it makes copies."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in module.graph.find_nodes(op="placeholder"):

@@ -37,7 +37,7 @@ class Recording:
     replay: Callable[[], None]
 
     def results(self, tensors: Sequence[Tensor]) -> list[Any]:
-        """The results for other inputs, in memory of their own and complete, whichever stream reads them next."""
+        """Return results for other inputs, in memory of their own and complete, whichever stream reads them next."""
         for kept, given in zip(self.inputs, tensors, strict=True):
             kept.copy_(given)
         self.replay()
@@ -85,7 +85,7 @@ class Recordings:
         self.lock = threading.RLock()
 
     def __call__(self, *tensors: Tensor) -> Sequence[Any]:
-        """The results for these inputs, in memory of their own."""
+        """Return the results for these inputs, in memory of their own."""
         with self.lock:  # a recording has one memory for its inputs, and one for its results
             recording = None if self.failed else self.find(tensors)
             if recording is not None:
@@ -93,7 +93,7 @@ class Recordings:
         return self.function(*tensors)
 
     def find(self, tensors: tuple[Tensor, ...]) -> Recording | None:
-        """The recording for inputs of these sizes, made if there is none; None if there can be none."""
+        """Find the recording for inputs of these sizes, or make it; None if there can be none."""
         key = (*((x.shape, x.dtype, x.device) for x in tensors), *(t.data_ptr() for t in self.read))
         if key not in self.kept:
             made = self.made(tensors)
@@ -106,7 +106,7 @@ class Recordings:
         return self.kept[key]
 
     def made(self, tensors: tuple[Tensor, ...]) -> Recording | None:
-        """A new recording, or the warning that there can be none."""
+        """Make a recording, or warn that there can be none."""
         devices = {x.device.type for x in tensors} - {DEVICE}
         reason = f"inputs are on {', '.join(sorted(devices))}"
         if not devices:
@@ -130,7 +130,7 @@ class Recordings:
 
 
 def record_as_cuda_graphs(program: Program, store: ConstantStore | None = None) -> Callable[..., Any]:
-    """Recorded at the first call of each size; what depends on weights alone is not computed at each call."""
+    """Record a program at the first call of each size; what depends on weights alone is not computed at each call."""
     module, constants = split_constants(program.module, store)
     order_operands(module.graph)
     generate_code(module)

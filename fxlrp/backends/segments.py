@@ -64,7 +64,7 @@ def cut_segments(graph: fx.Graph) -> list[Segment]:
 
 
 def order_calls(graph: fx.Graph) -> Calls:
-    """Calls in order, the parts of a result of several tensors right behind it: only tensors cross a border."""
+    """List calls in order, the parts of a result of several tensors right behind it: only tensors cross a border."""
     calls: dict[fx.Node, Calls] = {}
     for node in graph.nodes:
         if node.op == "call_function":
@@ -73,14 +73,14 @@ def order_calls(graph: fx.Graph) -> Calls:
 
 
 def find_producer(node: fx.Node) -> fx.Node:
-    """The call whose result the node is a part of; otherwise the node itself."""
+    """Find the call whose result the node is a part of; otherwise the node itself."""
     while node.target is operator.getitem:
         node = node.args[0]  # type: ignore[assignment]
     return node
 
 
 def find_repeated_blocks(nodes: Iterable[fx.Node]) -> set[str]:
-    """Calls of modules that contain modules, of the classes that occur at least `MIN_REPEATS` times with the same ops."""
+    """Find calls of modules around modules, of classes that occur at least `MIN_REPEATS` times with the same ops."""
     ops: dict[str, list[Any]] = defaultdict(list)
     classes: dict[str, str] = {}
     outer: set[str] = set()
@@ -97,7 +97,7 @@ def find_repeated_blocks(nodes: Iterable[fx.Node]) -> set[str]:
 
 
 def make_segment(nodes: Calls) -> Segment:
-    """Inputs, outputs and key of consecutive nodes."""
+    """Find inputs, outputs and key of consecutive nodes."""
     place = {node: i for i, node in enumerate(nodes)}
     inputs: dict[fx.Node, int] = {}
     parts: list[Hashable] = []
@@ -118,7 +118,7 @@ def make_segment(nodes: Calls) -> Segment:
 
 
 def describe_value(node: fx.Node) -> tuple[Any, ...]:
-    """What a compiler may specialise on: type, sizes, strides and device of a value."""
+    """Return what a compiler may specialise on: type, sizes, strides and device of a value."""
     value = node.meta.get("val")
     if isinstance(value, Tensor):
         return value.dtype, str(tuple(value.shape)), str(tuple(value.stride())), value.device
@@ -126,7 +126,7 @@ def describe_value(node: fx.Node) -> tuple[Any, ...]:
 
 
 def extract_segment(part: Segment) -> fx.GraphModule:
-    """A segment as a module of its own: a function of its inputs that returns a tuple of its outputs."""
+    """Make a segment a module of its own: a function of its inputs that returns a tuple of its outputs."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for i, node in enumerate(part.inputs):

@@ -69,23 +69,23 @@ class Coverage:
     apart: dict[str, str] = field(default_factory=dict)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """Rows as dictionaries, ready for ``pandas.DataFrame``."""
+        """Return rows as dictionaries, ready for ``pandas.DataFrame``."""
         return [asdict(row) for row in self.rows]
 
     def to_json(self) -> str:
-        """The whole report as JSON."""
+        """Write the whole report as JSON."""
         return json.dumps(asdict(self), indent=2)
 
     @property
     def norms(self) -> str:
-        """Line on what became of batch norms; empty if there are none."""
+        """Say what became of batch norms; nothing if there are none."""
         if not self.merged and not self.apart:
             return ""
         lines = [f"\nbatch norms: {len(self.merged)} merged, {len(self.apart)} ops of their own"]
         return "\n".join([*lines, *(f"  {name}: {why}" for name, why in self.apart.items())])
 
     def table(self) -> Table:
-        """The report as a rich table."""
+        """Return the report as a rich table."""
         share = 100 * self.covered / max(self.live, 1)
         caption = (
             f"{self.covered} of {self.live} live ops covered ({share:.2f} %), {self.nodes} ops in the graph, "
@@ -142,5 +142,5 @@ def report_coverage(plan: Plan, rules: str) -> Coverage:
 
 
 def collect_norms(plan: Plan, key: str) -> list[MergedNorm]:
-    """What the nodes say of the norms that were merged into them."""
+    """Collect what the nodes say of the norms that were merged into them."""
     return [norm for node in plan.captured.graph.nodes for norm in node.meta.get(key, ())]

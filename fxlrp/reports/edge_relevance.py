@@ -46,7 +46,7 @@ def measure_flow(plan: Plan, tensors: Sequence[Tensor], form: targets.Form, numb
 
 
 def watch_rule(node: fx.Node, twin: Twin, found: Flow) -> Rule:
-    """The rule, which also notes the relevance of each operand."""
+    """Let a rule note the relevance of each operand, too."""
     leaves = tree_flatten((node.args, node.kwargs))[0]
     names = [leaves[i].name for i in twin.slots]
 
@@ -62,5 +62,5 @@ def watch_rule(node: fx.Node, twin: Twin, found: Flow) -> Rule:
 
 
 def to_float(number: Tensor) -> float:
-    """A number as a float; the relevance of complex values is real in total."""
+    """Return a number as a float; the relevance of complex values is real in total."""
     return float(torch.real(number))

@@ -16,14 +16,14 @@ PIPE_WIDTH = 150
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Where to print; of fixed width if that is no terminal."""
+    """Return where to print; of fixed width if that is no terminal."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 @contextmanager
 def open_stderr_console() -> Iterator[Console]:
-    """A console for standard error which still prints where a library's noise is kept from that stream."""
+    """Open a console for standard error which still prints where a library's noise is kept from that stream."""
     if not sys.stderr.isatty():
         yield make_console(stderr=True)
         return

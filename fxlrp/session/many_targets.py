@@ -78,7 +78,7 @@ class ManyTargets:
     def __call__(
         self, tensors: Sequence[Tensor], numbers: Sequence[Tensor], masks: Sequence[Tensor], chunk: int
     ) -> list[Tensor]:
-        """Outputs of the model, then every relevance with a leading dimension for the targets.
+        """Return outputs of the model, then every relevance with a leading dimension for the targets.
 
         Args:
             tensors: Inputs of the model.
@@ -99,12 +99,12 @@ class ManyTargets:
         return [*own, *(torch.cat(pieces)[:count] for pieces in zip(*parts, strict=True))]
 
     def runner(self, values: dict[fx.Node, Any]) -> Runner:
-        """The second half for values of these sizes; made at the first call with such."""
+        """Return the second half for values of these sizes; it is made at the first call with such."""
         key = tuple(x.shape if isinstance(x, Tensor) else x for x in values.values())
         return self.second(key, lambda: self.backend(self.reverse(values)))
 
     def forward(self, results: Sequence[fx.Node]) -> Program:
-        """The first half, from inputs and masks to some results."""
+        """Build the first half, from inputs and masks to some results."""
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         for node in self.program.module.graph.nodes:
@@ -115,7 +115,7 @@ class ManyTargets:
         return Program(fx.GraphModule(self.program.module, graph), len(results), (), ())
 
     def reverse(self, values: dict[fx.Node, Any]) -> Program:
-        """The second half, which takes the tensors among ``values``: what the first half saved, and some targets.
+        """Build the second half, which takes the tensors among ``values``: what the first half saved, and some targets.
 
         An op that depends on the target becomes one on all of them, by torch's rules for batches. These do not know
         symbolic sizes.
@@ -150,13 +150,13 @@ class ManyTargets:
 
 
 def call_once(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node] = ()) -> Any:
-    """The value of a node, which is the same for every target, as sizes are."""
+    """Compute the value of a node, which is the same for every target, as sizes are."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n][0] if n in batched else env[n])
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def call_per_target(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
-    """The values of a node for several targets, which are the first dimension of some of its operands."""
+    """Compute a node for several targets, which are the first dimension of some of its operands."""
     if node.target is operator.getitem:
         return call_once(node, env)
     if node.target in ATTENTION_ADJOINTS:
@@ -177,7 +177,7 @@ def call_per_target(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collecti
 
 
 def call_folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
-    """The same for a kernel whose operands have a batch: targets times samples are its batch."""
+    """Do so for a kernel whose operands have a batch: targets times samples are its batch."""
     gradient = env[node.all_input_nodes[0]]
     targets, samples = gradient.shape[:2]
 
@@ -192,5 +192,5 @@ def call_folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[f
 
 
 def pad_chunk(tensor: Tensor, size: int) -> Tensor:
-    """A chunk of targets, its last one repeated until there are as many as the program takes."""
+    """Repeat the last target of a chunk until there are as many as the program takes."""
     return torch.cat([tensor, tensor[-1:].expand(size - len(tensor), *tensor.shape[1:])])
