@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -39,14 +39,14 @@ class ConstantStore:
         self._values: WeakValueDictionary[int, SharedValue] = WeakValueDictionary()
         self._users: WeakSet[Constants] = WeakSet()
 
-    def state(self) -> int:
+    def count_changes(self) -> int:
         """Return a number that is another one after a tensor has changed."""
         with self.lock:
             if self._watch.tensors and self._watch.changed():
                 self._state += 1
             return self._state
 
-    def values(self, user: Constants) -> list[SharedValue]:
+    def register(self, user: Constants) -> list[SharedValue]:
         """Return the values that a program takes, still to be computed unless another program has them."""
         with self.lock:
             names: dict[fx.Node, int] = {}
@@ -55,9 +55,9 @@ class ConstantStore:
                     held = getattr(user.module, str(node.target))
                     key: Hashable = id(held) if isinstance(held, Tensor) else repr(held)
                 else:
-                    key = make_expression_key(node, names)
+                    key = make_call_key(node, names.__getitem__)
                 names[node] = self._names.setdefault(key, len(self._names))
-            self.state()  # a change that nobody has asked for yet
+            self.count_changes()  # a change that nobody has asked for yet
             self._users.add(user)
             self._watch = ValueWatch(tensor for living in self._users for tensor in living.tensors)
             return [self._values.setdefault(names[node], SharedValue()) for node in user.kept]
@@ -67,15 +67,12 @@ HINT_ARGUMENTS: dict[Any, int] = {}
 """Argument of an op that makes its result faster to use for some, and not another one for any."""
 
 
-def make_expression_key(node: fx.Node, names: Mapping[fx.Node, int]) -> Hashable:
-    """Make a key that is equal for calls that compute the same of the same operands, which are given by number."""
-
-    def numbered(leaf: Any) -> Hashable:
-        return ("node", names[leaf]) if isinstance(leaf, fx.Node) else (type(leaf), repr(leaf))
-
+def make_call_key(node: fx.Node, number: Callable[[fx.Node], Hashable]) -> Hashable:
+    """Make a key that is equal for calls that compute the same of the same operands, which are told by number."""
     args = tuple(arg for i, arg in enumerate(node.args) if HINT_ARGUMENTS.get(node.target) != i)
     leaves, spec = tree_flatten((args, node.kwargs))
-    return node.target, spec, tuple(map(numbered, leaves))
+    numbered = (("node", number(x)) if isinstance(x, fx.Node) else (type(x), repr(x)) for x in leaves)
+    return node.target, spec, tuple(numbered)
 
 
 class Constants:
@@ -94,12 +91,12 @@ class Constants:
         self.module, self.fixed, self.kept, self.store = module, fixed, kept, store
         held = (getattr(module, str(node.target)) for node in fixed if node.op == "get_attr")
         self.tensors = [x for x in held if isinstance(x, Tensor)]
-        self.values = store.values(self)
+        self.values = store.register(self)
 
     def __call__(self) -> tuple[Any, ...]:
         """Return the values, one for each placeholder that `split_constants` put in their place."""
         with self.store.lock:
-            state = self.store.state()
+            state = self.store.count_changes()
             stale = [i for i, value in enumerate(self.values) if value.state != state]
             if stale:
                 module = extract_constant_part(self.module, self.fixed, [self.kept[i] for i in stale])
@@ -131,7 +128,7 @@ def split_constants(module: fx.GraphModule, store: ConstantStore | None = None) 
 
 
 def find_constant_nodes(graph: fx.Graph) -> dict[fx.Node, None]:
-    """Find nodes that are the same at every call, in order."""
+    """Nodes that are the same at every call, in order."""
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
         calls = node.op == "call_function" and is_repeatable(node.target)
@@ -141,7 +138,7 @@ def find_constant_nodes(graph: fx.Graph) -> dict[fx.Node, None]:
 
 
 def is_repeatable(target: object) -> bool:
-    """Whether the same arguments give the same result: no random numbers, no writing, no assertion."""
+    """Same arguments, same result: no random numbers, no writing, no assertion."""
     if isinstance(target, OpOverload):
         named = target._schema.name.startswith("aten::_assert")
         return not (named or target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags)
@@ -149,7 +146,7 @@ def is_repeatable(target: object) -> bool:
 
 
 def extract_constant_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
-    """Build the part without inputs, which returns ``kept``."""
+    """The part without inputs, which returns ``kept``."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in fixed:
@@ -160,7 +157,7 @@ def extract_constant_part(module: fx.GraphModule, fixed: dict[fx.Node, None], ke
 
 
 def extract_varying_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
-    """Build the part with inputs, which takes ``kept`` behind them. Of what it returns of those, it makes copies."""
+    """The part with inputs, behind which it takes ``kept``. What it returns of them is a copy, the caller's own."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in module.graph.find_nodes(op="placeholder"):

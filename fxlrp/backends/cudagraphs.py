@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from fxlrp._torch import generate_code
 from fxlrp.backends.constants import ConstantStore, split_constants
 from fxlrp.backends.dense import order_operands
+from fxlrp.cache import Cache
 from fxlrp.ir.program import Program
 
 DEVICE = "cuda"
@@ -80,7 +80,7 @@ class Recordings:
     ) -> None:
         self.function, self.recorder = function, recorder
         self.read = tuple(read)
-        self.kept: OrderedDict[Hashable, Recording] = OrderedDict()
+        self.kept: Cache[Hashable, Recording] = Cache(MAX_RECORDINGS)
         self.failed = False
         self.lock = threading.RLock()
 
@@ -95,17 +95,12 @@ class Recordings:
     def find(self, tensors: tuple[Tensor, ...]) -> Recording | None:
         """Find the recording for inputs of these sizes, or make it; None if there can be none."""
         key = (*((x.shape, x.dtype, x.device) for x in tensors), *(t.data_ptr() for t in self.read))
-        if key not in self.kept:
-            made = self.made(tensors)
-            if made is None:
-                return None
-            self.kept[key] = made
-            if len(self.kept) > MAX_RECORDINGS:
-                self.kept.popitem(last=False)
-        self.kept.move_to_end(key)
-        return self.kept[key]
+        found = self.kept.find(key)
+        if found is None and (found := self.make(tensors)) is not None:
+            self.kept.put(key, found)
+        return found
 
-    def made(self, tensors: tuple[Tensor, ...]) -> Recording | None:
+    def make(self, tensors: tuple[Tensor, ...]) -> Recording | None:
         """Make a recording, or warn that there can be none."""
         devices = {x.device.type for x in tensors} - {DEVICE}
         reason = f"inputs are on {', '.join(sorted(devices))}"

@@ -37,9 +37,9 @@ class SegmentKind(nn.Module):
     def forward(self, *values: Any) -> Any:
         """Return the outputs of the segment for its inputs."""
         key = None if self.dynamic else tuple(x.stride() for x in values if x.layout is torch.strided)
-        return self.compiled(key, lambda: self.made(values))(*values)
+        return self.compiled(key, lambda: self.compile_for(values))(*values)
 
-    def made(self, values: Sequence[Any]) -> Callable[..., Any]:
+    def compile_for(self, values: Sequence[Any]) -> Callable[..., Any]:
         """Compile the segment for values of such strides."""
         module = extract_segment(self.part)
         write_out_erfc(module)

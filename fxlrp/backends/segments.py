@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxlrp._torch import tree_flatten
+from fxlrp.backends.constants import make_call_key
 from fxlrp.ir.provenance import find_modules, find_role
 
 MIN_REPEATS = 3
@@ -100,18 +100,11 @@ def make_segment(nodes: Calls) -> Segment:
     """Find inputs, outputs and key of consecutive nodes."""
     place = {node: i for i, node in enumerate(nodes)}
     inputs: dict[fx.Node, int] = {}
-    parts: list[Hashable] = []
 
-    def name(leaf: Any) -> Hashable:
-        if not isinstance(leaf, fx.Node):
-            return type(leaf), repr(leaf)
-        if leaf in place:
-            return "own", place[leaf]
-        return "input", inputs.setdefault(leaf, len(inputs))
+    def number(node: fx.Node) -> Hashable:
+        return ("own", place[node]) if node in place else ("input", inputs.setdefault(node, len(inputs)))
 
-    for node in nodes:
-        leaves, spec = tree_flatten((node.args, node.kwargs))
-        parts.append((node.target, spec, tuple(map(name, leaves))))
+    parts = [make_call_key(node, number) for node in nodes]
     outputs = tuple(node for node in nodes if any(user not in place for user in node.users))
     key = (*parts, tuple(map(describe_value, inputs)), tuple(place[node] for node in outputs))
     return Segment(tuple(nodes), tuple(inputs), outputs, key)
@@ -126,7 +119,7 @@ def describe_value(node: fx.Node) -> tuple[Any, ...]:
 
 
 def extract_segment(part: Segment) -> fx.GraphModule:
-    """Make a segment a module of its own: a function of its inputs that returns a tuple of its outputs."""
+    """A segment as a module of its own: a function of its inputs that returns a tuple of its outputs."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for i, node in enumerate(part.inputs):

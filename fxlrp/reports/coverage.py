@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import fx
@@ -16,6 +14,7 @@ from torch import fx
 from fxlrp.ir.program import MergedNorm
 from fxlrp.ir.provenance import source_line
 from fxlrp.plan.decide import Plan
+from fxlrp.reports.terminal import write_table
 
 PROMISE_OPS = ("add", "sub", "sum", "mean", "cat", "stack", "unbind", "split")
 """Ops whose operands a backward walk over an autograd graph has to promise, because their nodes do not keep them."""
@@ -110,9 +109,7 @@ class Coverage:
         return table
 
     def __str__(self) -> str:
-        buffer = io.StringIO()
-        Console(file=buffer, width=150).print(self.table())
-        return buffer.getvalue().rstrip()
+        return write_table(self.table())
 
 
 def report_coverage(plan: Plan, rules: str) -> Coverage:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.table import Table
 
+from fxlrp.reports.terminal import write_table
 from fxlrp.session.doubts import MAX_ABSORBED
 
 T = TypeVar("T")
@@ -186,9 +185,7 @@ class Ledger:
         return table
 
     def __str__(self) -> str:
-        buffer = io.StringIO()
-        Console(file=buffer, width=150).print(self.table())
-        return buffer.getvalue().rstrip()
+        return write_table(self.table())
 
 
 def sort_by_size(found: Mapping[str, T], size: Callable[[T], float]) -> dict[str, T]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,8 +18,8 @@ from fxlrp.ir.provenance import module_path, source_line
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.targets import Form
 from fxlrp.passes.analyses.constants import find_additive, find_origins
-from fxlrp.passes.analyses.liveness import flatten_arguments
 from fxlrp.plan.decide import Plan
+from fxlrp.reports.edge_relevance import find_live_operands
 from fxlrp.reports.ledger import Ledger, LedgerEntry
 from fxlrp.session.call import Call, fit_call
 from fxlrp.session.programs import Programs
@@ -33,12 +32,12 @@ class LedgerProgram:
     def __init__(self, plan: Plan, form: Form) -> None:
         self.plan = plan
         self.passed: dict[fx.Node, tuple[Tensor, Tensor]] = {}
-        twins = {node: replace(twin, rule=self.recorded(node, twin.rule)) for node, twin in plan.twins.items()}
+        twins = {node: replace(twin, rule=self.record_rule(node, twin.rule)) for node, twin in plan.twins.items()}
         with numerics.compute_at_least(torch.float64):
             self.module = trace_program(plan.captured, twins, form, self.results)
         passes.run_passes(self.module, passes.CLEANUP)
 
-    def recorded(self, node: fx.Node, rule: Rule) -> Rule:
+    def record_rule(self, node: fx.Node, rule: Rule) -> Rule:
         """Let a rule note what it passes on, and what it would without its stabiliser."""
 
         def apply(site: Site, c: Tensor) -> Parts:
@@ -134,9 +133,3 @@ def make_entry(
         absorbers=tuple(dict.fromkeys(name for n in absorbers for name in constants[n] or (n.name,))),
         magnitude=magnitude,
     )
-
-
-def find_live_operands(node: fx.Node, twin: Twin) -> list[Any]:
-    """Find the nodes in the live slots of a twin."""
-    given = flatten_arguments(node)
-    return [given[i] for i in twin.slots]

@@ -20,13 +20,11 @@ from fxlrp.reports.references import (
     use_gradient_rules,
 )
 from fxlrp.reports.verification import Check, Verification, compare_error, skip_check
-from fxlrp.session.agreement import TOLERANCE, find_inexact_tensors
+from fxlrp.session.agreement import HALF_TOLERANCE, TOLERANCE, find_inexact_tensors
 from fxlrp.session.call import Call, fit_call
 from fxlrp.session.programs import Programs
 from fxlrp.session.signature import plain_mode
 
-HALF_TOLERANCE = 0.05
-"""Tolerance of half precision, beside those of `TOLERANCE`."""
 MAX_SAMPLES = 4
 """The most samples that are explained one by one."""
 MARGIN = 3

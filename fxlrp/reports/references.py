@@ -17,6 +17,7 @@ from fxlrp.errors import SignatureError
 from fxlrp.ir import targets
 from fxlrp.ir.program import is_floating
 from fxlrp.plan.decide import Plan
+from fxlrp.reports.edge_relevance import give_inputs
 from fxlrp.reports.rounding_error import measure_norm_error
 from fxlrp.rules import PRESETS
 from fxlrp.session.agreement import call_model
@@ -129,8 +130,7 @@ def differentiate_graph(
     captured: Any, lookups: Sequence[Any], tensors: Sequence[Tensor], form: targets.Form, numbers: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     """Compute input times gradient at the lookups of the captured graph, summed over the features of each token."""
-    rest = iter(tensors)
-    env = {n: next(rest) if isinstance(n.meta["val"], Tensor) else n.meta["val"] for n in captured.inputs}
+    env = give_inputs(captured, tensors)
     env |= {n: t.detach() if isinstance(t, Tensor) else t for n, t in captured.constants.items()}
     starts = {source.node for source in lookups}
     with torch.enable_grad():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from fxlrp.reports.terminal import write_table
 
 PASSED, FAILED, IMPOSSIBLE = "passed", "failed", "not possible"
 STYLES = {PASSED: "green", FAILED: "bold red", IMPOSSIBLE: "yellow"}
@@ -85,9 +85,7 @@ class Verification:
         return table
 
     def __str__(self) -> str:
-        buffer = io.StringIO()
-        Console(file=buffer, width=150).print(self.table())
-        return buffer.getvalue().rstrip()
+        return write_table(self.table())
 
 
 def compare_error(check: str, error: float, tolerance: float, reason: str) -> Check:

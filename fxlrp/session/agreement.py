@@ -29,7 +29,9 @@ Model = nn.Module | ExportedProgram
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest difference of two forms of one program, relative to the largest entry; 0.05 for half precision."""
+"""Largest difference of two forms of one program, relative to the largest entry."""
+HALF_TOLERANCE = 0.05
+"""The same for half precision."""
 SENSITIVITY = 64
 """How much further than the model itself, given inputs that differ by rounding, a program may be from the model."""
 
@@ -135,7 +137,8 @@ def is_close(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
     largest = float(other.detach().nan_to_num(0.0, 0.0, 0.0).abs().max()) if other.numel() else 0.0
-    return torch.allclose(one, other, rtol=0.0, atol=TOLERANCE.get(other.dtype, 0.05) * largest, equal_nan=True)
+    allowed = TOLERANCE.get(other.dtype, HALF_TOLERANCE) * largest
+    return torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True)
 
 
 def find_difference(

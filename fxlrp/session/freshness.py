@@ -64,11 +64,11 @@ class Structure:
         if not self.modules or list(map(id, list_global_hooks())) != list(self.identities[-1]):
             return True
         for module, known, held in zip(self.modules, self.attributes, self.parts, strict=True):
-            if list(map(id, list_parts(module))) != list(map(id, held)) or self.changes(module, known):
+            if list(map(id, list_parts(module))) != list(map(id, held)) or self.find_changes(module, known):
                 return True
         return False
 
-    def changes(self, module: nn.Module, known: dict[str, Any]) -> list[str]:
+    def find_changes(self, module: nn.Module, known: dict[str, Any]) -> list[str]:
         """Find attributes of a module that are not what they were, without those that its forward pass writes."""
         now = module.__dict__
         return [
@@ -78,10 +78,10 @@ class Structure:
             and not (name in now and name in known and is_same(now[name], known[name]))
         ]
 
-    def ran(self) -> None:
+    def note_run(self) -> None:
         """Note what a run of the model has just written, to leave aside what it sets anew whenever it runs."""
         for module, known in zip(self.modules, self.attributes, strict=True):
-            self.runs.update((id(module), name) for name in self.changes(module, known))
+            self.runs.update((id(module), name) for name in self.find_changes(module, known))
         self._look()
 
 

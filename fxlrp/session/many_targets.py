@@ -94,17 +94,17 @@ class ManyTargets:
             dict(zip(self.given, (pad_chunk(t[start : start + size], size) for t in numbers), strict=True))
             for start in range(0, count, size)
         ]
-        run = self.runner(saved | chunks[0])
+        run = self.find_second_half(saved | chunks[0])
         parts = [run(*(x for x in (saved | some).values() if isinstance(x, Tensor))) for some in chunks]
         return [*own, *(torch.cat(pieces)[:count] for pieces in zip(*parts, strict=True))]
 
-    def runner(self, values: dict[fx.Node, Any]) -> Runner:
+    def find_second_half(self, values: dict[fx.Node, Any]) -> Runner:
         """Return the second half for values of these sizes; it is made at the first call with such."""
         key = tuple(x.shape if isinstance(x, Tensor) else x for x in values.values())
-        return self.second(key, lambda: self.backend(self.reverse(values)))
+        return self.second(key, lambda: self.backend(self.build_second_half(values)))
 
     def forward(self, results: Sequence[fx.Node]) -> Program:
-        """Build the first half, from inputs and masks to some results."""
+        """The first half, from inputs and masks to some results."""
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         for node in self.program.module.graph.nodes:
@@ -114,7 +114,7 @@ class ManyTargets:
         graph.eliminate_dead_code(is_impure_node=is_impure)
         return Program(fx.GraphModule(self.program.module, graph), len(results), (), ())
 
-    def reverse(self, values: dict[fx.Node, Any]) -> Program:
+    def build_second_half(self, values: dict[fx.Node, Any]) -> Program:
         """Build the second half, which takes the tensors among ``values``: what the first half saved, and some targets.
 
         An op that depends on the target becomes one on all of them, by torch's rules for batches. These do not know

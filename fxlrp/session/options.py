@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -54,12 +55,13 @@ class Options:
         return restore_options, (values,)
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("backend", BACKENDS),
-            ("memory", MEMORY),
-            ("precision", PRECISION),
-            ("verify", VERIFY_CHOICES),
-        ):
+        choices: dict[str, Collection[Any]] = {
+            "backend": BACKENDS,
+            "memory": MEMORY,
+            "precision": PRECISION,
+            "verify": VERIFY_CHOICES,
+        }
+        for name, allowed in choices.items():
             if (given := getattr(self, name)) not in allowed:
                 raise SignatureError(f"{name}={given!r} is none of {', '.join(map(repr, allowed))}")
 

@@ -160,7 +160,7 @@ class Programs:
             explain = partial(find_difference, self.model, inputs, signature.plan, self.prepare_runner, tensors)
             check_output(self.model, inputs, output, find_rounding_unit(signature.plan.captured.graph), explain)
             if self._structure is not None:
-                self._structure.ran()
+                self._structure.note_run()
         signature.verified.put((kind, sizes), True)
 
     def choose_explained(self, output: Any) -> Tensor:

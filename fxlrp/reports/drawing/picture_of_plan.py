@@ -12,10 +12,10 @@ from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import find_modules, source_line
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.passes.analyses.liveness import find_dependents, find_path, flatten_arguments
+from fxlrp.passes.analyses.liveness import find_dependents, find_path
 from fxlrp.plan.decide import Plan
 from fxlrp.reports.drawing.picture import KIND_OF_RULE, Boxes, Edge, Node, Picture, View
-from fxlrp.reports.edge_relevance import Flow
+from fxlrp.reports.edge_relevance import Flow, find_live_operands
 
 
 def make_picture(
@@ -42,7 +42,7 @@ def make_picture(
         known.setdefault(name, {}).update(row)
     model = view_model(plan, rules, flow, known)
     emitted = view_program(program, {node.name: node for node in model.nodes})
-    relevance = topology.to_flow_graph({node: find_live_operands(node, plan) for node in plan.twins})
+    relevance = topology.to_flow_graph({node: find_live_operands(node, twin) for node, twin in plan.twins.items()})
     inputs = [source.node.name for source in plan.sources]
     end = plan.captured.explained.name
     missing = {n.name: tuple(topology.find_cut_off_inputs(relevance, [n.name], inputs, end)) for n in plan.missing}
@@ -53,12 +53,6 @@ def make_picture(
         "program": f"{len(emitted.nodes)} nodes",
     }
     return Picture(title, rules.name, {"model": model, "relevance program": emitted}, missing, notes)
-
-
-def find_live_operands(node: fx.Node, plan: Plan) -> list[fx.Node]:
-    """Find the nodes that a live node gives relevance to."""
-    given = flatten_arguments(node)
-    return [given[i] for i in plan.twins[node].slots]
 
 
 def view_model(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[str, Mapping[str, float]]) -> View:
@@ -85,7 +79,7 @@ def view_model(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[s
                 numbers=numbers.get(node.name, {}),
             )
         )
-        live = set(find_live_operands(node, plan)) if node in plan.twins else set()
+        live = set(find_live_operands(node, plan.twins[node])) if node in plan.twins else set()
         for n in node.all_input_nodes:
             weight = flow.edges.get((n.name, node.name), 0.0) if flow and n in live else None
             edges.append(Edge(n.name, node.name, n in live, weight))
