@@ -13,8 +13,8 @@ from typing import Any
 import fxlrp
 
 HOUSE = Path(fxlrp.__file__).parent
-GROUND = ("ir", "_torch", "cache", "errors")
-"""What every room stands on; it is no stop on a journey."""
+GROUND = ("__init__", "ir", "_torch", "cache", "errors")
+"""The door, and what every room stands on; none is a stop on a journey."""
 
 
 @cache
