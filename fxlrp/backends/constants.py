@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -40,15 +40,15 @@ class ConstantStore:
         self._values: WeakValueDictionary[int, SharedValue] = WeakValueDictionary()
         self._users: WeakSet[Constants] = WeakSet()
 
-    def state(self) -> int:
-        """A number that is another one after a tensor has changed."""
+    def count_changes(self) -> int:
+        """Return a number that is another one after a tensor has changed."""
         with self.lock:
             if self._watch.tensors and self._watch.changed():
                 self._state += 1
             return self._state
 
-    def values(self, user: Constants) -> list[SharedValue]:
-        """The values that a program takes, still to be computed unless another program has them."""
+    def register(self, user: Constants) -> list[SharedValue]:
+        """Return the values that a program takes, still to be computed unless another program has them."""
         with self.lock:
             names: dict[fx.Node, int] = {}
             for node in user.fixed:
@@ -56,9 +56,9 @@ class ConstantStore:
                     held = getattr(user.module, str(node.target))
                     key: Hashable = id(held) if isinstance(held, Tensor) else repr(held)
                 else:
-                    key = make_expression_key(node, names)
+                    key = make_call_key(node, names.__getitem__)
                 names[node] = self._names.setdefault(key, len(self._names))
-            self.state()  # a change that nobody has asked for yet
+            self.count_changes()  # a change that nobody has asked for yet
             self._users.add(user)
             self._watch = ValueWatch(tensor for living in self._users for tensor in living.tensors)
             return [self._values.setdefault(names[node], SharedValue()) for node in user.kept]
@@ -68,15 +68,12 @@ HINT_ARGUMENTS: dict[Any, int] = {}
 """Argument of an op that makes its result faster to use for some, and not another one for any."""
 
 
-def make_expression_key(node: fx.Node, names: Mapping[fx.Node, int]) -> Hashable:
-    """Equal for calls that compute the same of the same operands, which are given by number."""
-
-    def numbered(leaf: Any) -> Hashable:
-        return ("node", names[leaf]) if isinstance(leaf, fx.Node) else (type(leaf), repr(leaf))
-
+def make_call_key(node: fx.Node, number: Callable[[fx.Node], Hashable]) -> Hashable:
+    """Make a key that is equal for calls that compute the same of the same operands, which are told by number."""
     args = tuple(arg for i, arg in enumerate(node.args) if HINT_ARGUMENTS.get(node.target) != i)
     leaves, spec = tree_flatten((args, node.kwargs))
-    return node.target, spec, tuple(map(numbered, leaves))
+    numbered = (("node", number(x)) if isinstance(x, fx.Node) else (type(x), repr(x)) for x in leaves)
+    return node.target, spec, tuple(numbered)
 
 
 class Constants:
@@ -95,12 +92,12 @@ class Constants:
         self.module, self.fixed, self.kept, self.store = module, fixed, kept, store
         held = (getattr(module, str(node.target)) for node in fixed if node.op == "get_attr")
         self.tensors = [x for x in held if isinstance(x, Tensor)]
-        self.values = store.values(self)
+        self.values = store.register(self)
 
     def __call__(self) -> tuple[Any, ...]:
-        """The values, one for each placeholder that `split_constants` put in their place."""
+        """Return the values, one for each placeholder that `split_constants` put in their place."""
         with self.store.lock:
-            state = self.store.state()
+            state = self.store.count_changes()
             stale = [i for i, value in enumerate(self.values) if value.state != state]
             if stale:
                 module = extract_constant_part(self.module, self.fixed, [self.kept[i] for i in stale])
@@ -110,7 +107,7 @@ class Constants:
 
 
 def copy_program(module: fx.GraphModule) -> fx.GraphModule:
-    """The program with a graph of its own, to be changed; its tensors are shared."""
+    """Give the program a graph of its own, to be changed; its tensors are shared."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     return fx.GraphModule(module, graph)

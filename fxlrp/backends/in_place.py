@@ -85,7 +85,7 @@ def write_in_place(graph: fx.Graph) -> int:
 
 
 def find_in_place_form(op: object) -> OpOverload | None:
-    """The form in place of an elementwise op."""
+    """Find the form in place of an elementwise op."""
     if not isinstance(op, OpOverload) or torch.Tag.pointwise not in op.tags or op.namespace != "aten":
         return None
     packet = getattr(aten, f"{op._schema.name.removeprefix('aten::')}_", None)

@@ -79,7 +79,7 @@ class ManyTargets:
     def __call__(
         self, tensors: Sequence[Tensor], numbers: Sequence[Tensor], masks: Sequence[Tensor], chunk: int
     ) -> list[Tensor]:
-        """Outputs of the model, then every relevance with a leading dimension for the targets.
+        """Return outputs of the model, then every relevance with a leading dimension for the targets.
 
         Args:
             tensors: Inputs of the model.
@@ -95,14 +95,14 @@ class ManyTargets:
             dict(zip(self.given, (pad_chunk(t[start : start + size], size) for t in numbers), strict=True))
             for start in range(0, count, size)
         ]
-        run = self.runner(saved | chunks[0])
+        run = self.find_second_half(saved | chunks[0])
         parts = [run(*(x for x in (saved | some).values() if isinstance(x, Tensor))) for some in chunks]
         return [*own, *(torch.cat(pieces)[:count] for pieces in zip(*parts, strict=True))]
 
-    def runner(self, values: dict[fx.Node, Any]) -> Runner:
-        """The second half for values of these sizes; made at the first call with such."""
+    def find_second_half(self, values: dict[fx.Node, Any]) -> Runner:
+        """Return the second half for values of these sizes; it is made at the first call with such."""
         key = tuple(x.shape if isinstance(x, Tensor) else x for x in values.values())
-        return self.second(key, lambda: self.backend(self.reverse(values)))
+        return self.second(key, lambda: self.backend(self.build_second_half(values)))
 
     def forward(self, results: Sequence[fx.Node]) -> Program:
         """Make the first half, from inputs and masks to some results."""
@@ -112,8 +112,8 @@ class ManyTargets:
         part.eliminate_dead_code(is_impure_node=is_impure)
         return Program(fx.GraphModule(self.program.module, part), len(results), (), ())
 
-    def reverse(self, values: dict[fx.Node, Any]) -> Program:
-        """The second half, which takes the tensors among ``values``: what the first half saved, and some targets.
+    def build_second_half(self, values: dict[fx.Node, Any]) -> Program:
+        """Build the second half, which takes the tensors among ``values``: what the first half saved, and some targets.
 
         An op that depends on the target becomes one on all of them, by torch's rules for batches. These do not know
         symbolic sizes.
@@ -148,12 +148,12 @@ class ManyTargets:
 
 
 def call_once(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node] = ()) -> Any:
-    """The value of a node, which is the same for every target, as sizes are."""
+    """Compute the value of a node, which is the same for every target, as sizes are."""
     return call_op(node, lambda n: env[n][0] if n in batched else env[n])
 
 
 def call_per_target(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
-    """The values of a node for several targets, which are the first dimension of some of its operands."""
+    """Compute a node for several targets, which are the first dimension of some of its operands."""
     if node.target is operator.getitem:
         return call_once(node, env)
     if node.target in ATTENTION_ADJOINTS:
@@ -174,7 +174,7 @@ def call_per_target(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collecti
 
 
 def call_folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
-    """The same for a kernel whose operands have a batch: targets times samples are its batch."""
+    """Do so for a kernel whose operands have a batch: targets times samples are its batch."""
     gradient = env[node.all_input_nodes[0]]
     targets, samples = gradient.shape[:2]
 
@@ -188,5 +188,5 @@ def call_folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[f
 
 
 def pad_chunk(tensor: Tensor, size: int) -> Tensor:
-    """A chunk of targets, its last one repeated until there are as many as the program takes."""
+    """Repeat the last target of a chunk until there are as many as the program takes."""
     return torch.cat([tensor, tensor[-1:].expand(size - len(tensor), *tensor.shape[1:])])
