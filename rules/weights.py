@@ -6,22 +6,13 @@ import torch
 from torch import fx
 
 from fxlrp._torch import tree_flatten
+from fxlrp.ir.ops import AFFINE
 from fxlrp.ir.program import find_op
 
 aten = torch.ops.aten
 
 WEIGHTED = (
-    aten.linear.default,
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv1d.padding,
-    aten.conv2d.padding,
-    aten.conv3d.padding,
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-    aten.convolution.default,
+    *AFFINE,
     aten.mm.default,
     aten.matmul.default,
     aten.bmm.default,

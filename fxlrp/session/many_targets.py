@@ -22,10 +22,10 @@ from fxlrp.backends.choice import Runner
 from fxlrp.backends.constants import find_constant_nodes
 from fxlrp.cache import Cache
 from fxlrp.emit.trace import attach_constants, trace_functional
+from fxlrp.ir.ops import ATTENTION_BACKWARDS, erase_dead_code
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import find_role
 from fxlrp.passes.lowering.recompute import RECOMPUTED, find_following
-from fxlrp.passes.manager import is_impure
 
 aten = torch.ops.aten
 
@@ -36,10 +36,7 @@ MAX_PROGRAMS = 16
 """Programs kept for different sizes, least recently used out first."""
 
 ATTENTION_ADJOINTS = (
-    aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
-    aten._scaled_dot_product_flash_attention_backward.default,
-    aten._scaled_dot_product_efficient_attention_backward.default,
-    aten._scaled_dot_product_cudnn_attention_backward.default,
+    *ATTENTION_BACKWARDS,
     aten._scaled_dot_product_fused_attention_overrideable_backward.default,
 )
 """Kernels for one batch of queries, keys and values, which torch would call once for each target."""
@@ -111,7 +108,7 @@ class ManyTargets:
             if node not in self.late and node not in self.given and node.op != "output":
                 copies[node] = graph.node_copy(node, copies.__getitem__)
         graph.output([copies[node] for node in results])
-        graph.eliminate_dead_code(is_impure_node=is_impure)
+        erase_dead_code(graph)
         return Program(fx.GraphModule(self.program.module, graph), len(results), (), ())
 
     def reverse(self, values: dict[fx.Node, Any]) -> Program:

@@ -7,54 +7,39 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import GATES, LAYOUTS, OFFSETS, REDUCTIONS
+
 aten = torch.ops.aten
 
-GATES = frozenset(
-    {
-        aten.sigmoid.default,
-        aten.hardsigmoid.default,
-        aten.softplus.default,
-        aten.exp.default,
-        aten.exp2.default,
-        aten.cos.default,
-        aten.cosh.default,
-        aten.erfc.default,
-    }
+ODD = (aten.tanh.default, aten.erf.default)
+"""Functions that are odd: 0 at 0, but not once a number is added."""
+
+MEASURES = (
+    *REDUCTIONS,
+    aten.var.correction,
+    aten.var.dim,
+    aten.std.correction,
+    aten.amax.default,
+    aten.linalg_vector_norm.default,
+    aten.norm.ScalarOpt_dim,
 )
-ODD = frozenset({aten.tanh.default, aten.erf.default})
-REDUCTIONS = frozenset(
-    {
-        aten.mean.dim,
-        aten.mean.default,
-        aten.sum.dim_IntList,
-        aten.var.correction,
-        aten.var.dim,
-        aten.std.correction,
-        aten.amax.default,
-        aten.linalg_vector_norm.default,
-        aten.norm.ScalarOpt_dim,
-    }
+"""Reductions that measure a scale."""
+
+PROPORTIONAL = (*LAYOUTS, aten._to_copy.default, aten.mul.Tensor, aten.mul.Scalar, aten.neg.default)
+"""Ops of which every entry is one of the operand's, up to a factor."""
+
+SCALED = (
+    *PROPORTIONAL,
+    *OFFSETS,
+    aten.sqrt.default,
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.abs.default,
+    aten.pow.Tensor_Scalar,
 )
-SHAPES = frozenset(
-    {
-        aten.reshape.default,
-        aten.expand.default,
-        aten.unsqueeze.default,
-        aten.squeeze.dims,
-        aten.permute.default,
-        aten.select.int,
-        aten.slice.Tensor,
-        aten._to_copy.default,
-        aten.clone.default,
-        aten.repeat.default,
-        aten.cat.default,
-        aten.transpose.int,
-    }
-)
-ELEMENTWISE = SHAPES | {aten.mul.Tensor, aten.mul.Scalar, aten.neg.default}
-OFFSETS = frozenset({aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar})
-SCALES = ELEMENTWISE | OFFSETS | {aten.sqrt.default, aten.clamp.default, aten.clamp_min.default, aten.abs.default}
-INVERSES = frozenset({aten.rsqrt.default, aten.reciprocal.default})
+"""Ops that make another scale of a scale."""
+
+INVERSES = (aten.rsqrt.default, aten.reciprocal.default)
 
 
 def find_factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
@@ -79,15 +64,15 @@ def classify_factor(node: fx.Node, inputs: list[str]) -> str:
         return "gate"
     if op in ODD:
         return "gate" if one == "gate" else "odd"
-    if op in REDUCTIONS:
+    if op in MEASURES:
         return "scale"
     if op in INVERSES or is_negative_power(node):
         return {"scale": "statistic", "gate": "gate"}.get(one, "")
     if op in OFFSETS and one in ("gate", "odd"):
         return "gate" if len(inputs) == 1 and adds_something(node) else one
-    if op in ELEMENTWISE or is_division_by_number(node):
+    if op in PROPORTIONAL or is_division_by_number(node):
         return one
-    return one if one == "scale" and (op in SCALES or op is aten.pow.Tensor_Scalar) else ""
+    return one if one == "scale" and op in SCALED else ""
 
 
 def is_division_by_number(node: fx.Node) -> bool:

@@ -11,7 +11,7 @@ from torch import fx
 from fxlrp._torch import tree_flatten
 from fxlrp.ir.program import is_floating
 from fxlrp.ir.rule import Facts, Rule
-from fxlrp.passes.analyses.factors import ELEMENTWISE, is_division_by_number
+from fxlrp.passes.analyses.factors import PROPORTIONAL, is_division_by_number
 from fxlrp.passes.analyses.signs import find_nonnegative
 
 aten = torch.ops.aten
@@ -71,14 +71,14 @@ def find_live(
     needed = {end} & slots.keys()
     for node in reversed(graph.nodes):
         if node in needed:
-            needed |= set(list_operands(node, slots))
+            needed |= set(list_operands(node, slots[node]))
     return {node: slots[node] for node in graph.nodes if node in needed}
 
 
-def list_operands(node: fx.Node, slots: Slots) -> list[fx.Node]:
-    """The nodes in a node's live slots, one per slot."""
+def list_operands(node: fx.Node, slots: Iterable[int]) -> list[fx.Node]:
+    """List the nodes in some slots of a node, one per slot."""
     given = flatten_arguments(node)
-    return [given[i] for i in slots.get(node, ())]
+    return [given[slot] for slot in slots]
 
 
 def make_hold(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], frozen: bool) -> Hold:
@@ -102,7 +102,7 @@ def find_dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.No
     """
     found = set()
     for node in slots:
-        users = [u for u in node.users if node in list_operands(u, slots)]
+        users = [u for u in node.users if node in list_operands(u, slots.get(u, ()))]
         gated = all(u.target is aten.relu.default and rules[u].kills_negative for u in users)
         if users and gated and node is not end:
             found.add(node)
@@ -123,13 +123,13 @@ def split_chains(slots: Slots) -> dict[fx.Node, tuple[float, ...]]:
 
     for node in slots:
         if node.target is aten.mul.Tensor and slots[node]:
-            counts = [count(n) for n in list_operands(node, slots)]
+            counts = [count(n) for n in list_operands(node, slots[node])]
             factors[node] = sum(counts)
             found[node] = tuple(c / sum(counts) for c in counts)
         elif node.target is aten.pow.Tensor_Scalar and slots[node] and is_whole_number(node.args[1]):
-            factors[node] = int(node.args[1]) * count(list_operands(node, slots)[0])  # type: ignore[arg-type]
-        elif len(slots[node]) == 1 and (node.target in ELEMENTWISE or is_division_by_number(node)):
-            factors[node] = count(list_operands(node, slots)[0])
+            factors[node] = int(node.args[1]) * count(list_operands(node, slots[node])[0])  # type: ignore[arg-type]
+        elif len(slots[node]) == 1 and (node.target in PROPORTIONAL or is_division_by_number(node)):
+            factors[node] = count(list_operands(node, slots[node])[0])
     return found
 
 
@@ -146,6 +146,6 @@ def prove_facts(
     dead = find_dead_below_zero(slots, rules, end)
     shares = split_chains(slots) if invariant else {}
     return {
-        node: Facts(all(n in positive for n in list_operands(node, slots)), node in dead, shares.get(node))
+        node: Facts(all(n in positive for n in list_operands(node, slots[node])), node in dead, shares.get(node))
         for node in slots
     }

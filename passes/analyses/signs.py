@@ -9,6 +9,7 @@ import torch
 from torch import SymFloat, SymInt, Tensor, fx
 
 from fxlrp._torch import statically_known_true
+from fxlrp.ir.ops import AVERAGE_POOLS, CLAMPS, LAYOUTS, MAX_POOLS, REDUCTIONS, name_arguments
 
 aten = torch.ops.aten
 
@@ -49,19 +50,12 @@ def is_nonnegative_by_op(node: fx.Node, known: Known) -> bool:
         return False
     if node.target is aten._to_copy.default and not value.is_floating_point():
         return is_truth(node.args[0])
-    return (value.is_floating_point() or proof is prove_moved) and proof(arguments(node), known)
+    return (value.is_floating_point() or proof is prove_moved) and proof(name_arguments(node), known)
 
 
 def is_truth(node: Any) -> bool:
     """Whether a node holds truth values, which are 0 and 1 in every other dtype."""
     return bool(node.meta["val"].dtype is torch.bool)
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """All arguments of a call by their name in the op's schema, defaults filled in."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    given = {a.name: arg for a, arg in zip(schema, node.args, strict=False)}
-    return {**{a.name: a.default_value for a in schema}, **given, **node.kwargs}
 
 
 def prove_always(a: Mapping[str, Any], known: Known) -> bool:
@@ -126,50 +120,10 @@ PROOFS: dict[Any, Proof] = {
         ),
         prove_always,
     ),
-    **dict.fromkeys(
-        (
-            aten.reshape.default,
-            aten.expand.default,
-            aten.unsqueeze.default,
-            aten.squeeze.dims,
-            aten.permute.default,
-            aten.transpose.int,
-            aten.select.int,
-            aten.slice.Tensor,
-            aten.clone.default,
-            aten.repeat.default,
-            aten.cat.default,
-            aten._to_copy.default,
-        ),
-        prove_moved,
-    ),
-    **dict.fromkeys(
-        (
-            aten.mean.dim,
-            aten.mean.default,
-            aten.sum.dim_IntList,
-            aten.sum.default,
-            aten.amax.default,
-            aten.avg_pool1d.default,
-            aten.avg_pool2d.default,
-            aten.avg_pool3d.default,
-            aten.adaptive_avg_pool1d.default,
-            aten.adaptive_avg_pool2d.default,
-            aten.adaptive_avg_pool3d.default,
-        ),
-        prove_average,
-    ),
-    **dict.fromkeys((aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default), prove_pool),
-    **dict.fromkeys(
-        (
-            aten.clamp.default,
-            aten.clamp.Tensor,
-            aten.clamp_min.default,
-            aten.clamp_max.default,
-            aten.hardtanh.default,
-        ),
-        prove_clamp,
-    ),
+    **dict.fromkeys((*LAYOUTS, aten._to_copy.default), prove_moved),
+    **dict.fromkeys((*REDUCTIONS, aten.sum.default, aten.amax.default, *AVERAGE_POOLS), prove_average),
+    **dict.fromkeys(MAX_POOLS, prove_pool),
+    **dict.fromkeys((*CLAMPS, aten.hardtanh.default), prove_clamp),
     aten.add.Tensor: prove_sum,
     aten.mul.Tensor: prove_product,
     aten.maximum.default: prove_maximum,

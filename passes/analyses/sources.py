@@ -10,23 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.errors import SignatureError
+from fxlrp.ir.ops import MOVES, is_elementwise, name_arguments
 from fxlrp.ir.program import AttributedInput, Captured, find_op, is_floating
 from fxlrp.ir.provenance import describe, module_path
-from fxlrp.passes.manager import find_input_dependent, named, shape_of
+from fxlrp.passes.manager import find_input_dependent, shape_of
 
 aten = torch.ops.aten
-
-MOVES = frozenset(
-    {
-        aten.reshape.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.unsqueeze.default,
-        aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.slice.Tensor, aten.select.int,
-        aten.expand.default, aten.repeat.default, aten.flip.default, aten.roll.default, aten.cat.default,
-        aten.constant_pad_nd.default, aten.index.Tensor, aten.index_select.default, aten.gather.default,
-        aten.slice_scatter.default, aten.select_scatter.default, aten.unfold.default, aten.alias.default,
-        aten.clone.default,
-    }
-)  # fmt: skip
-"""Ops that put integers into other places and leave them as they are."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +94,6 @@ def is_integer(node: fx.Node) -> bool:
     return dtype is not None and not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
 
 
-def is_elementwise(node: fx.Node) -> bool:
-    """Whether each entry of the output depends on one entry of every operand."""
-    return node.target is aten._to_copy.default or torch.Tag.pointwise in getattr(node.target, "tags", ())
-
-
 def follow_trail(node: fx.Node, trails: Trails) -> Trail | None:
     """The trail of a node that is no lookup."""
     operands = [n for n in node.all_input_nodes if n in trails and not is_boolean(n)]
@@ -118,7 +102,7 @@ def follow_trail(node: fx.Node, trails: Trails) -> Trail | None:
     (operand,) = operands
     moved = node.target in MOVES and (node.args[0] is operand or node.target is aten.cat.default)
     trail = trails[operand]
-    return trail.to(node, operand) if trail is not None and (moved or is_elementwise(node)) else None
+    return trail.to(node, operand) if trail is not None and (moved or is_elementwise(node.target)) else None
 
 
 def is_boolean(node: fx.Node) -> bool:
@@ -193,7 +177,7 @@ def read_gather(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
 def read_one_hot(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> LookupIndices | None:
     """Integers in one-hot form as floating numbers, of which nothing but products with tables is taken."""
     arguments: Any = node.args
-    if node.target is aten.scatter.value and named(node)["value"] == 1:
+    if node.target is aten.scatter.value and name_arguments(node)["value"] == 1:
         zeros, dim, index, *_ = arguments
         known = shape_of(index)[dim] == 1 and is_zero(zeros)
     elif node.target is aten._to_copy.default:
@@ -233,7 +217,7 @@ def refuse_unknown_lookup(node: fx.Node, trails: Trails, tables: set[fx.Node]) -
     """Refuse an op by which integers take entries of a parameter that is none of the known lookups."""
     given = [n for n in node.all_input_nodes if n in trails and is_integer(n)]
     taken = [n for n in node.all_input_nodes if n in tables]
-    if given and taken and is_floating(node) and not is_elementwise(node):
+    if given and taken and is_floating(node) and not is_elementwise(node.target):
         raise SignatureError(
             f"integers of {given[0].name} take entries of {taken[0].name} by an op that is no known lookup, so that "
             f"their relevance cannot be told\n  at {describe(node)} ({find_op(node)})\n"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import name_arguments
 from fxlrp.ir.program import OneOutput
-from fxlrp.passes.manager import find_input_dependent, insert, named, substitute
+from fxlrp.passes.manager import find_input_dependent, insert, substitute
 
 aten = torch.ops.aten
 
@@ -20,7 +21,7 @@ def open_bags(graph: fx.Graph) -> int:
     hits = 0
     for node in list(graph.nodes):
         if node.target == OneOutput(aten._embedding_bag.default, 0):
-            args = named(node)
+            args = name_arguments(node)
             picked = args["indices"] in dependent and args["weight"] not in dependent
             if picked and args["mode"] in (SUM, MEAN):
                 substitute(node, open_bag(node))
@@ -30,7 +31,7 @@ def open_bags(graph: fx.Graph) -> int:
 
 def open_bag(node: fx.Node) -> fx.Node:
     """``index_add(0, bag of each index, table[index] * weight of each)``, over the size of the bag if it is a mean."""
-    args = named(node)
+    args = name_arguments(node)
     indices, offsets, table = args["indices"], args["offsets"], args["weight"]
     rows = insert(node, aten.embedding.default, table, indices)
     counted = insert(node, aten.ones_like.default, indices)

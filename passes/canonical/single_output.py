@@ -10,9 +10,10 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.ir.ops import name_arguments
 from fxlrp.ir.program import OneOutput, is_floating
 from fxlrp.passes.canonical.batch_norm import BATCH_NORM
-from fxlrp.passes.manager import insert, named, shape_of, substitute
+from fxlrp.passes.manager import insert, shape_of, substitute
 
 aten = torch.ops.aten
 
@@ -183,7 +184,7 @@ def open_outputs(graph: fx.Graph) -> int:
         if not isinstance(source, fx.Node) or not isinstance(source.target, OpOverload) or not is_floating(node):
             continue
         open_it = OPENERS.get(source.target, open_other)
-        new = open_it(source, node.args[1], named(source))
+        new = open_it(source, node.args[1], name_arguments(source))
         if new is not None:
             substitute(node, new)
             hits += 1

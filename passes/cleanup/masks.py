@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import SUMS
 from fxlrp.passes.manager import Pass, insert, is_same_shape, make_sweep, shape_of
 
 aten = torch.ops.aten
 
-SUMS = (aten.add.Tensor, aten.sub.Tensor)
 POOL_BACKWARD = aten.max_pool2d_with_indices_backward.default
 
 

@@ -14,7 +14,6 @@ from fxlrp.passes.manager import insert, shape_of
 
 aten = torch.ops.aten
 
-CUTS = (aten.slice.Tensor, aten.select.int)
 SQUEEZES = (aten.squeeze.dim, aten.squeeze.dims)
 PADS = (aten.slice_backward.default, aten.select_backward.default)
 

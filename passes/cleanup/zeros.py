@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import CUTS, SUMS
 from fxlrp.passes.cleanup.spans import (
     Span,
     find_padded,
@@ -119,9 +120,9 @@ def sink_below_mask(node: Any, pad: fx.Node, span: Span) -> fx.Node | None:
 
 
 SINKS: dict[Any, Callable[[fx.Node, fx.Node, Span], fx.Node | None]] = {
-    **dict.fromkeys((aten.slice.Tensor, aten.select.int), sink_below_selection),
+    **dict.fromkeys(CUTS, sink_below_selection),
     **dict.fromkeys((aten.sum.dim_IntList, aten.mean.dim), sink_below_reduction),
-    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), sink_below_addition),
+    **dict.fromkeys(SUMS, sink_below_addition),
     **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar, aten.div.Scalar), sink_below_scaling),
     **dict.fromkeys((aten.neg.default, aten.clone.default, aten._to_copy.default), sink_below_scaling),
     **dict.fromkeys((aten.div.Tensor, aten.threshold_backward.default), sink_below_first),

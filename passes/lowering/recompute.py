@@ -11,8 +11,8 @@ from typing import Any
 from torch import SymInt, Tensor, fx
 
 from fxlrp.ir.memory_roots import find_memory_root
+from fxlrp.ir.ops import is_pure
 from fxlrp.ir.provenance import find_role
-from fxlrp.passes.cleanup.subexpressions import is_pure
 
 RECOMPUTED = "recomputed"
 """Role of the copies, where forward nodes have ``forward``."""
@@ -62,7 +62,7 @@ def recompute(graph: fx.Graph) -> int:
     fresh = {
         source
         for source, m in memories.items()
-        if is_pure(source.target) and source not in given and inside < SMALL_FACTOR * m.size and not m.crosses(cuts)
+        if is_pure(source) and source not in given and inside < SMALL_FACTOR * m.size and not m.crosses(cuts)
     }
     return insert_copies(graph, {n: i for n, i in forward.items() if cuts and i < cuts[-1] and roots[n] in fresh})
 

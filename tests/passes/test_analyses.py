@@ -64,7 +64,7 @@ def live_ops(made: Plan) -> list[str]:
 def operands_of(made: Plan, name: str) -> list[list[str]]:
     """For each live op of a name the names of the nodes in its operand slots."""
     slots = {node: twin.slots for node, twin in made.twins.items()}
-    return [[n.name for n in liveness.list_operands(node, slots)] for node in made.twins if op(node) == name]
+    return [[n.name for n in liveness.list_operands(node, slots[node])] for node in made.twins if op(node) == name]
 
 
 # sources
