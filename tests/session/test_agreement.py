@@ -49,7 +49,7 @@ def image(*size: int) -> Tensor:
 
 def wrong(op: Any, amount: float) -> Callable[[fx.GraphModule, Any], dict[str, int]]:
     """Canonical passes that end with a defect: what an op returns is multiplied."""
-    original = passes.run
+    original = passes.run_passes
 
     def run(module: fx.GraphModule, table: Any, *args: Any) -> dict[str, int]:
         counts = original(module, table, *args)
