@@ -85,7 +85,7 @@ def insert(before: fx.Node, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
 
 
 def find_input_dependent(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that depend on the values of the user's inputs: what is not among them is constant."""
+    """Find the nodes that depend on the values of the user's inputs: what is not among them is constant."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         dependent = any(n in found for n in node.all_input_nodes) and not isinstance(node.meta.get("val"), SymInt)
@@ -95,7 +95,7 @@ def find_input_dependent(graph: fx.Graph) -> set[fx.Node]:
 
 
 def shape_of(node: fx.Node) -> tuple[Any, ...]:
-    """Shape of a node's value; empty if it is no tensor."""
+    """Return the shape of a node's value; empty if it is no tensor."""
     val = node.meta.get("val")
     return tuple(val.shape) if isinstance(val, Tensor) else ()
 

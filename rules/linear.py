@@ -164,7 +164,7 @@ def cast(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 def hold_written(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """The slot of the value that was written."""
+    """Hold the value that was written."""
     return (slot for slot in reached if slot == 1)
 
 

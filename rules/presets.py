@@ -26,14 +26,14 @@ ACTIVATIONS = (aten.silu.default, aten.gelu.default, aten.relu.default)
 
 
 def map_layers(convolution: Rule) -> dict[OpOverload, Rule]:
-    """Zennit's mapping: one rule for convolutions, epsilon for dense layers, sums and average pools."""
+    """Map layers as zennit does: one rule for convolutions, epsilon for dense layers, sums and average pools."""
     return dict.fromkeys(CONVOLUTIONS, convolution) | dict.fromkeys(
         (*LINEAR, *SUMS, *REDUCTIONS, *AVERAGE_POOLS), epsilon()
     )
 
 
 def hold_activated(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """Slots of a product that come out of an activation function, unless all do."""
+    """Hold the operands of a product that come out of an activation function, unless all do."""
     leaves = tree_flatten((node.args, node.kwargs))[0]
     held = [slot for slot in reached if leaves[slot].target in ACTIVATIONS]
     return held if len(held) < len(reached) else ()
@@ -113,7 +113,7 @@ PRESETS: dict[str, RuleSet] = {
 
 
 def epsilon_gamma_box(low: float, high: float) -> RuleSet:
-    """The preset ``epsilon_gamma_box`` for inputs in ``[low, high]``."""
+    """Return the preset ``epsilon_gamma_box`` for inputs in ``[low, high]``."""
     preset = PRESETS["epsilon_gamma_box"]
     return (
         preset.where(z_box(low, high), ops=CONVOLUTIONS, position="first")

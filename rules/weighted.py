@@ -8,9 +8,7 @@ A name tells the numbers that a rule was made with, and its stabiliser where tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,33 +21,14 @@ from fxlrp.rules.weights import (
     drop_dead,
     fill_like,
     fixed_weights,
+    make_rule,
     pull_back,
-    refuse_unweighted,
     replace_weights,
     spread_evenly,
     sum_sides,
     sum_sizes,
+    write_call,
 )
-
-
-def make_rule(apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: float, e: float) -> Rule:
-    """Make the rule of a function, named as the call that makes it, for ops with a fixed weight.
-
-    Args:
-        apply: The function.
-        make: What makes the rule of the numbers and a stabiliser.
-        numbers: What it was made of.
-        e: The stabiliser.
-    """
-    name = write_call(make.__name__, *numbers, *([] if e == EPSILON else [e]))
-    limit = make(*numbers, 0.0) if e else None
-    return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted)
-
-
-def write_call(name: str, *numbers: float) -> str:
-    """Write a call with numbers as short as they are exact, such as ``gamma(0.25)``; without any only the name."""
-    shown = ", ".join(repr(float(number)).removesuffix(".0") for number in numbers)
-    return f"{name}({shown})" if shown else name
 
 
 @by_value

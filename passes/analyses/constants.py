@@ -23,7 +23,7 @@ FACTOR_ARGUMENTS = ("weight", "running_var", "per_sample_weights", "grid")
 
 
 def find_origins(captured: Captured) -> dict[fx.Node, tuple[str, ...]]:
-    """Names of the parameters and buffers that each constant node is computed from."""
+    """Find the names of the parameters and buffers that each constant node is computed from."""
     dependent = find_input_dependent(captured.graph)
     found: dict[fx.Node, tuple[str, ...]] = {}
     for node in captured.graph.nodes:
@@ -36,7 +36,7 @@ def find_origins(captured: Captured) -> dict[fx.Node, tuple[str, ...]]:
 
 
 def find_additive(node: fx.Node, constants: Mapping[fx.Node, tuple[str, ...]]) -> list[fx.Node]:
-    """Constant operands that an op of degree 1 adds: biases, class tokens, position tables, fill values."""
+    """Find the constants that an op of degree 1 adds: biases, class tokens, position tables, fill values."""
     rule = RULES.get(find_op(node))
     if rule is None or rule.kind not in ADDITIVE_KINDS:
         return []

@@ -43,7 +43,7 @@ INVERSES = (aten.rsqrt.default, aten.reciprocal.default)
 
 
 def find_factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
-    """Nodes that only gate or normalise: held fixed where they multiply something else.
+    """Find nodes that only gate or normalise: held fixed where they multiply something else.
 
     A *gate* is not zero where its own input is zero: sigmoid, exp, ``1 + tanh``. A *statistic* is the inverse
     of a scale that a reduction measured: ``rsqrt(mean(x^2) + eps)``. Both survive shape ops, constant factors
@@ -57,7 +57,7 @@ def find_factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
 
 
 def classify_factor(node: fx.Node, inputs: list[str]) -> str:
-    """``gate``, ``odd`` (a gate once a number is added), ``scale``, ``statistic``, or nothing."""
+    """Return ``gate``, ``odd`` (a gate once a number is added), ``scale``, ``statistic``, or nothing."""
     op, kinds = node.target, set(inputs)
     one = next(iter(kinds)) if len(kinds) == 1 else ""
     if op in GATES or is_hard_gate(node):
@@ -76,12 +76,12 @@ def classify_factor(node: fx.Node, inputs: list[str]) -> str:
 
 
 def is_division_by_number(node: fx.Node) -> bool:
-    """``x / 2``."""
+    """Whether it is ``x / 2``, or by another number."""
     return node.target is aten.div.Tensor and isinstance(node.args[1], (int, float))
 
 
 def is_hard_gate(node: fx.Node) -> bool:
-    """``relu6(x + 3)`` and the like: a number added, then cut off at 0 and above that number."""
+    """Whether it is like ``relu6(x + 3)``: a number added, then cut off at 0 and above that number."""
     if node.target not in (aten.hardtanh.default, aten.clamp.default) or len(node.args) < 3:
         return False
     low: Any
@@ -94,7 +94,7 @@ def is_hard_gate(node: fx.Node) -> bool:
 
 
 def is_negative_power(node: fx.Node) -> bool:
-    """``x ** -k`` or ``1 / x``."""
+    """Whether it is ``x ** -k``."""
     if node.target is aten.pow.Tensor_Scalar:
         return isinstance(node.args[1], (int, float)) and node.args[1] < 0
     return False

@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 def find_dependents(graph: fx.Graph, starts: Iterable[fx.Node]) -> set[fx.Node]:
-    """Floating nodes with a differentiable path from a source."""
+    """Find the floating nodes with a differentiable path from a source."""
     found = set(starts)
     for node in graph.nodes:
         if node.op == "call_function" and is_floating(node) and any(n in found for n in node.all_input_nodes):
@@ -27,7 +27,7 @@ def find_dependents(graph: fx.Graph, starts: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def find_path(graph: fx.Graph, dependent: Collection[fx.Node], end: fx.Node) -> list[fx.Node]:
-    """The ops on a path from a source to the explained output, whatever their rules do, in graph order."""
+    """List the ops on a path from a source to the explained output, whatever their rules do, in graph order."""
     needed = {end}
     for node in reversed(graph.nodes):
         if node in needed:
@@ -40,14 +40,14 @@ Hold = Callable[[fx.Node, tuple[int, ...]], Iterable[int]]
 
 
 def flatten_arguments(node: fx.Node) -> list[Any]:
-    """Flattened arguments, in which slots are positions."""
+    """Flatten the arguments of a node, so that slots are positions among them."""
     return tree_flatten((node.args, node.kwargs))[0]
 
 
 def find_live(
     graph: fx.Graph, starts: Collection[fx.Node], end: fx.Node, rules: Mapping[fx.Node, Rule], held: Hold
 ) -> Slots:
-    """Nodes on a path from a source to the explained output, with the slots of their operands.
+    """Find the nodes on a path from a source to the explained output, with the slots of their operands.
 
     A path ends at an op whose rule passes nothing on, and does not run through an operand that is held fixed.
 
@@ -82,7 +82,7 @@ def list_operands(node: fx.Node, slots: Iterable[int]) -> list[fx.Node]:
 
 
 def make_hold(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], frozen: bool) -> Hold:
-    """What is held fixed: what the node's rule says, and gates and statistics inside products."""
+    """Make the choice of what is held fixed: as the node's rule says, and gates and statistics inside products."""
 
     def held(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
         given, rule = flatten_arguments(node), rules.get(node)
@@ -96,7 +96,7 @@ def make_hold(held_factors: Collection[fx.Node], rules: Mapping[fx.Node, Rule], 
 
 
 def find_dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node) -> set[fx.Node]:
-    """Nodes that relevance reaches only through ReLU: the coefficient is 0 where they are negative.
+    """Find nodes that relevance reaches only through ReLU: the coefficient is 0 where they are negative.
 
     Not where relevance is injected, see `pipeline.lower`.
     """
@@ -110,7 +110,7 @@ def find_dead_below_zero(slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.No
 
 
 def split_chains(slots: Slots) -> dict[fx.Node, tuple[float, ...]]:
-    """Shares of the factors of a product chain, so that each factor of the whole chain takes the same part.
+    """Split product chains into shares of their factors, so that each factor of a whole chain takes the same part.
 
     ``(a * b) * c`` gives its left operand 2/3 and its right 1/3; ``a * b`` then halves the 2/3. Views, signs and
     constant factors do not end a chain.
@@ -134,14 +134,14 @@ def split_chains(slots: Slots) -> dict[fx.Node, tuple[float, ...]]:
 
 
 def is_whole_number(number: object) -> bool:
-    """A positive whole number."""
+    """Whether it is a positive whole number."""
     return isinstance(number, (int, float)) and number > 0 and number == int(number)
 
 
 def prove_facts(
     graph: fx.Graph, slots: Slots, rules: Mapping[fx.Node, Rule], end: fx.Node, invariant: bool
 ) -> dict[fx.Node, Facts]:
-    """Everything proved about each live node."""
+    """Prove what can be proved about each live node."""
     positive = find_nonnegative(graph)
     dead = find_dead_below_zero(slots, rules, end)
     shares = split_chains(slots) if invariant else {}

@@ -21,7 +21,7 @@ NORMS = (aten.layer_norm.default, aten.rms_norm.default)
 
 
 def find_tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Collection[fx.Node]) -> Tail | None:
-    """The tail of an explained sequence, or None if there is none.
+    """Find the tail of an explained sequence; None if there is none.
 
     A node belongs to it if its op treats positions (dimension 1) apart and everything that it takes relevance from
     belongs to it too.
@@ -64,7 +64,7 @@ def is_own_rule(rule: Rule) -> bool:
 
 
 def find_aligned(node: fx.Node, twin: Twin, lead: tuple[Any, ...]) -> set[fx.Node] | None:
-    """The arguments that an op reads position by position, or None if it mixes positions."""
+    """Find the arguments that an op reads position by position; None if it mixes positions."""
     size, args, op = shape_of(node), tuple[Any, ...](node.args), node.target
     if not is_same_shape(size[:2], lead):
         return None
@@ -81,7 +81,7 @@ def find_aligned(node: fx.Node, twin: Twin, lead: tuple[Any, ...]) -> set[fx.Nod
 
 
 def find_elementwise_aligned(node: fx.Node, lead: tuple[Any, ...]) -> set[fx.Node] | None:
-    """The arguments of an elementwise op that have positions; None if one has them in its first dimension."""
+    """Find the arguments of an elementwise op that have positions; None if one has them in its first dimension."""
     rank = len(shape_of(node))
     found = set()
     for n in node.all_input_nodes:

@@ -22,7 +22,7 @@ UNSIGNED = (torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 
 def find_nonnegative(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose entries are proved to be at least 0."""
+    """Find the nodes whose entries are proved to be at least 0."""
     found: set[fx.Node] = set()
 
     def known(value: Any) -> bool:
@@ -59,49 +59,49 @@ def is_truth(node: Any) -> bool:
 
 
 def prove_always(a: Mapping[str, Any], known: Known) -> bool:
-    """By the function's range."""
+    """Prove it by the function's range."""
     return True
 
 
 def prove_moved(a: Mapping[str, Any], known: Known) -> bool:
-    """Entries are moved, repeated, or left out."""
+    """Prove it of entries that are moved, repeated, or left out."""
     return known(a["tensors"] if "tensors" in a else a["self"])
 
 
 def prove_average(a: Mapping[str, Any], known: Known) -> bool:
-    """Sums and means, with zeros for what is padded; a divisor of the caller's may be negative."""
+    """Prove it of sums and means, with zeros for what is padded; a divisor of the caller's may be negative."""
     return known(a["self"]) and (a.get("divisor_override") is None or known(a["divisor_override"]))
 
 
 def prove_pool(a: Mapping[str, Any], known: Known) -> bool:
-    """The largest of a window, which with a dilation may hold nothing but padding: minus infinity."""
+    """Prove it of the largest of a window, which with a dilation may hold nothing but padding: minus infinity."""
     dilation = a["dilation"]
     return known(a["self"]) and all(d == 1 for d in (dilation if isinstance(dilation, (list, tuple)) else [dilation]))
 
 
 def prove_sum(a: Mapping[str, Any], known: Known) -> bool:
-    """A sum with a weight."""
+    """Prove it of a sum with a weight."""
     return known(a["self"]) and known(a["other"]) and known(a["alpha"])
 
 
 def prove_product(a: Mapping[str, Any], known: Known) -> bool:
-    """A product."""
+    """Prove it of a product."""
     return known(a["self"]) and known(a["other"])
 
 
 def prove_maximum(a: Mapping[str, Any], known: Known) -> bool:
-    """The larger of two."""
+    """Prove it of the larger of two."""
     return known(a["self"]) or known(a["other"])
 
 
 def prove_clamp(a: Mapping[str, Any], known: Known) -> bool:
-    """Between two bounds, of which the upper one wins where they cross."""
+    """Prove it of what is between two bounds, of which the upper one wins where they cross."""
     low, high = (a.get(name, a.get(f"{name}_val")) for name in ("min", "max"))
     return (known(a["self"]) or known(low)) and (high is None or known(high))
 
 
 def prove_softplus(a: Mapping[str, Any], known: Known) -> bool:
-    """``log(1 + exp(b x)) / b``, and x where ``b x`` is above a threshold."""
+    """Prove it of ``log(1 + exp(b x)) / b``, and x where ``b x`` is above a threshold."""
     beta, threshold = a["beta"], a["threshold"]
     return isinstance(beta, (int, float)) and beta > 0 and known(threshold)
 

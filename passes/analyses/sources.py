@@ -31,7 +31,7 @@ class Trail:
     steps: tuple[tuple[fx.Node, fx.Node], ...] = ()
 
     def to(self, node: fx.Node, operand: fx.Node) -> Trail:
-        """One step on."""
+        """Go one step on."""
         return Trail(self.name, (*self.steps, (node, operand)))
 
 
@@ -40,7 +40,7 @@ Trails = dict[fx.Node, Trail | None]
 
 
 def find_sources(captured: Captured) -> list[AttributedInput]:
-    """Where relevance is read: floating inputs, and lookups whose indices come from an integer input.
+    """Find where relevance is read: floating inputs, and lookups whose indices come from an integer input.
 
     The relevance of a token is the sum over the entries of a table that it looked up, as it stands in the input: a
     token that was moved, cast, shifted or masked before the lookup is found again. Lookups by what is counted from
@@ -70,7 +70,7 @@ def find_sources(captured: Captured) -> list[AttributedInput]:
 
 
 def find_learned(captured: Captured) -> set[fx.Node]:
-    """Parameters and what is computed from them without an input."""
+    """Find the parameters and what is computed from them without an input."""
     dependent, found = find_input_dependent(captured.graph), set(captured.parameters)
     for node in captured.graph.nodes:
         if node not in dependent and is_floating(node) and not found.isdisjoint(node.all_input_nodes):
@@ -79,7 +79,7 @@ def find_learned(captured: Captured) -> set[fx.Node]:
 
 
 def find_ancestors(end: fx.Node) -> set[fx.Node]:
-    """A node and everything that it is computed from."""
+    """Find a node and everything that it is computed from."""
     found, rest = {end}, [end]
     while rest:
         new = set(rest.pop().all_input_nodes) - found
@@ -95,7 +95,7 @@ def is_integer(node: fx.Node) -> bool:
 
 
 def follow_trail(node: fx.Node, trails: Trails) -> Trail | None:
-    """The trail of a node that is no lookup."""
+    """Return the trail of a node that is no lookup."""
     operands = [n for n in node.all_input_nodes if n in trails and not is_boolean(n)]
     if len(operands) != 1 or is_boolean(node):
         return follow_one_hot(node, trails)
@@ -111,7 +111,7 @@ def is_boolean(node: fx.Node) -> bool:
 
 
 def follow_one_hot(node: fx.Node, trails: Trails) -> Trail | None:
-    """The trail of the one-hot form of integers: where they are equal to a range, or what that is cast to."""
+    """Return the trail of integers in one-hot form: where they are equal to a range, or what that is cast to."""
     if node.target is aten._to_copy.default:
         operand: Any = node.args[0]
         trail = trails.get(operand)
@@ -124,7 +124,7 @@ def follow_one_hot(node: fx.Node, trails: Trails) -> Trail | None:
 
 
 def find_lookup(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> AttributedInput | None:
-    """The source that a node is, if it takes entries of a table by integers."""
+    """Return the source that a node is, if it takes entries of a table by integers."""
     found = LOOKUPS[node.target](node, tables) if node.target in LOOKUPS else read_one_hot(node, trails, tables)
     if found is None:
         return None
@@ -143,13 +143,13 @@ LookupIndices = tuple[list[fx.Node], tuple[int, ...]]
 
 
 def read_embedding(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
-    """Rows of any table: parameters, buffers, and what is computed from them."""
+    """Read rows of any table: parameters, buffers, and what is computed from them."""
     index: Any = node.args[1]
     return [index], tuple(range(len(shape_of(index))))
 
 
 def read_index(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
-    """``table[:, ids]``: the integers' dimensions stand where the first is, or first where others stand between."""
+    """Read ``table[:, ids]``: dimensions of integers stand where the first is, or first if others are between."""
     arguments: Any = node.args
     table, indices = arguments[:2]
     if table not in tables:
@@ -161,21 +161,21 @@ def read_index(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
 
 
 def read_index_select(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
-    """``table.index_select(dim, ids)``."""
+    """Read ``table.index_select(dim, ids)``."""
     arguments: Any = node.args
     table, dim, index = arguments
     return ([index], (dim % len(shape_of(node)),)) if table in tables else None
 
 
 def read_gather(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
-    """``table.gather(dim, ids)``: one entry for each."""
+    """Read ``table.gather(dim, ids)``: one entry for each."""
     arguments: Any = node.args
     table, _, index = arguments
     return ([index], tuple(range(len(shape_of(node))))) if table in tables else None
 
 
 def read_one_hot(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> LookupIndices | None:
-    """Integers in one-hot form as floating numbers, of which nothing but products with tables is taken."""
+    """Read integers in one-hot form as floating numbers, of which nothing but products with tables is taken."""
     arguments: Any = node.args
     if node.target is aten.scatter.value and name_arguments(node)["value"] == 1:
         zeros, dim, index, *_ = arguments

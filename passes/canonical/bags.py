@@ -16,7 +16,7 @@ SUM, MEAN = 0, 1
 
 
 def open_bags(graph: fx.Graph) -> int:
-    """A sum or mean over bags of rows of a constant table, picked by an input, becomes a lookup and a sum."""
+    """Write sums and means over bags of rows of a constant table, picked by an input, as lookups and sums."""
     dependent = find_input_dependent(graph)
     hits = 0
     for node in list(graph.nodes):
@@ -30,7 +30,7 @@ def open_bags(graph: fx.Graph) -> int:
 
 
 def open_bag(node: fx.Node) -> fx.Node:
-    """``index_add(0, bag of each index, table[index] * weight of each)``, over the size of the bag if it is a mean."""
+    """Insert ``index_add(0, bag of each index, table[index] * its weight)``, over the bag's size if it is a mean."""
     args = name_arguments(node)
     indices, offsets, table = args["indices"], args["offsets"], args["weight"]
     rows = insert(node, aten.embedding.default, table, indices)
@@ -59,5 +59,5 @@ def open_bag(node: fx.Node) -> fx.Node:
 
 
 def weight_rows(node: fx.Node, rows: fx.Node, weights: fx.Node) -> fx.Node:
-    """Each row times its weight."""
+    """Multiply each row by its weight."""
     return insert(node, aten.mul.Tensor, rows, insert(node, aten.unsqueeze.default, weights, 1))

@@ -55,7 +55,7 @@ def erase_with_source(node: fx.Node) -> None:
 
 
 def insert_lifted(node: Any, span: Span) -> fx.Node | None:
-    """The node computed for a span of its entries, from that part of its operands."""
+    """Insert the node computed for a span of its entries, from that part of its operands."""
     op, sizes = node.target, shape_of(node)
     if is_lone_norm(node) and span.dim < len(sizes) - len(node.args[0].args[1]):
         norm: Any = node.args[0]
