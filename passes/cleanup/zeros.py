@@ -3,6 +3,22 @@
 A classifier that reads one token is explained through coefficients that are zero at all others, and a rule that holds
 queries and keys fixed passes zeros on to their part of a packed projection. The adjoint of the selection writes these
 zeros out; here they move behind the ops that keep zeros zero. Sizes must be numbers.
+
+This pass and `selections`, which does the same for the forward walk, know what stands in the graph: positions that the
+model selects, and parts that a rule leaves out. Positions that a call selects by its target stand in no graph; the walk
+of explained rows (`fxlrp.emit.explained_rows`) spares those, for the last ops of a sequence model. Neither does the
+other's work. On models of two layers with 64 tokens a program multiplies so many times as much without
+
+==============================  ======  ======  =====  =====  =====
+what is left out                 gpt2    llama   bert   vit    t5
+==============================  ======  ======  =====  =====  =====
+these passes, attnlrp            1       1       1.39   1.25   1
+these passes, cp_lrp             1.08    1       1.49   1.43   1
+the walk, attnlrp                1.06    1.31    1      1      1.10
+==============================  ======  ======  =====  =====  =====
+
+for one sample. Of several samples a position is no span of the rows that a matrix multiplies: there only the arithmetic
+between products shrinks.
 """
 
 from __future__ import annotations
