@@ -30,8 +30,8 @@ class Trail:
     name: str
     steps: tuple[tuple[fx.Node, fx.Node], ...] = ()
 
-    def to(self, node: fx.Node, operand: fx.Node) -> Trail:
-        """Go one step on."""
+    def extend(self, node: fx.Node, operand: fx.Node) -> Trail:
+        """Return the trail one step on."""
         return Trail(self.name, (*self.steps, (node, operand)))
 
 
@@ -102,7 +102,7 @@ def follow_trail(node: fx.Node, trails: Trails) -> Trail | None:
     (operand,) = operands
     moved = node.target in MOVES and (node.args[0] is operand or node.target is aten.cat.default)
     trail = trails[operand]
-    return trail.to(node, operand) if trail is not None and (moved or is_elementwise(node.target)) else None
+    return trail.extend(node, operand) if trail is not None and (moved or is_elementwise(node.target)) else None
 
 
 def is_boolean(node: fx.Node) -> bool:
@@ -115,11 +115,11 @@ def follow_one_hot(node: fx.Node, trails: Trails) -> Trail | None:
     if node.target is aten._to_copy.default:
         operand: Any = node.args[0]
         trail = trails.get(operand)
-        return trail.to(node, operand) if trail is not None else None
+        return trail.extend(node, operand) if trail is not None else None
     pair: tuple[Any, ...] = node.args if node.target is aten.eq.Tensor else ()
     for operand, other in (pair, pair[::-1]) if pair else ():
         if isinstance(other, fx.Node) and other.target is aten.arange.start_step and trails.get(operand) is not None:
-            return trails[operand].to(node, operand)  # type: ignore[union-attr]
+            return trails[operand].extend(node, operand)  # type: ignore[union-attr]
     return None
 
 

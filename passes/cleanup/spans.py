@@ -32,7 +32,7 @@ class Span:
         """Count the entries."""
         return self.end - self.start
 
-    def of(self, sizes: tuple[int, ...]) -> list[int]:
+    def cut_shape(self, sizes: tuple[int, ...]) -> list[int]:
         """Return the shape of a tensor of which this is left."""
         return [self.size if dim == self.dim else n for dim, n in enumerate(sizes)]
 
@@ -159,7 +159,7 @@ def rearrange_span(node: Any, span: Span, backwards: bool = False) -> Span | Non
 def insert_narrowed(node: Any, x: fx.Node, span: Span) -> fx.Node:
     """Insert a view of part of its operand, of which ``span`` is left in the result."""
     if node.target is aten.reshape.default:
-        return insert(node, node.target, x, span.of(shape_of(node)))
+        return insert(node, node.target, x, span.cut_shape(shape_of(node)))
     if node.target in SQUEEZES:  # a part may have size 1 where the whole has not
         return insert(node, aten.squeeze.dims, x, list_squeezed(shape_of(node.args[0]), node.args[1]))
     return insert(node, node.target, x, *node.args[1:])
