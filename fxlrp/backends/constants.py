@@ -10,9 +10,10 @@ from weakref import WeakSet, WeakValueDictionary
 import torch
 from torch import Tensor, fx
 
-from fxlrp._torch import OpOverload, tree_flatten
+from fxlrp._torch import tree_flatten
 from fxlrp.backends.value_watch import ValueWatch
 from fxlrp.ir.graphs import extract
+from fxlrp.ir.ops import erase_dead_code, is_pure
 
 aten = torch.ops.aten
 
@@ -132,24 +133,15 @@ def find_constant_nodes(graph: fx.Graph) -> dict[fx.Node, None]:
     """Nodes that are the same at every call, in order."""
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
-        calls = node.op == "call_function" and is_repeatable(node.target)
-        if node.op == "get_attr" or (calls and all(n in found for n in node.all_input_nodes)):
+        if node.op == "get_attr" or (is_pure(node) and all(n in found for n in node.all_input_nodes)):
             found[node] = None
     return found
-
-
-def is_repeatable(target: object) -> bool:
-    """Same arguments, same result: no random numbers, no writing, no assertion."""
-    if isinstance(target, OpOverload):
-        named = target._schema.name.startswith("aten::_assert")
-        return not (named or target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags)
-    return getattr(target, "__module__", "") in ("_operator", "operator")
 
 
 def extract_constant_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
     """Return the part without inputs, which computes ``kept``."""
     part = extract(fixed, (), kept)
-    part.eliminate_dead_code()
+    erase_dead_code(part)
     return fx.GraphModule(module, part)
 
 

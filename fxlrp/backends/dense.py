@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.ir.ops import ATTENTION_BACKWARDS, ATTENTION_KERNELS
 
 aten = torch.ops.aten
 
@@ -58,14 +59,9 @@ ORDERS: dict[OpOverload, tuple[Order, slice]] = {
     aten.nll_loss2d_backward.default: (make_rows, EVERY_OPERAND),
     aten.view_as_complex.default: (make_rows, EVERY_OPERAND),
     aten.view.dtype: (make_rows, EVERY_OPERAND),
-    aten._scaled_dot_product_flash_attention_for_cpu.default: (make_vectors_dense, slice(3)),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: (make_vectors_dense, slice(5)),
-    aten._scaled_dot_product_flash_attention.default: (make_vectors_dense, slice(3)),
-    aten._scaled_dot_product_flash_attention_backward.default: (make_vectors_dense, slice(5)),
-    aten._scaled_dot_product_efficient_attention.default: (make_vectors_dense, slice(3)),
+    **dict.fromkeys(ATTENTION_KERNELS, (make_vectors_dense, slice(3))),
+    **dict.fromkeys(ATTENTION_BACKWARDS, (make_vectors_dense, slice(5))),
     aten._scaled_dot_product_efficient_attention_backward.default: (make_vectors_dense, slice(4)),
-    aten._scaled_dot_product_cudnn_attention.default: (make_vectors_dense, slice(3)),
-    aten._scaled_dot_product_cudnn_attention_backward.default: (make_vectors_dense, slice(5)),
 }
 """Ops of torch that do not read every order: the one they read, and of which operands."""
 

@@ -12,9 +12,9 @@ from fxlrp._torch import tree_flatten
 from fxlrp.emit.trace import read_relevance
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
+from fxlrp.ir.ops import MOVES
 from fxlrp.ir.program import AttributedInput
 from fxlrp.ir.rule import Site
-from fxlrp.passes.analyses.sources import MOVES
 from fxlrp.passes.manager import is_same_shape
 
 

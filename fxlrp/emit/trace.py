@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp._torch import OpOverload, enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
+from fxlrp._torch import enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
 from fxlrp.emit import explained_rows
 from fxlrp.emit.walk import walk_backward, walk_forward
 from fxlrp.ir import adjoint_cache, numerics, targets
 from fxlrp.ir.decisions import Env, Tail, Twin
+from fxlrp.ir.ops import is_mutable
 from fxlrp.ir.program import Captured
 from fxlrp.plan.read_points import Point, start_and_mask
 
@@ -78,15 +79,10 @@ def trace_functional(program: Callable[..., Any], values: Sequence[Any]) -> fx.G
     """Trace the function as a graph of ops that change nothing in place, for values like the given ones."""
     with adjoint_cache.share_traces():
         module = make_fx(program, _allow_non_fake_inputs=True)(*values)
-    if any(is_mutating(node) for node in module.graph.nodes):
+    if any(is_mutable(node.target) for node in module.graph.nodes):  # some backward formulas of torch write in place
         functional = torch.func.functionalize(fx.Interpreter(module).run, remove="mutations_and_views")
         module = make_fx(functional, _allow_non_fake_inputs=True)(*values)
     return module
-
-
-def is_mutating(node: fx.Node) -> bool:
-    """Whether a node is an in-place op, which some backward formulas of torch contain."""
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def detach_values(nodes: list[fx.Node]) -> list[Any]:

@@ -14,6 +14,7 @@ from torch import SymInt, Tensor, fx
 
 from fxlrp._torch import disable_proxy_modes_tracing, make_fx
 from fxlrp.ir.graphs import call_op
+from fxlrp.ir.ops import erase_dead_code
 
 Function = Callable[..., tuple[Tensor, ...]]
 _graphs: ContextVar[dict[Hashable, fx.Graph | None] | None] = ContextVar("graphs", default=None)
@@ -68,7 +69,7 @@ def trace_ops(function: Function, values: Sequence[Any]) -> fx.Graph | None:
     with disable_proxy_modes_tracing():
         apart = [values[i].detach() for i in places]  # a tensor given twice would be one input of the graph
         graph = make_fx(of_tensors, _allow_non_fake_inputs=True)(*apart).graph
-    graph.eliminate_dead_code()
+    erase_dead_code(graph)
     return None if graph.find_nodes(op="get_attr") else graph
 
 

@@ -13,7 +13,7 @@ from fxlrp.errors import RuleError
 from fxlrp.ir.adjoint_cache import call_by_trace
 from fxlrp.ir.closures import find_recipe
 from fxlrp.ir.numerics import Relevance, apply_adjoint, to_coefficient
-from fxlrp.ir.overloads import check_overload
+from fxlrp.ir.ops import check_overload, complete_arguments
 
 Parts = tuple[Tensor | Relevance, ...]
 
@@ -61,10 +61,7 @@ class Site:
     @property
     def arguments(self) -> dict[str, Any]:
         """All arguments by their name in the op's schema, defaults filled in."""
-        args, kwargs = tree_unflatten(self.leaves, self.spec)
-        schema = self.op._schema.arguments
-        given = {a.name: arg for a, arg in zip(schema, args, strict=False)}
-        return {**{a.name: a.default_value for a in schema}, **given, **kwargs}
+        return complete_arguments(self.op, *tree_unflatten(self.leaves, self.spec))
 
     def __call__(self, *operands: Tensor) -> Any:
         """Apply the op again to other operands."""

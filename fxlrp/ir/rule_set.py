@@ -11,7 +11,7 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
-from fxlrp.ir.overloads import check_overload
+from fxlrp.ir.ops import check_overload
 from fxlrp.ir.program import find_op
 from fxlrp.ir.provenance import find_modules
 from fxlrp.ir.rule import RULES, Rule

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from fxlrp.errors import SignatureError
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
+from fxlrp.ir.ops import COPIES
 from fxlrp.ir.program import Captured, is_floating
 from fxlrp.passes.manager import shape_of
 from fxlrp.plan.module_inputs import find_module_input, list_entered_modules, note_hidden_norm
@@ -22,11 +23,10 @@ from fxlrp.plan.read_points import Point, list_points
 aten = torch.ops.aten
 
 REARRANGEMENTS = (
+    *COPIES,
     aten.reshape.default,
     aten.permute.default,
     aten.transpose.int,
-    aten.clone.default,
-    aten.alias.default,
     aten._to_copy.default,
 )
 """What may stand between an output projection and the end of its module."""

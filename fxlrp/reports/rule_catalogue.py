@@ -101,7 +101,7 @@ def write_weighted_section() -> str:
     lines = [f"## weighted\n\n{escape_cell((weighted.__doc__ or '').strip().partition(chr(10))[0])}\n"]
     lines += ["| rule | what it does | source |", "|---|---|---|"]
     for name, maker in inspect.getmembers(weighted, inspect.isfunction):
-        if inspect.get_annotations(maker).get("return") == "Rule":
+        if maker.__module__ == weighted.__name__ and inspect.get_annotations(maker).get("return") == "Rule":
             doc = inspect.getdoc(maker) or ""
             given = ", ".join(f"{p.name}={p.default:g}" for p in inspect.signature(maker).parameters.values())
             lines.append(

@@ -23,10 +23,10 @@ from fxlrp.backends.constants import find_constant_nodes
 from fxlrp.cache import Cache
 from fxlrp.emit.trace import attach_constants, trace_functional
 from fxlrp.ir.graphs import call_op, extract
+from fxlrp.ir.ops import ATTENTION_BACKWARDS, erase_dead_code
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import find_role
 from fxlrp.passes.lowering.recompute import RECOMPUTED, find_following
-from fxlrp.passes.manager import is_impure
 
 aten = torch.ops.aten
 
@@ -37,10 +37,7 @@ MAX_PROGRAMS = 16
 """Programs kept for different sizes, least recently used out first."""
 
 ATTENTION_ADJOINTS = (
-    aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
-    aten._scaled_dot_product_flash_attention_backward.default,
-    aten._scaled_dot_product_efficient_attention_backward.default,
-    aten._scaled_dot_product_cudnn_attention_backward.default,
+    *ATTENTION_BACKWARDS,
     aten._scaled_dot_product_fused_attention_overrideable_backward.default,
 )
 """Kernels for one batch of queries, keys and values, which torch would call once for each target."""
@@ -109,7 +106,7 @@ class ManyTargets:
         graph = self.program.module.graph
         early = [n for n in graph.nodes if n not in self.late and n not in self.given and n.op != "output"]
         part = extract(early, [n for n in early if n.op == "placeholder"], results)
-        part.eliminate_dead_code(is_impure_node=is_impure)
+        erase_dead_code(part)
         return Program(fx.GraphModule(self.program.module, part), len(results), (), ())
 
     def build_second_half(self, values: dict[fx.Node, Any]) -> Program:

@@ -117,6 +117,6 @@ def untrue(node: fx.Node, twin: Twin, env: Env, found: Env) -> str:
     out = numerics.widen(env[node])
     if twin.facts.dead_below and (numerics.to_coefficient(found[node], out)[out < 0] != 0).any():
         return f"no dead side: {node.target}"
-    if twin.facts.nonnegative and any((env[n] < 0).any() for n in list_operands(node, {node: twin.slots})):
+    if twin.facts.nonnegative and any((env[n] < 0).any() for n in list_operands(node, twin.slots)):
         return f"negative operand: {node.target}"
     return ""
