@@ -34,34 +34,34 @@ from torch.utils._sympy.printers import PythonPrinter
 
 
 def print_specializations() -> Any:
-    """A context in which torch logs every size that it specialises."""
+    """Let torch log every size that it specialises, inside a context."""
     return torch.fx.experimental._config.patch(print_specializations=True)  # type: ignore[attr-defined]
 
 
 def combine_args(*args: Any) -> Any:
-    """Arguments of a module by name, as torch.export binds them."""
+    """Return arguments of a module by name, as torch.export binds them."""
     return torch.export.dynamic_shapes._combine_args(*args)
 
 
 def map_shapes(*args: Any) -> Any:
-    """A function of each input and of what ``dynamic_shapes`` says of it, in the form of ``dynamic_shapes``."""
+    """Apply a function to each input and what ``dynamic_shapes`` says of it; return what has the form of the latter."""
     return torch.export.dynamic_shapes._tree_map_with_path(*args, tree_name="inputs")
 
 
 def chooses_layout(guard: Any) -> bool:
-    """Whether torch asked for a size in order to guess which kernel would run a convolution, for its strides."""
+    """Return whether torch asked for a size to guess which kernel would run a convolution, for its strides."""
     place = guard.sloc.framework_loc
     return getattr(place, "name", "") == "conv" and str(getattr(place, "filename", "")).endswith("fake_impls.py")
 
 
 def print_python(expression: Any) -> str:
-    """A symbolic expression as Python writes it."""
+    """Write a symbolic expression as Python does."""
     text: str = PythonPrinter().doprint(expression)
     return text
 
 
 def lazy_modules() -> Any:
-    """A context in which torch generates the code of a graph module when it first runs, not whenever it changes."""
+    """Let torch generate the code of a graph module when it first runs, not whenever it changes, inside a context."""
     return torch.fx._lazy_graph_module._use_lazy_graph_module(True)
 
 
@@ -73,7 +73,7 @@ def generate_code(module: torch.fx.GraphModule) -> None:
 
 
 def without_modes() -> Any:
-    """A context in which tensors are real and nothing is traced, whatever goes on around it."""
+    """Make tensors real and trace nothing inside a context, whatever goes on around it."""
     context = contextlib.ExitStack()
     context.enter_context(torch._C.DisableTorchFunction())
     context.enter_context(_disable_current_modes())
@@ -81,26 +81,26 @@ def without_modes() -> Any:
 
 
 def without_function_modes() -> Any:
-    """A context without modes of torch's functions, such as a default device."""
+    """Leave out modes of torch's functions, such as a default device, inside a context."""
     return torch._C.DisableTorchFunction()
 
 
 def compile_graph(*args: Any, **kwargs: Any) -> Any:
-    """`torch._inductor.compile`; its import takes a second or two."""
+    """Call `torch._inductor.compile`, whose import takes a second or two."""
     import torch._inductor
 
     return torch._inductor.compile(*args, **kwargs)
 
 
 def compile_ahead(*args: Any, **kwargs: Any) -> Any:
-    """`torch._inductor.aot_compile`."""
+    """Call `torch._inductor.aot_compile`."""
     import torch._inductor
 
     return torch._inductor.aot_compile(*args, **kwargs)
 
 
 def load_package(path: str) -> Any:
-    """`torch._inductor.aoti_load_package`."""
+    """Call `torch._inductor.aoti_load_package`."""
     import torch._inductor
 
     return torch._inductor.aoti_load_package(path)
@@ -114,46 +114,46 @@ def package_pt2(*args: Any, **kwargs: Any) -> Any:
 
 
 def list_printers() -> tuple[Any, ...]:
-    """Modules of torch that print the graph of what fails to standard error; the first brings Inductor with it."""
+    """List torch's modules that print the graph of what fails to standard error; the first brings Inductor with it."""
     import torch.export._trace
 
     return torch.export._trace, torch.fx.graph_module
 
 
 def list_global_hooks() -> list[Any]:
-    """Hooks on every module there is."""
+    """List the hooks on every module there is."""
     module = torch.nn.modules.module
     return [*module._global_forward_pre_hooks.values(), *module._global_forward_hooks.values()]
 
 
 def export_schema() -> Any:
-    """The dataclasses that describe how torch.export writes a program as JSON."""
+    """Return the dataclasses that describe how torch.export writes a program as JSON."""
     import torch._export.serde.schema
 
     return torch._export.serde.schema
 
 
 def is_tagged(kind: Any) -> bool:
-    """Whether a class of that description is written as one field of several."""
+    """Return whether a class of that description is written as one field of several."""
     return issubclass(kind, torch._export.serde.union._Union)
 
 
 def list_schema_dtypes() -> dict[int, torch.dtype]:
-    """Types of tensors by their number in that description."""
+    """Return types of tensors by their number in that description."""
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 
     return _SERIALIZE_TO_TORCH_DTYPE  # type: ignore[no-any-return]
 
 
 def list_schema_formats() -> dict[int, torch.memory_format]:
-    """Memory formats by their number in that description."""
+    """Return memory formats by their number in that description."""
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_MEMORY_FORMAT
 
     return _SERIALIZE_TO_TORCH_MEMORY_FORMAT  # type: ignore[no-any-return]
 
 
 def find_schema(target: str) -> Any:
-    """The schema of an op as an exported program names it; None of a function on sizes."""
+    """Find the schema of an op as an exported program names it; None of a function on sizes."""
     prefix = "torch.ops.aten."
     if not target.startswith(prefix):
         return None
@@ -162,5 +162,5 @@ def find_schema(target: str) -> Any:
 
 
 def dump_tree(tree: Any) -> str:
-    """How values are nested, as torch.export writes it."""
+    """Write how values are nested, as torch.export does."""
     return torch.utils._pytree.treespec_dumps(tree_flatten(tree)[1])

@@ -84,17 +84,17 @@ def compile(
     """
     load_extensions()
     names = (read,) if isinstance(read, str) else tuple(read)
-    settings = Options(
+    options = Options(
         rule_set(rules), names, output, objective, dynamic_shapes, backend, memory, precision, strict, verify
     )
-    attributor = Attributor(model, settings)
+    attributor = Attributor(model, options)
     if args is not None or kwargs is not None:
         attributor.compile(*(args or ()), **(kwargs or {}))
     return attributor
 
 
 def rule_set(rules: str | RuleSet | Mapping[OpOverload, Rule], missing: str = "error") -> RuleSet:
-    """A rule set from its name, itself, or what differs from the default preset.
+    """Return a rule set from its name, itself, or what differs from the default preset.
 
     Args:
         rules: Name of a preset, a rule set, or a table.
@@ -116,7 +116,7 @@ def rule_set(rules: str | RuleSet | Mapping[OpOverload, Rule], missing: str = "e
 
 
 def presets() -> dict[str, str]:
-    """Name and one line of every preset."""
+    """Return name and one line of every preset."""
     return {name: preset.summary for name, preset in PRESETS.items()}
 
 

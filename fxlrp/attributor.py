@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp._torch import tree_leaves
-from fxlrp.cache import COMPILE_LOCK
-from fxlrp.errors import TargetError
-from fxlrp.ir.program import FixedSize, Program, find_device
-from fxlrp.ir.targets import Form, Target
-from fxlrp.ir.targets import split_target as lower_target
-from fxlrp.reports.coverage import Coverage, report_coverage
-from fxlrp.reports.ledger import Ledger
-from fxlrp.reports.ledger_program import LedgerProgram
-from fxlrp.reports.rounding_error import measure_errors
-from fxlrp.reports.verification import Verification
-from fxlrp.session.conditions import lower_conditions, lower_targets
-from fxlrp.session.doubts import Question
-from fxlrp.session.many_targets import ManyTargets
+from fxlrp.ir.program import FixedSize, Program
+from fxlrp.ir.targets import Target
+from fxlrp.session.call import Call
+from fxlrp.session.explain import compile_program, explain
 from fxlrp.session.options import Options
 from fxlrp.session.programs import Programs
-from fxlrp.session.result import Result, make_result
-from fxlrp.session.signature import CapturedSignature, check_finite, plain_mode
+from fxlrp.session.result import Result
+
+if TYPE_CHECKING:
+    from fxlrp.reports.coverage import Coverage
+    from fxlrp.reports.ledger import Ledger
+    from fxlrp.reports.verification import Verification
 
 
 class Attributor:
@@ -37,19 +30,19 @@ class Attributor:
     Programs are made at the first call of each input signature and kept; see `fxlrp.compile`.
     """
 
-    def __init__(self, model: nn.Module | ExportedProgram, settings: Options) -> None:
+    def __init__(self, model: nn.Module | ExportedProgram, options: Options) -> None:
         self.model = model
-        self.rules = settings.rules
-        self.settings = settings
-        self._programs = Programs(model, settings)
+        self.rules = options.rules
+        self.options = options
+        self._programs = Programs(model, options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Attributor:
-        """A copy of the model, with programs of its own."""
-        return type(self)(copy.deepcopy(self.model, memo), self.settings)
+        """Copy the model, with programs of its own."""
+        return type(self)(copy.deepcopy(self.model, memo), self.options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles hold the model and the settings; their programs are made anew."""
-        return type(self), (self.model, self.settings)
+        """Pickle the model and the options; the programs are made anew."""
+        return type(self), (self.model, self.options)
 
     def __repr__(self) -> str:
         return f"Attributor({type(self.model).__name__}, rules={self.rules.name!r}, {len(self._programs)} signatures)"
@@ -88,38 +81,11 @@ class Attributor:
             TargetError: If the target does not select one number of each sample.
             VerificationError: If the program's output is not the model's own (``verify=`` of `fxlrp.compile`).
         """
-        with plain_mode():
-            if targets is not None:
-                if target is not None or inject is not None:
-                    raise TargetError("targets= is in place of target= and inject=: give one of the three")
-                return self._many(args, kwargs, targets, chunk, keep)
-            entry, form, tensors, numbers = self._prepared(args, kwargs, target, inject, keep)
-            program, runner = self._programs.program(entry, form)
-            question = Question(self._programs.choose, form, tuple(numbers))
-            result = make_result(entry, program, list(runner(*tensors, *numbers)), question)
-            self._programs.verify(entry, form, (args, kwargs), result.output, tensors)
-        return result
-
-    def _many(self, args: Any, kwargs: Any, targets: Any, chunk: int, keep: Mapping[str, Tensor] | None) -> Result:
-        entry, leaves, sizes = self._programs.entry(args, kwargs)
-        check_finite(entry, leaves)
-        form, numbers, masks = lower_targets(entry, sizes, targets, chunk, keep)
-        program, _ = self._programs.program(entry, form)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        many = entry.many(form, lambda: ManyTargets(program, len(tensors), len(numbers), self._programs.backend))
-        if not entry.admits(sizes):
-            return self._many(args, kwargs, targets, chunk, keep)
-        question = Question(self._programs.choose, form, tuple(numbers), several=True)
-        result = make_result(entry, program, many(tensors, numbers, masks, chunk), question)
-        self._programs.verify(entry, ("many", form), (args, kwargs), result.output, tensors)
-        return result
+        return explain(self._programs, Call(args, kwargs, target, targets, chunk, inject, keep))
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
         """Capture and compile for these inputs without running."""
-        with plain_mode():
-            entry, _, sizes = self._programs.entry(args, kwargs)
-            form, _ = lower_target(target, entry.shape(sizes))
-            self._programs.program(entry, form)
+        compile_program(self._programs, Call(args, kwargs, target))
 
     def ledger(self, *args: Any, target: Target = None, zero_bias: bool = False, **kwargs: Any) -> Ledger:
         """Account for the relevance of a call: what every node received, passed on and kept.
@@ -131,28 +97,15 @@ class Attributor:
                 is lost by rules alone.
             kwargs: Keyword arguments of the model.
         """
-        with plain_mode():
-            shapes = tuple(tuple(t.shape) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        from fxlrp.reports.ledger_program import measure_ledger
 
-            def book(entry: CapturedSignature, form: Form) -> LedgerProgram:
-                def make() -> LedgerProgram:
-                    return LedgerProgram(self._programs.without_biases(args, kwargs) if zero_bias else entry.plan, form)
-
-                kind = form, shapes if zero_bias else ()  # without biases it is another capture, for other sizes
-                made: LedgerProgram = entry.reports(kind, make)
-                return made
-
-            entry, form, tensors, numbers = self._prepared(args, kwargs, target, emit=book)
-            account = book(entry, form)
-            return account.close(account.module(*tensors, *numbers))
+        return measure_ledger(self._programs, Call(args, kwargs, target), zero_bias)
 
     def precision_error(self, *args: Any, target: Target = None, **kwargs: Any) -> dict[str, float]:
-        """Relative error in norm of each relevance, set against the same relevance pass in float64."""
-        with plain_mode():
-            entry, form, tensors, numbers = self._prepared(args, kwargs, target)
-            program, runner = self._programs.program(entry, form)
-            with COMPILE_LOCK:
-                return measure_errors(entry.plan, form, program, runner, [*tensors, *numbers])
+        """Return the relative error in norm of each relevance, set against the same relevance pass in float64."""
+        from fxlrp.reports.rounding_error import measure_precision
+
+        return measure_precision(self._programs, Call(args, kwargs, target))
 
     def verify(self, *args: Any, target: Target = None, **kwargs: Any) -> Verification:
         """Check the programs on your own model and inputs against what must hold of any.
@@ -166,14 +119,9 @@ class Attributor:
             target: As in a call.
             kwargs: Keyword arguments of the model.
         """
-        from fxlrp.reports.oracle import verify_case
-        from fxlrp.reports.references import Case
+        from fxlrp.reports.oracle import verify_call
 
-        with plain_mode(), COMPILE_LOCK:
-            silent = type(self)(
-                self.model, replace(self.settings, verify="never")
-            )  # a wrong output is a row of the table
-            return verify_case(Case(silent, args, kwargs, target))
+        return verify_call(self._programs, Call(args, kwargs, target))
 
     def graph(
         self,
@@ -198,21 +146,10 @@ class Attributor:
             program: Draw the relevance program; the page shows it first.
             kwargs: Keyword arguments of the model, if wanted.
         """
-        from fxlrp.reports.drawing.graph import list_accounts, write_picture
-        from fxlrp.reports.drawing.picture_of_plan import make_picture
-        from fxlrp.reports.edge_relevance import measure_flow
+        from fxlrp.reports.drawing.graph import draw_programs
 
-        measured = None
-        if args or kwargs:
-            with plain_mode():
-                entry, form, tensors, numbers = self._prepared(args, kwargs, target)
-                self._programs.program(entry, form)
-                measured = measure_flow(entry.plan, tensors, form, numbers)
-        entry, used = self._programs.last
-        name, rows = type(self.model).__name__, list_accounts(ledger)
-        return write_picture(
-            make_picture(entry.plan, self.rules, used, title=name, flow=measured, numbers=rows), path, program
-        )
+        call = Call(args, kwargs, target) if args or kwargs else None
+        return draw_programs(self._programs, path, call, ledger, program)
 
     def save(
         self,
@@ -250,10 +187,7 @@ class Attributor:
         """
         from fxlrp.artifacts.save import save_artifact
 
-        with plain_mode(), COMPILE_LOCK:
-            return save_artifact(
-                self._programs, self.rules, type(self.model).__name__, path, args, kwargs, format, target, sign
-            )
+        return save_artifact(self._programs, path, Call(args, kwargs), format, target, sign)
 
     def refresh(self) -> None:
         """Forget what was captured and computed of the model; the next call captures it as it is then.
@@ -265,33 +199,15 @@ class Attributor:
 
     @property
     def program(self) -> Program:
-        """The program of the last call: ``program.module`` is a plain ``torch.fx.GraphModule``."""
+        """Return the program of the last call: ``program.module`` is a plain ``torch.fx.GraphModule``."""
         return self._programs.last[1]
 
     def coverage(self) -> Coverage:
-        """Which op got which rule, for the signature of the last call."""
+        """Report which op got which rule, for the signature of the last call."""
+        from fxlrp.reports.coverage import report_coverage
+
         return report_coverage(self._programs.last[0].plan, self.rules.name)
 
     def fixed_sizes(self) -> tuple[FixedSize, ...]:
-        """Sizes that ``dynamic_shapes="auto"`` could not leave open, each with the source line that asks for it."""
+        """Return the sizes that ``dynamic_shapes="auto"`` had to fix, each with the source line that asks for it."""
         return self._programs.last[0].plan.captured.fixed
-
-    def _prepared(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        target: Target,
-        inject: Mapping[str, Tensor] | None = None,
-        keep: Mapping[str, Tensor] | None = None,
-        emit: Callable[[CapturedSignature, Form], object] | None = None,
-    ) -> tuple[CapturedSignature, Form, list[Tensor], list[Tensor]]:
-        """The signature, the form of the target, and the tensors of inputs and target; emits what will run."""
-        entry, leaves, sizes = self._programs.entry(args, kwargs)
-        check_finite(entry, leaves)
-        form, numbers = lower_conditions(entry, sizes, target, inject, keep)
-        (emit or self._programs.program)(entry, form)
-        if not entry.admits(sizes):  # the relevance pass asks more of the sizes than the model: capture for these
-            return self._prepared(args, kwargs, target, inject, keep, emit)
-        device = find_device(entry.plan.captured.explained)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        return entry, form, tensors, [t.to(device) for t in numbers]

@@ -27,11 +27,11 @@ class Cache(Generic[Key, Value]):
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many values are kept."""
+        """Count the values that are kept."""
         return len(self._kept)
 
     def __call__(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value of a key, made if there is none."""
+        """Return the value of a key, made if there is none."""
         found = self.find(key)
         if found is None:
             with COMPILE_LOCK:  # another thread may have made it while this one waited
@@ -42,7 +42,7 @@ class Cache(Generic[Key, Value]):
         return found
 
     def find(self, key: Key) -> Value | None:
-        """The value of a key, which counts as used; None if there is none."""
+        """Return the value of a key, which counts as used; None if there is none."""
         with self._lock:
             if key not in self._kept:
                 return None
@@ -58,7 +58,7 @@ class Cache(Generic[Key, Value]):
                 self._kept.popitem(last=False)
 
     def values(self) -> list[Value]:
-        """The values, the most recently used first."""
+        """Return the values, the most recently used first."""
         with self._lock:
             return list(reversed(self._kept.values()))
 

@@ -34,7 +34,7 @@ PREFIX_LENGTH = 50
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """A new file that takes the place of ``path`` when everything has gone well: others see the old one or the new.
+    """Write a new file that takes the place of ``path`` when everything has gone well: others see the old or the new.
 
     It has the same name, in a folder of its own beside the old one, whose permissions it gets.
 
@@ -55,7 +55,7 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def find_destination(path: Path) -> Path:
-    """Where a file of this name will be: symbolic links are followed, whether or not there is a file behind them.
+    """Find where a file of this name will be; symbolic links are followed, whether or not a file is behind them.
 
     Raises:
         ArtifactError: If there is something else than a file, no folder for it, or a file that must not be changed.
@@ -93,7 +93,7 @@ def move_into_place(new: Path, final: Path) -> None:
 
 @contextmanager
 def open_folder(path: Path) -> Iterator[int]:
-    """The descriptor of a folder."""
+    """Open a folder, for its descriptor."""
     folder = os.open(path, os.O_RDONLY)
     try:
         yield folder
@@ -102,7 +102,7 @@ def open_folder(path: Path) -> Iterator[int]:
 
 
 def explain_write_error(path: Path, error: OSError | ValueError) -> ArtifactError:
-    """What kept a file from being written, and what to do."""
+    """Explain what kept a file from being written, and what to do."""
     number = error.errno if isinstance(error, OSError) else None
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return ArtifactError(f"{path} was not written: {reason}; {ADVICE.get(number or 0, 'choose another place')}")
@@ -119,11 +119,11 @@ class DeferringFile(io.RawIOBase):
         self.error: OSError | None = None
 
     def writable(self) -> bool:
-        """As a file that was opened for writing."""
+        """Answer as a file that was opened for writing."""
         return True
 
     def seekable(self) -> bool:
-        """As such a file."""
+        """Answer as such a file."""
         return True
 
     def write(self, content: Any) -> int:
@@ -143,7 +143,7 @@ class DeferringFile(io.RawIOBase):
 
 @contextmanager
 def defer_errors(file: BinaryIO) -> Iterator[IO[bytes]]:
-    """A file whose errors are raised at the end.
+    """Give a file whose errors are raised at the end.
 
     Raises:
         OSError: The first one.

@@ -27,7 +27,7 @@ def require(module: str, extra: str) -> Any:
 
 @contextmanager
 def import_transformers(extra: str) -> Iterator[Any]:
-    """The library transformers, silenced, for as long as models are loaded with it.
+    """Import the library transformers, silenced, for as long as models are loaded with it.
 
     A torchvision that was built for another torch is installed but fails when imported, and most classes of
     transformers fail with it; inside this context it counts as not installed.
@@ -54,7 +54,7 @@ def hide_if_broken(package: str) -> Iterator[None]:
 
 
 def is_broken(package: str) -> bool:
-    """Whether a package is installed but fails when imported."""
+    """Return whether a package is installed but fails when imported."""
     try:
         import_module(package)
     except ModuleNotFoundError:

@@ -1,8 +1,8 @@
 """The passes in order: canonical form before rules, clean-up after emission.
 
-A pass takes a graph, changes it in place, and returns the number of rewrites; `run_passes` applies a list of them. The graph
-is legal before and after each, and computes the same: `canonical` before rules are assigned, `cleanup` after emission,
-`lowering` where the caller asks for less time, memory or digits. `analyses` return values and change nothing.
+A pass takes a graph, changes it in place, and returns the number of rewrites; `run_passes` applies a list of them. The
+graph is legal before and after each, and computes the same: `canonical` before rules are assigned, `cleanup` after
+emission, `lowering` where the caller asks for less time, memory or digits. `analyses` return values and change nothing.
 """
 
 from fxlrp.passes.canonical import affine, bags, batch_norm, identities, single_output, softmax, strides, verify

@@ -9,6 +9,7 @@ from typing import Any
 from torch import SymInt, Tensor, fx
 
 from fxlrp._torch import FakeTensor, statically_known_true, tree_flatten
+from fxlrp.ir.ops import erase_dead_code
 
 log = logging.getLogger("fxlrp")
 
@@ -35,7 +36,7 @@ def run_passes(
     for name, apply in passes:
         try:
             counts[name] = apply(module.graph)
-            module.graph.eliminate_dead_code(is_impure_node=is_impure)
+            erase_dead_code(module.graph)
             module.graph.lint()
             if after is not None:
                 after(name, module)
@@ -48,13 +49,8 @@ def run_passes(
     return counts
 
 
-def is_impure(node: fx.Node) -> bool:
-    """Inputs, outputs and the assertions that guard data-dependent sizes stay; nothing else has effects."""
-    return node.op in ("placeholder", "output") or "_assert_scalar" in str(node.target)
-
-
 def make_sweep(rewrites: Mapping[Any, Rewrite]) -> Pass:
-    """A pass of local rewrites by op. A rewrite returns the node to use instead, or None to leave it."""
+    """Make a pass of local rewrites by op. A rewrite returns the node to use instead, or None to leave it."""
 
     def one_sweep(graph: fx.Graph) -> int:
         hits = 0
@@ -88,15 +84,8 @@ def insert(before: fx.Node, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
     return new
 
 
-def named(node: fx.Node) -> dict[str, Any]:
-    """Arguments by name, defaults filled in."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
-    return {a.name: given.get(a.name, a.default_value) for a in schema}
-
-
 def find_input_dependent(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that depend on the values of the user's inputs: what is not among them is constant."""
+    """Find the nodes that depend on the values of the user's inputs: what is not among them is constant."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         dependent = any(n in found for n in node.all_input_nodes) and not isinstance(node.meta.get("val"), SymInt)
@@ -106,7 +95,7 @@ def find_input_dependent(graph: fx.Graph) -> set[fx.Node]:
 
 
 def shape_of(node: fx.Node) -> tuple[Any, ...]:
-    """Shape of a node's value; empty if it is no tensor."""
+    """Return the shape of a node's value; empty if it is no tensor."""
     val = node.meta.get("val")
     return tuple(val.shape) if isinstance(val, Tensor) else ()
 

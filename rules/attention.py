@@ -27,7 +27,7 @@ def uniform(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 def hold_all_but_value(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """Query, key and mask are held fixed."""
+    """Hold query, key and mask fixed."""
     return [slot for slot in reached if slot != 2]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.ir.numerics import widen_dtype
+from fxlrp.ir.ops import AFFINE, AVERAGE_POOLS, MOVES, OFFSETS, REDUCTIONS
 from fxlrp.ir.rule import Site, rule
 from fxlrp.ir.stop_gradient import STRAIGHT
 from fxlrp.rules.unchanged import pass_moved
@@ -17,29 +18,17 @@ aten = torch.ops.aten
 
 @rule(
     # sums and scalings
-    aten.add.Tensor,
-    aten.add.Scalar,
-    aten.sub.Tensor,
-    aten.sub.Scalar,
-    aten.rsub.Scalar,
-    aten.rsub.Tensor,
+    *OFFSETS,
+    *REDUCTIONS,
     aten.neg.default,
     aten.mul.Scalar,
     aten.div.Scalar,
     aten.sum.default,
-    aten.sum.dim_IntList,
-    aten.mean.default,
-    aten.mean.dim,
     aten.cumsum.default,
     aten.lerp.Scalar,
     aten.trace.default,
     # pooling and resampling
-    aten.avg_pool1d.default,
-    aten.avg_pool2d.default,
-    aten.avg_pool3d.default,
-    aten.adaptive_avg_pool1d.default,
-    aten.adaptive_avg_pool2d.default,
-    aten.adaptive_avg_pool3d.default,
+    *AVERAGE_POOLS,
     aten._adaptive_avg_pool2d.default,
     aten._adaptive_avg_pool3d.default,
     aten.upsample_nearest1d.vec,
@@ -87,27 +76,12 @@ def linear(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 @rule(
+    *MOVES,
     # views and copies
-    aten.reshape.default,
     aten.flatten.using_ints,
     aten.unflatten.int,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.t.default,
-    aten.expand.default,
-    aten.unsqueeze.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.select.int,
-    aten.slice.Tensor,
-    aten.cat.default,
     aten.stack.default,
-    aten.repeat.default,
     aten.repeat_interleave.self_int,
-    aten.flip.default,
-    aten.roll.default,
-    aten.constant_pad_nd.default,
     aten.reflection_pad1d.default,
     aten.reflection_pad2d.default,
     aten.replication_pad1d.default,
@@ -115,27 +89,18 @@ def linear(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default,
     aten.diagonal.default,
-    aten.unfold.default,
     aten.im2col.default,
     aten.tril.default,
     aten.triu.default,
-    aten.alias.default,
-    aten.clone.default,
     # selection by fixed indices and masks
-    aten.gather.default,
-    aten.index.Tensor,
-    aten.index_select.default,
     aten.embedding.default,
     aten.where.self,
     aten.masked_fill.Scalar,
     aten.masked_fill.Tensor,
     aten.masked_select.default,
     aten.masked_scatter.default,
-    aten._unsafe_index.Tensor,
     aten.scatter.src,
     aten.scatter.value,
-    aten.slice_scatter.default,
-    aten.select_scatter.default,
     aten.diagonal_scatter.default,
     aten.permute_copy.default,
     aten.narrow_copy.default,
@@ -151,19 +116,7 @@ def move(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return site.adjoint(c)
 
 
-@rule(
-    aten.linear.default,
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv1d.padding,
-    aten.conv2d.padding,
-    aten.conv3d.padding,
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-    aten.convolution.default,
-)
+@rule(*AFFINE)
 def affine(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = W^T c``; a weight that depends on the input makes the op a product of two, which halve.
 
@@ -211,7 +164,7 @@ def cast(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 def hold_written(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """The slot of the value that was written."""
+    """Hold the value that was written."""
     return (slot for slot in reached if slot == 1)
 
 

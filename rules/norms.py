@@ -80,7 +80,7 @@ def batch_statistics(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 def split_parts(site: Site, c: Tensor, of_input: Tensor) -> tuple[Tensor, ...]:
-    """Coefficients of all operands: a weight that depends on the input halves with it, a bias takes its own share."""
+    """Return coefficients of all operands: a live weight halves with the input, a bias takes its own share."""
     if site.slots == (0,):
         return (of_input,)
     weight = site.arguments["weight"]
@@ -90,11 +90,11 @@ def split_parts(site: Site, c: Tensor, of_input: Tensor) -> tuple[Tensor, ...]:
 
 
 def pull_back_centred(c: Tensor, x: Tensor, weight: Tensor | None, eps: float, dims: tuple[int, ...]) -> Tensor:
-    """Adjoint of ``w * (x - mean) / std`` with ``std`` fixed."""
+    """Apply the adjoint of ``w * (x - mean) / std`` with ``std`` fixed."""
     g = (c if weight is None else c * weight) * torch.rsqrt(x.var(dims, correction=0, keepdim=True) + eps)
     return g - g.mean(dims, keepdim=True)
 
 
 def view_along_channels(weight: Tensor | None, x: Tensor) -> Tensor | None:
-    """A vector over channels, shaped to multiply ``x``."""
+    """Shape a vector over channels to multiply ``x``."""
     return None if weight is None else weight.reshape(-1, *[1] * (x.ndim - 2))

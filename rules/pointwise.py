@@ -76,7 +76,7 @@ def prelu(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 def hold_direction(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """The operand that gives no more than a sign or a direction."""
+    """Hold the operand that gives no more than a sign or a direction."""
     return (1,)
 
 
@@ -100,7 +100,7 @@ def absolute(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 def pass_clipped(site: Site, r: Tensor) -> tuple[Tensor, ...]:
-    """Relevance passes unchanged if 0 stays 0; what is cut off otherwise leaks, as by the adjoint."""
+    """Pass relevance unchanged if 0 stays 0; what is cut off otherwise leaks, as by the adjoint."""
     return (r,) if site.arguments["min_val"] <= 0 <= site.arguments["max_val"] else move_relevance(site, r)
 
 

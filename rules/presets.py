@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload, tree_flatten
+from fxlrp.ir.ops import AVERAGE_POOLS, CONVOLUTIONS, REDUCTIONS, SUMS
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.attention import value_only
@@ -20,42 +21,19 @@ from fxlrp.rules.weighted import alpha_beta, epsilon, flat, gamma, z_box, z_plus
 
 aten = torch.ops.aten
 
-CONVOLUTIONS = (
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv1d.padding,
-    aten.conv2d.padding,
-    aten.conv3d.padding,
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-)
 LINEAR = (aten.linear.default,)
-SUMS = (
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.sum.dim_IntList,
-    aten.mean.dim,
-    aten.mean.default,
-    aten.avg_pool1d.default,
-    aten.avg_pool2d.default,
-    aten.avg_pool3d.default,
-    aten.adaptive_avg_pool1d.default,
-    aten.adaptive_avg_pool2d.default,
-    aten.adaptive_avg_pool3d.default,
-)
 ACTIVATIONS = (aten.silu.default, aten.gelu.default, aten.relu.default)
-GATED = (aten.sigmoid.default, aten.add.Tensor, aten.add.Scalar)
 
 
 def map_layers(convolution: Rule) -> dict[OpOverload, Rule]:
-    """Zennit's mapping: one rule for convolutions, epsilon for dense layers, sums and average pools."""
-    return dict.fromkeys(CONVOLUTIONS, convolution) | dict.fromkeys((*LINEAR, *SUMS), epsilon())
+    """Map layers as zennit does: one rule for convolutions, epsilon for dense layers, sums and average pools."""
+    return dict.fromkeys(CONVOLUTIONS, convolution) | dict.fromkeys(
+        (*LINEAR, *SUMS, *REDUCTIONS, *AVERAGE_POOLS), epsilon()
+    )
 
 
 def hold_activated(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """Slots of a product that come out of an activation function, unless all do."""
+    """Hold the operands of a product that come out of an activation function, unless all do."""
     leaves = tree_flatten((node.args, node.kwargs))[0]
     held = [slot for slot in reached if leaves[slot].target in ACTIVATIONS]
     return held if len(held) < len(reached) else ()
@@ -135,7 +113,7 @@ PRESETS: dict[str, RuleSet] = {
 
 
 def epsilon_gamma_box(low: float, high: float) -> RuleSet:
-    """The preset ``epsilon_gamma_box`` for inputs in ``[low, high]``."""
+    """Return the preset ``epsilon_gamma_box`` for inputs in ``[low, high]``."""
     preset = PRESETS["epsilon_gamma_box"]
     return (
         preset.where(z_box(low, high), ops=CONVOLUTIONS, position="first")

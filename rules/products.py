@@ -37,7 +37,7 @@ def product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 @rule(aten.addmm.default, aten.baddbmm.default, aten.addmv.default, aten.addbmm.default)
 def sum_and_product(site: Site, c: Tensor) -> tuple[Tensor, ...]:
-    """A sum of a term (all of its share) and a product (its factors halve theirs)."""
+    """``c_i = J_i^T c / k`` for each of k live factors of the product; a term takes all of its share."""
     factors = sum(slot > 0 for slot in site.slots)
     return tuple(p / factors if slot > 0 else p for slot, p in zip(site.slots, site.adjoint(c), strict=True))
 
@@ -55,7 +55,7 @@ def power(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 def hold_divisor(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """The divisor is held fixed when the numerator is live."""
+    """Hold the divisor fixed when the numerator is live."""
     return (1,) if 0 in reached else ()
 
 
@@ -92,7 +92,7 @@ def determinant(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 def hold_gate(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """The second operand is held fixed when the first is live."""
+    """Hold the second operand fixed when the first is live."""
     return (1,) if 0 in reached else ()
 
 
@@ -124,7 +124,7 @@ RIGHT_SIDES: dict[object, int] = {
 
 
 def hold_matrix(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """The matrix is held fixed when the right-hand side is live."""
+    """Hold the matrix fixed when the right-hand side is live."""
     right = RIGHT_SIDES[find_op(node)]
     return [slot for slot in reached if slot != right] if right in reached else ()
 

@@ -19,7 +19,7 @@ def reduction(site: Site, c: Tensor) -> tuple[Tensor, ...]:
 
 
 def count_factors(site: Site) -> Tensor:
-    """How many live entries each entry of a scattered product multiplies."""
+    """Count how many live entries each entry of a scattered product multiplies."""
     a = site.arguments
     if site.op is aten.segment_reduce.default:
         total = site.fix({i: "sum" for i, leaf in enumerate(site.leaves) if leaf is a["reduce"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxlrp.ir.ops import CLAMPS, MAX_POOLS
 from fxlrp.ir.rule import Site, rule
 from fxlrp.rules.unchanged import pass_moved
 
@@ -12,9 +13,8 @@ aten = torch.ops.aten
 
 
 @rule(
-    aten.max_pool1d.default,
-    aten.max_pool2d.default,
-    aten.max_pool3d.default,
+    *MAX_POOLS,
+    *CLAMPS,
     aten.max.default,
     aten.min.default,
     aten.max.other,
@@ -29,10 +29,6 @@ aten = torch.ops.aten
     aten.minimum.default,
     aten.fmax.default,
     aten.fmin.default,
-    aten.clamp.default,
-    aten.clamp_min.default,
-    aten.clamp_max.default,
-    aten.clamp.Tensor,
     takes_relevance=True,
 )
 @pass_moved

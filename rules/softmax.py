@@ -5,18 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxlrp.ir.ops import LOG_SOFTMAXES, SOFTMAXES
 from fxlrp.ir.rule import Rule, Site, rule
 
-aten = torch.ops.aten
 
-
-@rule(
-    aten.softmax.int,
-    aten._softmax.default,
-    aten._safe_softmax.default,
-    aten.log_softmax.int,
-    aten._log_softmax.default,
-)
+@rule(*SOFTMAXES, *LOG_SOFTMAXES)
 def taylor_softmax(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_x = s * (c - <s, c>)``: first Taylor order, the ordinary adjoint. Leaks: not conserving.
 

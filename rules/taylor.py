@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fxlrp._torch import OpOverload
+from fxlrp.ir.ops import GATES
 from fxlrp.ir.rule import Rule, Site, rule
 
 aten = torch.ops.aten
@@ -13,16 +14,9 @@ aten = torch.ops.aten
 
 REASONS: dict[str, tuple[OpOverload, ...]] = {
     "not 0 at 0, and the value there belongs to no operand; held fixed where it is a gate": (
-        aten.sigmoid.default,
-        aten.hardsigmoid.default,
-        aten.softplus.default,
+        *GATES,
         aten.log_sigmoid.default,
-        aten.exp.default,
-        aten.exp2.default,
-        aten.cos.default,
-        aten.cosh.default,
         aten.acos.default,
-        aten.erfc.default,
         aten.i0.default,
         aten.special_i0e.default,
         aten.special_erfcx.default,

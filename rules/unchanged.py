@@ -21,7 +21,7 @@ Function = Callable[[Site, Tensor], tuple[Tensor, ...]]
 
 
 def carry_relevance(function: Function, way: Way) -> Callable[[Site, Tensor | Relevance], Parts]:
-    """The function of a rule, which also takes relevance and lets it go its way."""
+    """Let the function of a rule take relevance too, which goes its way."""
 
     @wraps(function)
     def apply(site: Site, c: Tensor | Relevance) -> Parts:
@@ -36,20 +36,20 @@ def carry_relevance(function: Function, way: Way) -> Callable[[Site, Tensor | Re
 
 
 def move_relevance(site: Site, r: Tensor) -> tuple[Tensor, ...]:
-    """The adjoint, of relevance; that of complex values is real."""
+    """Apply the adjoint to relevance; that of complex values is real."""
     return tuple(torch.real(part) for part in site.adjoint(r.to(site.out.dtype)))
 
 
 def pass_unchanged(function: Function) -> Callable[[Site, Tensor | Relevance], Parts]:
-    """Relevance of the only operand is that of the output, entry by entry."""
+    """Let relevance of the only operand be that of the output, entry by entry."""
     return carry_relevance(function, lambda site, r: (r,))
 
 
 def pass_moved(function: Function) -> Callable[[Site, Tensor | Relevance], Parts]:
-    """Relevance goes where the entry came from, as a coefficient does."""
+    """Let relevance go where the entry came from, as a coefficient does."""
     return carry_relevance(function, move_relevance)
 
 
 def relevance_at_output(c: Tensor | Relevance, out: Tensor) -> Tensor:
-    """Relevance at the output, whose value counts as ``out`` where a coefficient stands for relevance."""
+    """Return relevance at the output, whose value counts as ``out`` where a coefficient stands for relevance."""
     return c.coefficient * out + c.rest if isinstance(c, Relevance) else c * out

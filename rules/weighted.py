@@ -3,97 +3,32 @@
 With ``z`` the true output, ``z'`` the rule's pre-activation and ``s = c * z / stab(z')``, every one of them is an
 adjoint applied to ``s``. Nothing is divided by ``x``.
 
-An application of the op costs far more than anything else here, so each is used for all that it tells: what pushes an
-output up is what pulls it down and ``z``, and their sizes are ``|w| |x|``. A denominator is a sum of sizes, in which no
-term cancels another, and gets its stabiliser through the bias. What depends on weights alone stays apart from the
-input: it is prepared once.
+A name tells the numbers that a rule was made with, and its stabiliser where that is not the usual one.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from fxlrp.errors import RuleError
 from fxlrp.ir.closures import by_value
 from fxlrp.ir.numerics import EPSILON, Relevance, bound_epsilon, stabilise
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.rules.unchanged import relevance_at_output
-from fxlrp.rules.weights import refuse_unweighted
-
-Weights = tuple[Tensor, Tensor | None]
-
-
-def fixed_weights(site: Site) -> Weights:
-    """Weight and bias of a linear op.
-
-    Raises:
-        RuleError: If the weight or bias depends on the input: these rules split a fixed weight by sign.
-    """
-    if site.slots != (0,):
-        raise RuleError(f"{site.op} has a weight or bias that depends on the input; use the default rule for it")
-    bias = site.leaves[2] if len(site.leaves) > 2 and isinstance(site.leaves[2], Tensor) else None
-    return site.leaves[1], bias
-
-
-def replace_weights(site: Site, weight: Tensor, bias: Tensor | None = None) -> Site:
-    """The site with other weights; without a bias it adds none."""
-    own = fixed_weights(site)[1]
-    if own is None:
-        return site.fix({1: weight})
-    return site.fix({1: weight, 2: torch.zeros_like(own) if bias is None else bias})
-
-
-def sum_sizes(site: Site, weight: Tensor, bias: Tensor | None, x: Tensor, e: float) -> Tensor:
-    """``x weight + bias + e`` for ``x``, ``weight`` and ``bias`` without negative entries: at least ``e``."""
-    if bias is None:
-        return replace_weights(site, weight)(x) + e  # type: ignore[no-any-return]
-    return replace_weights(site, weight, bias + e)(x)  # type: ignore[no-any-return]
-
-
-def sum_parts(site: Site, above: Tensor, below: Tensor, bias: Tensor | None, e: float) -> Tensor:
-    """``x+ above + x- below + bias + e``, of which no term is negative."""
-    (x,) = site.operands
-    if site.facts.nonnegative:
-        return sum_sizes(site, above, bias, x, e)
-    return sum_sizes(site, above, bias, x.clamp(min=0), e) + replace_weights(site, below)(x.clamp(max=0))  # type: ignore[no-any-return]
-
-
-def sum_sides(
-    site: Site, up: Tensor, down: Tensor, bias: Tensor | None, both: bool, e: float
-) -> tuple[Tensor, Tensor | None]:
-    """What pushes outputs up and, if asked for, what pulls them down, each with ``e`` added.
-
-    Both are sums without a negative term. A difference is never taken: of a small side it would leave rounding errors.
-    Where only outputs above 0 matter, the lower side is the small one, and the upper is that plus the output.
-
-    Args:
-        site: The application.
-        up: Positive part of the weight.
-        down: Its negative part.
-        bias: The bias.
-        both: Whether the lower side is asked for.
-        e: The stabiliser.
-    """
-    above, below = (None, None) if bias is None else (bias.clamp(min=0), (-bias).clamp(min=0))
-    if not both:
-        return sum_parts(site, up, down, above, e), None
-    downs = sum_parts(site, -down, -up, below, e)
-    if site.facts.dead_below:  # the output is computed anyway, though in half precision not finely enough
-        return torch.relu(site(*site.operands)) + downs, downs
-    return sum_parts(site, up, down, above, e), downs
-
-
-def drop_dead(site: Site) -> Tensor:
-    """The output wherever its coefficient is not known to be 0."""
-    return torch.relu(site.out) if site.facts.dead_below else site.out
-
-
-def pull_back(site: Site, above: Tensor, below: Tensor, s: Tensor) -> Tensor:
-    """``1[x > 0] * above^T s + 1[x < 0] * below^T s`` for two weights."""
-    (x,) = site.operands
-    c = torch.where(x > 0, replace_weights(site, above).adjoint(s)[0], 0.0)
-    return c if site.facts.nonnegative else c + torch.where(-x > 0, replace_weights(site, below).adjoint(s)[0], 0.0)
+from fxlrp.rules.weights import (
+    drop_dead,
+    fill_like,
+    fixed_weights,
+    make_rule,
+    pull_back,
+    replace_weights,
+    spread_evenly,
+    sum_sides,
+    sum_sizes,
+    write_call,
+)
 
 
 @by_value
@@ -110,7 +45,7 @@ def epsilon(e: float = EPSILON) -> Rule:
             return site.adjoint(c * z / (z + floor))
         return site.adjoint(c / (1 + floor / z.abs()))  # the same for infinite z too, as masked logits are
 
-    return Rule(f"epsilon({e:g})", "weighted", apply, limit=epsilon(0.0) if e else None)
+    return Rule(write_call("epsilon", e), "weighted", apply, limit=epsilon(0.0) if e else None)
 
 
 @by_value
@@ -147,7 +82,7 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
         sign = torch.sign(x)
         return (sign * torch.addcmul(other, sign, own),)
 
-    return Rule(f"gamma({g:g})", "weighted", apply, limit=gamma(g, 0.0) if e else None, refuses=refuse_unweighted)
+    return make_rule(apply, gamma, g, e=e)
 
 
 @by_value
@@ -176,8 +111,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
             found = torch.add(lost if beta == 1 else beta * lost, found, alpha=alpha)
         return (found,)
 
-    limit = alpha_beta(alpha, beta, 0.0) if e else None
-    return Rule(f"alpha_beta({alpha:g}, {beta:g})", "weighted", apply, limit=limit, refuses=refuse_unweighted)
+    return make_rule(apply, alpha_beta, alpha, beta, e=e)
 
 
 @by_value
@@ -186,8 +120,7 @@ def z_plus(e: float = EPSILON) -> Rule:
 
     Source: Montavon et al. 2017, deep Taylor decomposition.
     """
-    made, limit = alpha_beta(1.0, 0.0, e), z_plus(0.0) if e else None
-    return Rule("z_plus", "weighted", made.apply, limit=limit, refuses=refuse_unweighted)
+    return make_rule(alpha_beta(1.0, 0.0, e).apply, z_plus, e=e)
 
 
 @by_value
@@ -203,9 +136,7 @@ def flat(e: float = EPSILON) -> Rule:
         """``R_x = 1^T (R / (1 * 1))``: even shares of the receptive field."""
         return (spread_evenly(site, torch.ones_like(fixed_weights(site)[0]), None, c, e),)
 
-    return Rule(
-        "flat", "weighted", apply, limit=flat(0.0) if e else None, refuses=refuse_unweighted, takes_relevance=True
-    )
+    return replace(make_rule(apply, flat, e=e), takes_relevance=True)
 
 
 @by_value
@@ -220,26 +151,7 @@ def w_square(e: float = EPSILON) -> Rule:
         w, b = fixed_weights(site)
         return (spread_evenly(site, w.square(), None if b is None else b.square(), c, e),)
 
-    return Rule(
-        "w_square",
-        "weighted",
-        apply,
-        limit=w_square(0.0) if e else None,
-        refuses=refuse_unweighted,
-        takes_relevance=True,
-    )
-
-
-def spread_evenly(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor | Relevance, e: float) -> Relevance:
-    """Relevance of an input of ones under another weight and bias, of which no entry is negative."""
-    (x,) = site.operands
-    whole = sum_sizes(site, weight, bias, fill_like(x, 1.0), bound_epsilon(e, x.dtype))
-    return Relevance(0.0, replace_weights(site, weight).adjoint(relevance_at_output(c, drop_dead(site)) / whole)[0])
-
-
-def fill_like(x: Tensor, value: float) -> Tensor:
-    """A number in the shape of the input, whatever the input is."""
-    return torch.full(x.shape, value, dtype=x.dtype, device=x.device)
+    return replace(make_rule(apply, w_square, e=e), takes_relevance=True)
 
 
 @by_value
@@ -267,6 +179,4 @@ def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
         s = relevance_at_output(c, drop_dead(site)) / stabilise(site.out - corner, e)
         return (Relevance(0.0, (x - low) * up.adjoint(s)[0] - (high - x) * down.adjoint(s)[0]),)
 
-    limit = z_box(low, high, 0.0) if e else None
-    name = f"z_box({low:g}, {high:g})"
-    return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted, takes_relevance=True)
+    return replace(make_rule(apply, z_box, low, high, e=e), takes_relevance=True)

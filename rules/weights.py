@@ -1,27 +1,31 @@
-"""Ops with a weight, which rules with a pre-activation of their own can serve."""
+"""What rules with a fixed weight share: which ops have one, sums and adjoints under changed ones, and their names.
+
+An application of the op costs far more than anything else here, so each is used for all that it tells: what pushes an
+output up is what pulls it down and ``z``, and their sizes are ``|w| |x|``. A denominator is a sum of sizes, in which no
+term cancels another, and gets its stabiliser through the bias. What depends on weights alone stays apart from the
+input: it is prepared once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
+from fxlrp.errors import RuleError
+from fxlrp.ir.numerics import EPSILON, Relevance, bound_epsilon
+from fxlrp.ir.ops import AFFINE
 from fxlrp.ir.program import find_op
+from fxlrp.ir.rule import Parts, Rule, Site
+from fxlrp.rules.unchanged import relevance_at_output
 
 aten = torch.ops.aten
 
 WEIGHTED = (
-    aten.linear.default,
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv1d.padding,
-    aten.conv2d.padding,
-    aten.conv3d.padding,
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-    aten.convolution.default,
+    *AFFINE,
     aten.mm.default,
     aten.matmul.default,
     aten.bmm.default,
@@ -32,9 +36,113 @@ WEIGHTED = (
 
 
 def refuse_unweighted(node: fx.Node, slots: tuple[int, ...]) -> str:
-    """Why an op has no weight that could be split by sign; empty if it has."""
+    """Say why an op has no weight that could be split by sign; empty if it has."""
     if find_op(node) not in WEIGHTED or not isinstance(tree_flatten((node.args, node.kwargs))[0][1], fx.Node):
         return "needs a weight, and this op has none; epsilon() is for every op of degree 1"
     if slots != (0,):
         return "needs a fixed weight behind its operand, and here weight or bias depend on the input; use its default"
     return ""
+
+
+def fixed_weights(site: Site) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of a linear op.
+
+    Raises:
+        RuleError: If the weight or bias depends on the input: these rules split a fixed weight by sign.
+    """
+    if site.slots != (0,):
+        raise RuleError(f"{site.op} has a weight or bias that depends on the input; use the default rule for it")
+    bias = site.leaves[2] if len(site.leaves) > 2 and isinstance(site.leaves[2], Tensor) else None
+    return site.leaves[1], bias
+
+
+def replace_weights(site: Site, weight: Tensor, bias: Tensor | None = None) -> Site:
+    """Return the site with other weights; without a bias it adds none."""
+    own = fixed_weights(site)[1]
+    if own is None:
+        return site.fix({1: weight})
+    return site.fix({1: weight, 2: torch.zeros_like(own) if bias is None else bias})
+
+
+def sum_sizes(site: Site, weight: Tensor, bias: Tensor | None, x: Tensor, e: float) -> Tensor:
+    """Compute ``x weight + bias + e`` of ``x``, ``weight`` and ``bias`` without negative entries: at least ``e``."""
+    if bias is None:
+        return replace_weights(site, weight)(x) + e  # type: ignore[no-any-return]
+    return replace_weights(site, weight, bias + e)(x)  # type: ignore[no-any-return]
+
+
+def sum_parts(site: Site, above: Tensor, below: Tensor, bias: Tensor | None, e: float) -> Tensor:
+    """Compute ``x+ above + x- below + bias + e``, of which no term is negative."""
+    (x,) = site.operands
+    if site.facts.nonnegative:
+        return sum_sizes(site, above, bias, x, e)
+    return sum_sizes(site, above, bias, x.clamp(min=0), e) + replace_weights(site, below)(x.clamp(max=0))  # type: ignore[no-any-return]
+
+
+def sum_sides(
+    site: Site, up: Tensor, down: Tensor, bias: Tensor | None, both: bool, e: float
+) -> tuple[Tensor, Tensor | None]:
+    """Sum what pushes outputs up and, if asked for, what pulls them down, each with ``e`` added.
+
+    Both are sums without a negative term. A difference is never taken: of a small side it would leave rounding errors.
+    Where only outputs above 0 matter, the lower side is the small one, and the upper is that plus the output.
+
+    Args:
+        site: The application.
+        up: Positive part of the weight.
+        down: Its negative part.
+        bias: The bias.
+        both: Whether the lower side is asked for.
+        e: The stabiliser.
+    """
+    above, below = (None, None) if bias is None else (bias.clamp(min=0), (-bias).clamp(min=0))
+    if not both:
+        return sum_parts(site, up, down, above, e), None
+    downs = sum_parts(site, -down, -up, below, e)
+    if site.facts.dead_below:  # the output is computed anyway, though in half precision not finely enough
+        return torch.relu(site(*site.operands)) + downs, downs
+    return sum_parts(site, up, down, above, e), downs
+
+
+def drop_dead(site: Site) -> Tensor:
+    """Return the output, 0 where its coefficient is known to be 0."""
+    return torch.relu(site.out) if site.facts.dead_below else site.out
+
+
+def pull_back(site: Site, above: Tensor, below: Tensor, s: Tensor) -> Tensor:
+    """Compute ``1[x > 0] * above^T s + 1[x < 0] * below^T s`` for two weights."""
+    (x,) = site.operands
+    c = torch.where(x > 0, replace_weights(site, above).adjoint(s)[0], 0.0)
+    return c if site.facts.nonnegative else c + torch.where(-x > 0, replace_weights(site, below).adjoint(s)[0], 0.0)
+
+
+def spread_evenly(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor | Relevance, e: float) -> Relevance:
+    """Return relevance of an input of ones under another weight and bias, of which no entry is negative."""
+    (x,) = site.operands
+    whole = sum_sizes(site, weight, bias, fill_like(x, 1.0), bound_epsilon(e, x.dtype))
+    return Relevance(0.0, replace_weights(site, weight).adjoint(relevance_at_output(c, drop_dead(site)) / whole)[0])
+
+
+def fill_like(x: Tensor, value: float) -> Tensor:
+    """Fill a tensor in the shape of the input with a number, whatever the input is."""
+    return torch.full(x.shape, value, dtype=x.dtype, device=x.device)
+
+
+def make_rule(apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: float, e: float) -> Rule:
+    """Make the rule of a function, named as the call that makes it, for ops with a fixed weight.
+
+    Args:
+        apply: The function.
+        make: What makes the rule of the numbers and a stabiliser.
+        numbers: What it was made of.
+        e: The stabiliser.
+    """
+    name = write_call(make.__name__, *numbers, *([] if e == EPSILON else [e]))
+    limit = make(*numbers, 0.0) if e else None
+    return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted)
+
+
+def write_call(name: str, *numbers: float) -> str:
+    """Write a call with numbers as short as they are exact, such as ``gamma(0.25)``; without any only the name."""
+    shown = ", ".join(repr(float(number)).removesuffix(".0") for number in numbers)
+    return f"{name}({shown})" if shown else name

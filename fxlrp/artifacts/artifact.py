@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxlrp._torch import without_function_modes
-from fxlrp.artifacts.description.fitting import check_inputs, named_results
+from fxlrp.artifacts.description.fitting import check_inputs, name_results
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.errors import ArtifactError, SignatureError, TargetError
 from fxlrp.ir.targets import INDEX_FORM, SEED_FORM, Contrast, Target, is_in_range, to_numbers
@@ -162,7 +162,7 @@ class Artifact:
             raise SignatureError(
                 f"the program failed on these inputs\n  {error}\n{self.manifest.signature()}"
             ) from error
-        return named_results(self.manifest, found)
+        return name_results(self.manifest, found)
 
 
 @contextmanager

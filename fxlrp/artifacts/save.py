@@ -15,36 +15,24 @@ from fxlrp.artifacts.formats import choose_format, write_artifact
 from fxlrp.artifacts.keys import read_private_key
 from fxlrp.artifacts.load import load
 from fxlrp.artifacts.single_samples import find_single_sizes
+from fxlrp.cache import COMPILE_LOCK
 from fxlrp.errors import ArtifactError, SignatureError
 from fxlrp.files import find_destination
 from fxlrp.ir.program import Program
-from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import FORMS, make_example_targets
 from fxlrp.session.agreement import is_close
+from fxlrp.session.call import Call
 from fxlrp.session.programs import Programs
-from fxlrp.session.signature import check_finite
+from fxlrp.session.signature import plain_mode
 
 
-def save_artifact(
-    programs: Programs,
-    rules: RuleSet,
-    model: str,
-    path: str | Path,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    format: str | None,
-    target: str,
-    sign: Any,
-) -> Path:
+def save_artifact(programs: Programs, path: str | Path, call: Call, format: str | None, target: str, sign: Any) -> Path:
     """Write the program for a kind of target; return the path.
 
     Args:
         programs: The programs of the model.
-        rules: The rule set.
-        model: Class of the model.
         path: The file.
-        args: Positional arguments of the model.
-        kwargs: Keyword arguments of the model.
+        call: What the model is called with.
         format: Format of the file, None for what its ending says.
         target: The kind of target.
         sign: What signs the file, see `fxlrp.artifacts.keys`; None for no signature.
@@ -60,18 +48,20 @@ def save_artifact(
     format = choose_format(path, format)
     find_destination(path)  # what is wrong with it is said before anything is computed
     key = None if sign is None else read_private_key(sign)
-    entry, leaves, sizes = programs.open_entry(args, kwargs)
-    check_finite(entry, leaves)
-    single, samples = find_single_sizes(programs, entry, leaves, sizes, form)
-    program, _ = programs.program(entry, form)
-    exported = replace(export_program(entry.plan, program, rules, model, single), key=key)
-    inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    tensors = [*inputs, *make_example_targets(form, entry.shape(sizes), inputs[0].device)]
-    output = entry.plan.captured.output(program.module(*tensors)[: program.outputs])
-    programs.verify(entry, ("saved", form), tree_unflatten(leaves, entry.spec), output, inputs)
-    with write_artifact(exported, path, format) as new:
-        check_results(new, program, [tensors, *samples])
-    return path
+    with plain_mode(), COMPILE_LOCK:
+        signature, leaves, sizes = programs.find_open_signature(call.args, call.kwargs)
+        signature.check_finite(leaves)
+        single, samples = find_single_sizes(programs, signature, leaves, sizes, form)
+        program, _ = programs.find_program(signature, form)
+        rules, model = programs.options.rules, type(programs.model).__name__
+        exported = replace(export_program(signature.plan, program, rules, model, single), key=key)
+        inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = [*inputs, *make_example_targets(form, signature.shape(sizes), inputs[0].device)]
+        output = signature.plan.captured.output(program.module(*tensors)[: program.outputs])
+        programs.compare_with_model(signature, ("saved", form), tree_unflatten(leaves, signature.spec), output, inputs)
+        with write_artifact(exported, path, format) as new:
+            check_results(new, program, [tensors, *samples])
+        return path
 
 
 def check_results(path: Path, program: Program, samples: Iterable[Sequence[Tensor]]) -> None:

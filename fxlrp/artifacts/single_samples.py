@@ -32,7 +32,7 @@ def find_single_sizes(
     admitted: list[Any] = []
     found: list[list[Tensor]] = []
     for symbol in ordered[:2]:
-        if entry.plan.captured.guards.limits(symbol)[0] == SMALLEST_OPEN:
+        if entry.plan.captured.guards.find_limits(symbol)[0] == SMALLEST_OPEN:
             fixed = [{symbol: 1}, *({symbol: 1, other: 1} for other in admitted)]
             tried = [compare_at_sizes(programs, entry, leaves, {**sizes, **values}, form) for values in fixed]
             if None not in tried:
@@ -52,10 +52,10 @@ def compare_at_sizes(
     pairs = zip(entry.plan.captured.inputs, leaves, strict=True)
     try:
         first = [cut_input(node, leaf, sizes) for node, leaf in pairs]
-        own, given, found = programs.entry(*tree_unflatten(first, entry.spec))
+        own, given, found = programs.find_signature(*tree_unflatten(first, entry.spec))
         tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
         tensors += make_example_targets(form, own.shape(found), tensors[0].device)
-        one, other = (programs.program(e, form)[0].module for e in (entry, own))
+        one, other = (programs.find_program(e, form)[0].module for e in (entry, own))
         alike = all(are_all_close(one(*numbers), other(*numbers)) for numbers in (tensors, add_noise(tensors)))
     except Exception:  # whatever goes wrong with a size of 1: the artefact will not take it
         return None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.ir.ops import name_arguments
 
 aten = torch.ops.aten
 
@@ -18,7 +19,7 @@ def spell_types(graph: fx.Graph) -> int:
     found = [node for node in graph.nodes if has_default_type(node)]
     for node in found:
         dtype = node.meta["val"].dtype
-        if "dtype" in list_arguments(node.target):
+        if "dtype" in name_arguments(node):
             node.update_kwarg("dtype", dtype)
         elif node.target in CONDITIONAL_OPS:
             convert_result(graph, node, dtype)
@@ -46,16 +47,10 @@ def has_default_type(node: fx.Node) -> bool:
     op, value = node.target, node.meta.get("val")
     if not isinstance(op, OpOverload) or op.namespace != "aten" or not has_fractions(value):
         return False
-    place = list_arguments(op).index("dtype") if "dtype" in list_arguments(op) else len(node.args)
-    given = node.kwargs.get("dtype") is not None or (place < len(node.args) and node.args[place] is not None)
+    given = name_arguments(node).get("dtype") is not None
     return not given and not any(has_fractions(x.meta.get("val")) for x in node.all_input_nodes)
 
 
 def has_fractions(value: object) -> bool:
     """Return whether it is a tensor of numbers with fractions, real or complex."""
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
-
-
-def list_arguments(op: OpOverload) -> list[str]:
-    """List the names of an op's arguments."""
-    return [argument.name for argument in op._schema.arguments]

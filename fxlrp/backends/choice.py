@@ -21,7 +21,7 @@ Runner = Callable[..., Any]
 
 
 def run_op_by_op(program: Program, store: ConstantStore | None = None) -> Runner:
-    """The generated Python code, op by op."""
+    """Make the generated Python code run, op by op."""
     own = copy_program(program.module)
     pack_convolutions(own.graph)
     module, constants = split_constants(own, store)
@@ -53,7 +53,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def find_backend(name: str) -> Backend:
-    """The backend of that name.
+    """Find the backend of that name.
 
     Raises:
         SignatureError: If there is none.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 import torch
 from torch import Tensor, fx
 
-from fxlrp._torch import OpOverload, tree_flatten
+from fxlrp._torch import tree_flatten
 from fxlrp.backends.value_watch import ValueWatch
+from fxlrp.ir.graphs import extract
+from fxlrp.ir.ops import erase_dead_code, is_pure
 
 aten = torch.ops.aten
 
@@ -39,15 +41,15 @@ class ConstantStore:
         self._values: WeakValueDictionary[int, SharedValue] = WeakValueDictionary()
         self._users: WeakSet[Constants] = WeakSet()
 
-    def state(self) -> int:
-        """A number that is another one after a tensor has changed."""
+    def count_changes(self) -> int:
+        """Return a number that is another one after a tensor has changed."""
         with self.lock:
             if self._watch.tensors and self._watch.changed():
                 self._state += 1
             return self._state
 
-    def values(self, user: Constants) -> list[SharedValue]:
-        """The values that a program takes, still to be computed unless another program has them."""
+    def register(self, user: Constants) -> list[SharedValue]:
+        """Return the values that a program takes, still to be computed unless another program has them."""
         with self.lock:
             names: dict[fx.Node, int] = {}
             for node in user.fixed:
@@ -55,9 +57,9 @@ class ConstantStore:
                     held = getattr(user.module, str(node.target))
                     key: Hashable = id(held) if isinstance(held, Tensor) else repr(held)
                 else:
-                    key = make_expression_key(node, names)
+                    key = make_call_key(node, names.__getitem__)
                 names[node] = self._names.setdefault(key, len(self._names))
-            self.state()  # a change that nobody has asked for yet
+            self.count_changes()  # a change that nobody has asked for yet
             self._users.add(user)
             self._watch = ValueWatch(tensor for living in self._users for tensor in living.tensors)
             return [self._values.setdefault(names[node], SharedValue()) for node in user.kept]
@@ -67,15 +69,12 @@ HINT_ARGUMENTS: dict[Any, int] = {}
 """Argument of an op that makes its result faster to use for some, and not another one for any."""
 
 
-def make_expression_key(node: fx.Node, names: Mapping[fx.Node, int]) -> Hashable:
-    """Equal for calls that compute the same of the same operands, which are given by number."""
-
-    def numbered(leaf: Any) -> Hashable:
-        return ("node", names[leaf]) if isinstance(leaf, fx.Node) else (type(leaf), repr(leaf))
-
+def make_call_key(node: fx.Node, number: Callable[[fx.Node], Hashable]) -> Hashable:
+    """Make a key that is equal for calls that compute the same of the same operands, which are told by number."""
     args = tuple(arg for i, arg in enumerate(node.args) if HINT_ARGUMENTS.get(node.target) != i)
     leaves, spec = tree_flatten((args, node.kwargs))
-    return node.target, spec, tuple(map(numbered, leaves))
+    numbered = (("node", number(x)) if isinstance(x, fx.Node) else (type(x), repr(x)) for x in leaves)
+    return node.target, spec, tuple(numbered)
 
 
 class Constants:
@@ -94,12 +93,12 @@ class Constants:
         self.module, self.fixed, self.kept, self.store = module, fixed, kept, store
         held = (getattr(module, str(node.target)) for node in fixed if node.op == "get_attr")
         self.tensors = [x for x in held if isinstance(x, Tensor)]
-        self.values = store.values(self)
+        self.values = store.register(self)
 
     def __call__(self) -> tuple[Any, ...]:
-        """The values, one for each placeholder that `split_constants` put in their place."""
+        """Return the values, one for each placeholder that `split_constants` put in their place."""
         with self.store.lock:
-            state = self.store.state()
+            state = self.store.count_changes()
             stale = [i for i, value in enumerate(self.values) if value.state != state]
             if stale:
                 module = extract_constant_part(self.module, self.fixed, [self.kept[i] for i in stale])
@@ -109,7 +108,7 @@ class Constants:
 
 
 def copy_program(module: fx.GraphModule) -> fx.GraphModule:
-    """The program with a graph of its own, to be changed; its tensors are shared."""
+    """Give the program a graph of its own, to be changed; its tensors are shared."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     return fx.GraphModule(module, graph)
@@ -134,45 +133,26 @@ def find_constant_nodes(graph: fx.Graph) -> dict[fx.Node, None]:
     """Nodes that are the same at every call, in order."""
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
-        calls = node.op == "call_function" and is_repeatable(node.target)
-        if node.op == "get_attr" or (calls and all(n in found for n in node.all_input_nodes)):
+        if node.op == "get_attr" or (is_pure(node) and all(n in found for n in node.all_input_nodes)):
             found[node] = None
     return found
 
 
-def is_repeatable(target: object) -> bool:
-    """Same arguments, same result: no random numbers, no writing, no assertion."""
-    if isinstance(target, OpOverload):
-        named = target._schema.name.startswith("aten::_assert")
-        return not (named or target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags)
-    return getattr(target, "__module__", "") in ("_operator", "operator")
-
-
 def extract_constant_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
-    """The part without inputs, which returns ``kept``."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in fixed:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output([copies[node] for node in kept])
-    graph.eliminate_dead_code()
-    return fx.GraphModule(module, graph)
+    """Return the part without inputs, which computes ``kept``."""
+    part = extract(fixed, (), kept)
+    erase_dead_code(part)
+    return fx.GraphModule(module, part)
 
 
 def extract_varying_part(module: fx.GraphModule, fixed: dict[fx.Node, None], kept: list[fx.Node]) -> fx.GraphModule:
-    """The part with inputs, behind which it takes ``kept``. What it returns of them is a copy, the caller's own."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.find_nodes(op="placeholder"):
-        copies[node] = graph.node_copy(node)
-    for node in kept:
-        copies[node] = graph.placeholder(node.name)
-        copies[node].meta = dict(node.meta)
-    copy: Callable[[fx.Node], fx.Node] = copies.__getitem__
-    for node in module.graph.nodes:
-        if node.op == "output":
-            for result in set(node.all_input_nodes).intersection(kept):
-                copies[result] = graph.call_function(aten.clone.default, (copies[result],))
-        if node not in copies and (node not in fixed or any(user not in fixed for user in node.users)):
-            copies[node] = graph.node_copy(node, copy)
-    return fx.GraphModule(module, graph)
+    """Return the part with inputs, behind which it takes ``kept``; what it returns of them is the caller's own copy."""
+    inputs = [*module.graph.find_nodes(op="placeholder"), *kept]
+    varying = [n for n in module.graph.nodes if n not in fixed or any(user not in fixed for user in n.users)]
+    part = extract(varying[:-1], inputs, module.graph.output_node().args[0])
+    returned = part.output_node()
+    for node in part.find_nodes(op="placeholder")[len(inputs) - len(kept) :]:
+        if returned in node.users:
+            with part.inserting_before(returned):
+                returned.replace_input_with(node, part.call_function(aten.clone.default, (node,)))
+    return fx.GraphModule(module, part)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from fxlrp._torch import generate_code
 from fxlrp.backends.constants import ConstantStore, split_constants
 from fxlrp.backends.dense import order_operands
+from fxlrp.cache import Cache
 from fxlrp.ir.program import Program
 
 DEVICE = "cuda"
@@ -37,7 +37,7 @@ class Recording:
     replay: Callable[[], None]
 
     def results(self, tensors: Sequence[Tensor]) -> list[Any]:
-        """The results for other inputs, in memory of their own and complete, whichever stream reads them next."""
+        """Return results for other inputs, in memory of their own and complete, whichever stream reads them next."""
         for kept, given in zip(self.inputs, tensors, strict=True):
             kept.copy_(given)
         self.replay()
@@ -80,12 +80,12 @@ class Recordings:
     ) -> None:
         self.function, self.recorder = function, recorder
         self.read = tuple(read)
-        self.kept: OrderedDict[Hashable, Recording] = OrderedDict()
+        self.kept: Cache[Hashable, Recording] = Cache(MAX_RECORDINGS)
         self.failed = False
         self.lock = threading.RLock()
 
     def __call__(self, *tensors: Tensor) -> Sequence[Any]:
-        """The results for these inputs, in memory of their own."""
+        """Return the results for these inputs, in memory of their own."""
         with self.lock:  # a recording has one memory for its inputs, and one for its results
             recording = None if self.failed else self.find(tensors)
             if recording is not None:
@@ -93,20 +93,15 @@ class Recordings:
         return self.function(*tensors)
 
     def find(self, tensors: tuple[Tensor, ...]) -> Recording | None:
-        """The recording for inputs of these sizes, made if there is none; None if there can be none."""
+        """Find the recording for inputs of these sizes, or make it; None if there can be none."""
         key = (*((x.shape, x.dtype, x.device) for x in tensors), *(t.data_ptr() for t in self.read))
-        if key not in self.kept:
-            made = self.made(tensors)
-            if made is None:
-                return None
-            self.kept[key] = made
-            if len(self.kept) > MAX_RECORDINGS:
-                self.kept.popitem(last=False)
-        self.kept.move_to_end(key)
-        return self.kept[key]
+        found = self.kept.find(key)
+        if found is None and (found := self.make(tensors)) is not None:
+            self.kept.put(key, found)
+        return found
 
-    def made(self, tensors: tuple[Tensor, ...]) -> Recording | None:
-        """A new recording, or the warning that there can be none."""
+    def make(self, tensors: tuple[Tensor, ...]) -> Recording | None:
+        """Make a recording, or warn that there can be none."""
         devices = {x.device.type for x in tensors} - {DEVICE}
         reason = f"inputs are on {', '.join(sorted(devices))}"
         if not devices:
@@ -130,7 +125,7 @@ class Recordings:
 
 
 def record_as_cuda_graphs(program: Program, store: ConstantStore | None = None) -> Callable[..., Any]:
-    """Recorded at the first call of each size; what depends on weights alone is not computed at each call."""
+    """Record a program at the first call of each size; what depends on weights alone is not computed at each call."""
     module, constants = split_constants(program.module, store)
     order_operands(module.graph)
     generate_code(module)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.ir.ops import ATTENTION_BACKWARDS, ATTENTION_KERNELS
 
 aten = torch.ops.aten
 
@@ -21,12 +22,12 @@ Order = Callable[[Tensor], Tensor]
 
 
 def make_rows(x: Tensor) -> Tensor:
-    """Entry behind entry, as shapes are read."""
+    """Put entry behind entry, as shapes are read."""
     return x.contiguous()
 
 
 def make_rows_or_pixels(x: Tensor) -> Tensor:
-    """Such rows, or images pixel by pixel."""
+    """Make such rows, unless it is of images pixel by pixel."""
     if x.ndim == 4 and not x.is_contiguous():
         _, channels, height, width = x.shape
         if x.stride() == (channels * height * width, 1, channels * width, channels):
@@ -35,7 +36,7 @@ def make_rows_or_pixels(x: Tensor) -> Tensor:
 
 
 def make_vectors_dense(x: Tensor) -> Tensor:
-    """The entries of each vector side by side, vectors wherever they are."""
+    """Put the entries of each vector side by side, vectors wherever they are."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
@@ -58,14 +59,9 @@ ORDERS: dict[OpOverload, tuple[Order, slice]] = {
     aten.nll_loss2d_backward.default: (make_rows, EVERY_OPERAND),
     aten.view_as_complex.default: (make_rows, EVERY_OPERAND),
     aten.view.dtype: (make_rows, EVERY_OPERAND),
-    aten._scaled_dot_product_flash_attention_for_cpu.default: (make_vectors_dense, slice(3)),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: (make_vectors_dense, slice(5)),
-    aten._scaled_dot_product_flash_attention.default: (make_vectors_dense, slice(3)),
-    aten._scaled_dot_product_flash_attention_backward.default: (make_vectors_dense, slice(5)),
-    aten._scaled_dot_product_efficient_attention.default: (make_vectors_dense, slice(3)),
+    **dict.fromkeys(ATTENTION_KERNELS, (make_vectors_dense, slice(3))),
+    **dict.fromkeys(ATTENTION_BACKWARDS, (make_vectors_dense, slice(5))),
     aten._scaled_dot_product_efficient_attention_backward.default: (make_vectors_dense, slice(4)),
-    aten._scaled_dot_product_cudnn_attention.default: (make_vectors_dense, slice(3)),
-    aten._scaled_dot_product_cudnn_attention_backward.default: (make_vectors_dense, slice(5)),
 }
 """Ops of torch that do not read every order: the one they read, and of which operands."""
 
@@ -79,7 +75,7 @@ def call_on_ordered(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
 
 
 def order_operand(x: Any, order: Order) -> Any:
-    """An operand in an order of memory, or each of a list."""
+    """Put an operand, or each of a list, in an order of memory."""
     if isinstance(x, (list, tuple)):
         return [order_operand(one, order) for one in x]
     return order(x) if isinstance(x, Tensor) and x.layout is torch.strided else x

@@ -33,7 +33,7 @@ def is_ordinary(x: Tensor, y: Tensor, filters: Tensor, stride: Sizes, padding: S
 
 
 def is_ordinary_side(image: int, size: int, stride: int, padding: int, dilation: int) -> bool:
-    """The same of one side of image and filter."""
+    """Whether one side of image and filter is like that."""
     reach = dilation * (size - 1)
     return padding <= reach < image and stride <= size + 1 and (dilation == 1 or size > 1)
 

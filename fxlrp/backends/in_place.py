@@ -14,34 +14,15 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
-from fxlrp.ir.memory_roots import find_memory_root
+from fxlrp.ir.graphs import find_memory_root
+from fxlrp.ir.ops import AFFINE, VIEWS, is_mutable
 
 aten = torch.ops.aten
 
 COMMUTATIVE = (aten.add.Tensor, aten.mul.Tensor)
-OWN_MEMORY_OPS = (
-    aten.linear.default,
-    aten.matmul.default,
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-)
+OWN_MEMORY_OPS = (*AFFINE, aten.matmul.default)
 """Composite ops that return memory of their own all the same."""
-WRITABLE_VIEWS = {
-    operator.getitem,
-    aten._unsafe_view.default,
-    aten.detach.default,
-    aten.permute.default,
-    aten.reshape.default,
-    aten.select.int,
-    aten.slice.Tensor,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.t.default,
-    aten.transpose.int,
-    aten.unsqueeze.default,
-    aten.view.default,
-}
+WRITABLE_VIEWS = (*VIEWS, aten.view.default, aten._unsafe_view.default, aten.detach.default, operator.getitem)
 """Views that are written through: in others, such as ``expand``, entries may share a place."""
 
 
@@ -85,7 +66,7 @@ def write_in_place(graph: fx.Graph) -> int:
 
 
 def find_in_place_form(op: object) -> OpOverload | None:
-    """The form in place of an elementwise op."""
+    """Find the form in place of an elementwise op."""
     if not isinstance(op, OpOverload) or torch.Tag.pointwise not in op.tags or op.namespace != "aten":
         return None
     packet = getattr(aten, f"{op._schema.name.removeprefix('aten::')}_", None)
@@ -100,13 +81,8 @@ def is_writable(operand: object, node: fx.Node, owner: dict[fx.Node, fx.Node]) -
     while operand is not owner[operand] and operand.target in WRITABLE_VIEWS:
         operand = operand.all_input_nodes[0]
     # what was written in place is like its operand, and goes on as it
-    own = operand is owner[operand] or is_in_place(operand.target)
+    own = operand is owner[operand] or is_mutable(operand.target)
     return own and isinstance(x, Tensor) and isinstance(y, Tensor) and is_same_size(x, y)
-
-
-def is_in_place(op: object) -> bool:
-    """Whether an op is one in place already."""
-    return isinstance(op, OpOverload) and op._schema.is_mutable
 
 
 def returns_own_memory(node: fx.Node) -> bool:

@@ -35,12 +35,12 @@ class SegmentKind(nn.Module):
         self.compiled: Cache[Hashable, Callable[..., Any]] = Cache(MAX_LAYOUTS)
 
     def forward(self, *values: Any) -> Any:
-        """The outputs of the segment for its inputs."""
+        """Return the outputs of the segment for its inputs."""
         key = None if self.dynamic else tuple(x.stride() for x in values if x.layout is torch.strided)
-        return self.compiled(key, lambda: self.made(values))(*values)
+        return self.compiled(key, lambda: self.compile_for(values))(*values)
 
-    def made(self, values: Sequence[Any]) -> Callable[..., Any]:
-        """The segment compiled for values of such strides."""
+    def compile_for(self, values: Sequence[Any]) -> Callable[..., Any]:
+        """Compile the segment for values of such strides."""
         module = extract_segment(self.part)
         write_out_erfc(module)
         if self.dynamic:
@@ -57,7 +57,7 @@ A least-squares fit at Chebyshev's nodes for y from 0 to 10, where it is right t
 
 
 def compute_erfc(y: Any) -> Any:
-    """The complementary error function to the precision of float32, its tail included."""
+    """Compute the complementary error function to the precision of float32, its tail included."""
     t = 1 / (1 + 0.5 * torch.abs(y))
     exponent: Any = 0
     for coefficient in reversed(ERFC_TAIL):
@@ -77,7 +77,7 @@ def write_out_erfc(module: fx.GraphModule) -> None:
 
 
 def chain_segments(program: fx.GraphModule) -> fx.GraphModule:
-    """The program as a chain of calls, one for each segment, of one module for each kind of segment."""
+    """Turn a program into a chain of calls, one for each segment, of one module for each kind of segment."""
     dynamic = any(is_dynamic(node) for node in program.graph.nodes)
     attributes: dict[str, Any] = {n.target: getattr(program, n.target) for n in program.graph.find_nodes(op="get_attr")}
     kinds: dict[Hashable, str] = {}
@@ -105,7 +105,7 @@ def is_dynamic(node: fx.Node) -> bool:
 
 
 def compile_by_inductor(program: Program, store: ConstantStore | None = None) -> Callable[..., Any]:
-    """Compiled at the first call, with weights packed for the CPU."""
+    """Compile a program at its first call, with weights packed for the CPU."""
     own = copy_program(program.module)
     pack_weights(own.graph)
     pack_convolutions(own.graph)

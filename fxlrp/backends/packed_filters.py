@@ -32,14 +32,14 @@ CONVOLUTION, ADJOINT = torch.ops.fxlrp.convolution.default, torch.ops.fxlrp.conv
 
 @torch.library.impl("fxlrp::pack_filters", "cpu")
 def pack_filters(weight: Tensor, size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
-    """The filters as images of a size need them: a tensor that only `convolve_packed` can read."""
+    """Pack filters as images of a size need them: a tensor that only `convolve_packed` can read."""
     packed: Tensor = mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, size)
     return packed
 
 
 @torch.library.impl("fxlrp::pack_adjoint", "cpu")
 def pack_adjoint(weight: Tensor, size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
-    """The filters as coefficients of a size need them: a tensor that only `apply_packed_adjoint` can read."""
+    """Pack filters as coefficients of a size need them: a tensor that only `apply_packed_adjoint` can read."""
     packed: Tensor = mkldnn._reorder_convolution_transpose_weight(
         weight, padding, [0, 0], stride, dilation, groups, size
     )
@@ -50,7 +50,7 @@ def pack_adjoint(weight: Tensor, size: Sizes, stride: Sizes, padding: Sizes, dil
 def convolve_packed(
     x: Tensor, packed: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
 ) -> Tensor:
-    """The convolution of images."""
+    """Convolve images."""
     x = x.contiguous(memory_format=CHANNELS_LAST)
     if bias is not None:
         bias = bias.contiguous()  # oneDNN reads it as if it were
@@ -62,7 +62,7 @@ def convolve_packed(
 def apply_packed_adjoint(
     c: Tensor, x: Tensor, packed: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
 ) -> Tensor:
-    """Its vector-Jacobian product with respect to ``x``, of which only the shape counts."""
+    """Return its vector-Jacobian product with respect to ``x``, of which only the shape counts."""
     c = c.contiguous(memory_format=CHANNELS_LAST)
     reached = [
         (n - 1) * s - 2 * p + d * (k - 1) + 1
@@ -100,7 +100,7 @@ def pack_convolutions(graph: fx.Graph) -> int:
 def pack_if_suitable(
     packed: PackedWeights, pack: OpOverload, weight: fx.Node, x: fx.Node, y: fx.Node, rest: Sequence[Any]
 ) -> Any:
-    """The filters as the convolution of ``x`` to ``y``, or its adjoint, needs them, and its layout.
+    """Pack filters as the convolution of ``x`` to ``y``, or its adjoint, needs them; return its layout, too.
 
     None if they are no weights, or the convolution is not one for packed kernels.
     """

@@ -28,14 +28,14 @@ HINT_ARGUMENTS[PACK] = 1  # rows: oneDNN reads any packing right, and reorders o
 
 @torch.library.impl("fxlrp::pack", "cpu")
 def pack_weight(weight: Tensor, rows: int) -> Tensor:
-    """The weight as products with so many rows need it: a tensor that only `multiply_packed` can read."""
+    """Pack a weight as products with so many rows need it: a tensor that only `multiply_packed` can read."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.t(), rows)
     return packed
 
 
 @torch.library.impl("fxlrp::packed_product", ("cpu", "MkldnnCPU"))
 def multiply_packed(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight + bias``."""
+    """Compute ``x @ weight + bias``."""
     if bias is not None:
         bias = bias.contiguous()  # oneDNN reads it as if it were
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
@@ -59,7 +59,7 @@ class PackedWeights:
         self._made: dict[Hashable, fx.Node] = {}
 
     def __call__(self, pack: OpOverload, weight: fx.Node, *layout: Any) -> fx.Node:
-        """The weight packed by an op for a layout."""
+        """Return the weight packed by an op for a layout."""
         key = pack, weight, repr(layout)
         if key not in self._made:
             with weight.graph.inserting_after(weight):

@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxlrp._torch import tree_flatten
+from fxlrp.backends.constants import make_call_key
+from fxlrp.ir.graphs import extract
 from fxlrp.ir.provenance import find_modules, find_role
 
 MIN_REPEATS = 3
@@ -64,7 +65,7 @@ def cut_segments(graph: fx.Graph) -> list[Segment]:
 
 
 def order_calls(graph: fx.Graph) -> Calls:
-    """Calls in order, the parts of a result of several tensors right behind it: only tensors cross a border."""
+    """List calls in order, the parts of a result of several tensors right behind it: only tensors cross a border."""
     calls: dict[fx.Node, Calls] = {}
     for node in graph.nodes:
         if node.op == "call_function":
@@ -73,14 +74,14 @@ def order_calls(graph: fx.Graph) -> Calls:
 
 
 def find_producer(node: fx.Node) -> fx.Node:
-    """The call whose result the node is a part of; otherwise the node itself."""
+    """Find the call whose result the node is a part of; otherwise the node itself."""
     while node.target is operator.getitem:
         node = node.args[0]  # type: ignore[assignment]
     return node
 
 
 def find_repeated_blocks(nodes: Iterable[fx.Node]) -> set[str]:
-    """Calls of modules that contain modules, of the classes that occur at least `MIN_REPEATS` times with the same ops."""
+    """Find calls of modules around modules, of classes that occur at least `MIN_REPEATS` times with the same ops."""
     ops: dict[str, list[Any]] = defaultdict(list)
     classes: dict[str, str] = {}
     outer: set[str] = set()
@@ -97,28 +98,21 @@ def find_repeated_blocks(nodes: Iterable[fx.Node]) -> set[str]:
 
 
 def make_segment(nodes: Calls) -> Segment:
-    """Inputs, outputs and key of consecutive nodes."""
+    """Find inputs, outputs and key of consecutive nodes."""
     place = {node: i for i, node in enumerate(nodes)}
     inputs: dict[fx.Node, int] = {}
-    parts: list[Hashable] = []
 
-    def name(leaf: Any) -> Hashable:
-        if not isinstance(leaf, fx.Node):
-            return type(leaf), repr(leaf)
-        if leaf in place:
-            return "own", place[leaf]
-        return "input", inputs.setdefault(leaf, len(inputs))
+    def number(node: fx.Node) -> Hashable:
+        return ("own", place[node]) if node in place else ("input", inputs.setdefault(node, len(inputs)))
 
-    for node in nodes:
-        leaves, spec = tree_flatten((node.args, node.kwargs))
-        parts.append((node.target, spec, tuple(map(name, leaves))))
+    parts = [make_call_key(node, number) for node in nodes]
     outputs = tuple(node for node in nodes if any(user not in place for user in node.users))
     key = (*parts, tuple(map(describe_value, inputs)), tuple(place[node] for node in outputs))
     return Segment(tuple(nodes), tuple(inputs), outputs, key)
 
 
 def describe_value(node: fx.Node) -> tuple[Any, ...]:
-    """What a compiler may specialise on: type, sizes, strides and device of a value."""
+    """Return what a compiler may specialise on: type, sizes, strides and device of a value."""
     value = node.meta.get("val")
     if isinstance(value, Tensor):
         return value.dtype, str(tuple(value.shape)), str(tuple(value.stride())), value.device
@@ -126,13 +120,8 @@ def describe_value(node: fx.Node) -> tuple[Any, ...]:
 
 
 def extract_segment(part: Segment) -> fx.GraphModule:
-    """A segment as a module of its own: a function of its inputs that returns a tuple of its outputs."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for i, node in enumerate(part.inputs):
-        copies[node] = graph.placeholder(f"input_{i}")
-    for node in part.nodes:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-        copies[node].meta = {"val": node.meta["val"]}  # the rest is of this segment, and the others are alike
-    graph.output(tuple(copies[node] for node in part.outputs))
+    """Return a segment as a module of its own: a function of its inputs that returns a tuple of its outputs."""
+    graph = extract(part.nodes, part.inputs, part.outputs)
+    for node in graph.nodes:  # what else was known of a node is of this segment, and the others are alike
+        node.meta = {"val": node.meta["val"]} if node.op == "call_function" else {}
     return fx.GraphModule({}, graph)

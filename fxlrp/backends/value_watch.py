@@ -35,7 +35,7 @@ class ValueWatch:
         self.changed()
 
     def changed(self) -> bool:
-        """Look at the tensors."""
+        """Look at the tensors; return whether one has changed."""
         versions = [(t.data_ptr(), t._version) if self.counted else (t.data_ptr(),) for t in self.tensors]
         if versions != self.versions:
             self.versions = versions
@@ -49,7 +49,7 @@ class ValueWatch:
 
 
 def sample_tensors(tensors: Sequence[Tensor]) -> list[list[Any]]:
-    """Some entries of each tensor bit by bit, as rows of its memory, those of one size and device together.
+    """Take some entries of each tensor bit by bit, as rows of its memory, those of one size and device together.
 
     On a CPU they are arrays of numpy, which joins hundreds of small ones in a quarter of the time that torch takes.
     """
@@ -62,7 +62,7 @@ def sample_tensors(tensors: Sequence[Tensor]) -> list[list[Any]]:
 
 
 def sample_entries(tensor: Tensor) -> Tensor:
-    """Some entries of a tensor, at even distances."""
+    """Take some entries of a tensor, at even distances."""
     flat = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
     if tensor.numel() <= MAX_WHOLE:
         return flat.view(-1) if flat.is_contiguous() else tensor
@@ -73,13 +73,13 @@ def sample_entries(tensor: Tensor) -> Tensor:
 
 
 def view_bits(view: Tensor) -> Tensor:
-    """What a view holds as whole numbers, so that NaN equals itself."""
+    """Read what a view holds as whole numbers, so that NaN equals itself."""
     view = torch.view_as_real(view) if view.is_complex() else view
     return view.view(INTEGERS[view.itemsize])
 
 
 def split_rows(view: Any) -> Iterator[Any]:
-    """A view, of which no copy may be made, as views of one dimension."""
+    """Split a view, of which no copy may be made, into views of one dimension."""
     if view.ndim > 1:
         for part in view:
             yield from split_rows(part)
@@ -88,5 +88,5 @@ def split_rows(view: Any) -> Iterator[Any]:
 
 
 def join_views(views: Sequence[Any]) -> Any:
-    """What some rows hold now."""
+    """Return what some rows hold now."""
     return torch.cat(tuple(views)) if isinstance(views[0], Tensor) else np.concatenate(views)

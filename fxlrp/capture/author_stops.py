@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload, tree_leaves
+from fxlrp.ir.graphs import call_op
 from fxlrp.ir.program import is_floating
 from fxlrp.ir.stop_gradient import HOLD, STRAIGHT
 
@@ -51,7 +52,7 @@ def keep_stops(module: fx.GraphModule, stopped: bool = False) -> None:
 
 
 def is_stopped(node: fx.Node, otherwise: bool) -> bool:
-    """Whether gradients were off when the node ran; the graph's output is read with gradients."""
+    """Return whether gradients were off when the node ran; the graph's output is read with gradients."""
     return node.op != "output" and bool((node.meta.get("custom") or {}).get(STOPPED, otherwise))
 
 
@@ -71,19 +72,17 @@ def inline_regions(module: fx.GraphModule) -> None:
 
 def copy_region(module: fx.GraphModule, call: fx.Node, region: fx.GraphModule) -> Any:
     """Copy a region in front of its call and return its outputs."""
-    env: dict[fx.Node, Any] = dict(zip(region.graph.find_nodes(op="placeholder"), call.args[2:], strict=True))
+    given = dict(zip(region.graph.find_nodes(op="placeholder"), call.args[2:], strict=True))
+    copies: dict[fx.Node, Any] = dict(given)
     with module.graph.inserting_before(call):
-        for node in region.graph.nodes:
-            if node.op == "output":
-                return fx.map_arg(node.args[0], env.__getitem__)
-            if node.op == "placeholder":
-                continue
-            env[node] = new = module.graph.node_copy(node, env.__getitem__)
-            new.meta["custom"] = {STOPPED: not call.args[0], **(node.meta.get("custom") or {})}
-            if node.op == "get_attr":
-                new.target = f"{call.args[1].target}_{node.target}"  # type: ignore[union-attr]
-                setattr(module, new.target, getattr(region, str(node.target)))
-    raise AssertionError("a graph without an output")
+        outputs = module.graph.graph_copy(region.graph, copies)
+    for node, copy in copies.items():
+        if node not in given:
+            copy.meta["custom"] = {STOPPED: not call.args[0], **(node.meta.get("custom") or {})}
+        if node.op == "get_attr":
+            copy.target = f"{call.args[1].target}_{node.target}"  # type: ignore[union-attr]
+            setattr(module, copy.target, getattr(region, str(node.target)))
+    return outputs
 
 
 @dataclass
@@ -105,7 +104,7 @@ class Memory:
     writes: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
 
     def root(self, node: fx.Node) -> fx.Node:
-        """The node that made the memory, as far as this graph knows."""
+        """Find the node that made the memory, as far as this graph knows."""
         while node in self.source:
             node = self.source[node]
         return node
@@ -133,12 +132,12 @@ def follow_memory(graph: fx.Graph, stopped: bool) -> Memory:
 
 
 def is_region(node: Any) -> bool:
-    """A call of a region with other rules of casting, whose outputs are held inside."""
+    """Return whether a node calls a region with other rules of casting, whose outputs are held inside."""
     return node.target is AUTOCAST
 
 
 def find_aliased(node: fx.Node, *, write: bool) -> list[fx.Node]:
-    """The arguments that a node writes to, or those that its result shows without writing to them."""
+    """Find the arguments that a node writes to, or those that its result shows without writing to them."""
     if node.target is operator.getitem:
         return [] if write else [node.args[0]]  # type: ignore[list-item]
     schema = getattr(node.target, "_schema", None)
@@ -150,16 +149,15 @@ def find_aliased(node: fx.Node, *, write: bool) -> list[fx.Node]:
 
 
 def find_returned(node: fx.Node) -> list[fx.Node]:
-    """The argument that an op returned as it is, such as a cast to the same dtype: it keeps its gradient."""
+    """Find the argument that an op returned as it is, such as a cast to the same dtype: it keeps its gradient."""
     made, given = node.meta.get("val"), next(iter(node.all_input_nodes), None)
     val = given.meta.get("val") if given is not None else None
     if not (isinstance(made, Tensor) and isinstance(val, Tensor) and isinstance(node.target, OpOverload)):
         return []
     if (made.shape, made.dtype) != (val.shape, val.dtype) or not node.target._can_decompose():
         return []
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     with val.fake_mode, torch.no_grad():  # type: ignore[attr-defined]
-        return [given] if node.target(*args, **kwargs) is val else []  # type: ignore[list-item]
+        return [given] if call_op(node, lambda n: n.meta["val"]) is val else []  # type: ignore[list-item]
 
 
 def pass_straight(write: fx.Node, place: fx.Node) -> None:
@@ -203,7 +201,7 @@ def hold_views(found: Memory) -> None:
 
 
 def insert_hold(node: Any, before: fx.Node) -> fx.Node:
-    """The value of a node, held, in front of another."""
+    """Hold the value of a node, in front of another node."""
     with before.graph.inserting_before(before):
         held = before.graph.call_function(HOLD, (node,))
     held.meta.update(node.meta)

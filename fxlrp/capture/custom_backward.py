@@ -26,12 +26,12 @@ class Backward(enum.Enum):
 
 
 def is_of_torch(cls: type[Function]) -> bool:
-    """A function of torch itself, whose backward pass is the gradient of its forward pass."""
+    """Return whether a function is torch's own, whose backward pass is the gradient of its forward pass."""
     return cls.__module__.partition(".")[0] == "torch"
 
 
 def judge_backward(cls: type[Function], run: Callable[..., Any], args: Any, kwargs: Any) -> Backward | int:
-    """What the backward pass does; a number is that of the argument to which the gradient passes straight."""
+    """Tell what the backward pass does; a number is that of the argument to which the gradient passes straight."""
     with without_modes(), torch.enable_grad():
         try:
             found = {
@@ -43,7 +43,7 @@ def judge_backward(cls: type[Function], run: Callable[..., Any], args: Any, kwar
 
 
 def draw_like(value: Any, scale: float) -> Any:
-    """Random numbers in the place of floating tensors, zeros in that of others."""
+    """Draw random numbers in the place of floating tensors, zeros in that of others."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(t: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def draw_like(value: Any, scale: float) -> Any:
 
 
 def try_backward(cls: type[Function], run: Callable[..., Any], args: Any, kwargs: Any, scale: float) -> Backward | int:
-    """What it does on these numbers."""
+    """Tell what the backward pass does on these numbers."""
     inputs = {i: x for i, x in enumerate(args) if isinstance(x, Tensor) and x.requires_grad}
     out = run(*args, **kwargs)
     given = draw_like(out.detach(), scale).detach()
@@ -75,12 +75,12 @@ def try_backward(cls: type[Function], run: Callable[..., Any], args: Any, kwargs
 
 
 def run_forward(cls: type[Function], args: Any, kwargs: Any) -> Any:
-    """The forward pass as plain ops."""
+    """Run the forward pass as plain ops."""
     separate = cls.setup_context is not Function.setup_context
     return cls.forward(*args, **kwargs) if separate else cls.forward(FunctionCtx(), *args, **kwargs)
 
 
 def is_alike(a: Tensor | None, b: Tensor) -> bool:
-    """Whether two gradients are the same to rounding."""
+    """Return whether two gradients are the same to rounding."""
     close = torch.finfo(b.dtype).eps ** 0.5 * float(b.abs().max()) if b.numel() else 0.0
     return torch.allclose(torch.zeros_like(b) if a is None else a, b, rtol=0, atol=close)

@@ -30,14 +30,14 @@ FEW_EXPERTS = 16
 
 
 def make_decompositions() -> Mapping[Any, Any]:
-    """The core ATen table without the ops that stay whole, and with decompositions of our own."""
+    """Make the core ATen table without the ops that stay whole, and with decompositions of our own."""
     fallback = getattr(torch.ops.transformers, "grouped_mm_fallback", None)  # registered by its package's import
     return make_core_table() | ({fallback.default: grouped_mm} if fallback is not None else {})
 
 
 @functools.cache
 def make_core_table() -> dict[Any, Any]:
-    """Those of them that torch's own ops have."""
+    """Make the part of that table that torch's own ops have."""
     table = dict(torch.export.default_decompositions())
     table = {op: f for op, f in table.items() if op.name().partition("::")[2].partition(".")[0] not in KEEP_WHOLE}
     return table | {aten.index_fill.int_Tensor: index_fill, aten._grouped_mm.default: grouped_mm}
@@ -50,7 +50,7 @@ def grouped_mm(
     bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Rows in groups, each group times the matrix of its expert; no size depends on how many rows a group has.
+    """Multiply each group of rows by the matrix of its expert; no size depends on how many rows a group has.
 
     Args:
         x: (rows, inputs), sorted by expert.
@@ -75,7 +75,7 @@ def grouped_mm(
 
 
 def index_fill(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:
-    """A choice by place: torch's own writes twice, and counts the value twice, where an index is repeated."""
+    """Choose by place: torch's own writes twice, and counts the value twice, where an index is repeated."""
     places = torch.arange((x.shape or (1,))[dim], device=x.device)
     chosen = (places[:, None] == index.reshape(1, -1)).any(1)
     return torch.where(chosen.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)]), value, x)

@@ -11,7 +11,7 @@ from torch import nn
 
 
 def double_model(model: nn.Module) -> nn.Module:
-    """A model of the same modules, tensors and hooks, none of whose modules is one of the model's.
+    """Return a model of the same modules, tensors and hooks, none of whose modules is one of the model's.
 
     While torch exports a module it puts fake tensors into it, which another thread that runs the model would meet,
     and which stay there if it fails.
@@ -20,7 +20,7 @@ def double_model(model: nn.Module) -> nn.Module:
 
 
 def double_value(value: Any, made: dict[int, Any]) -> Any:
-    """The value with doubles in place of all modules in it.
+    """Return the value with doubles in place of all modules in it.
 
     Args:
         value: A module, a container, a method of a module, or anything else, which is shared.

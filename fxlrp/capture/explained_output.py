@@ -74,19 +74,13 @@ def lift_constants(traced: fx.GraphModule) -> list[Tensor]:
 
 def append_traced(graph: fx.Graph, traced: fx.GraphModule, nodes: list[fx.Node]) -> fx.Node:
     """Copy a traced function of ``nodes`` to the end of the graph and return the node of its result."""
-    mapping: dict[fx.Node, Any] = {}
-    sources = iter(nodes)
-    for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            mapping[node] = next(sources)
-        elif node.op == "call_function":
-            with graph.inserting_before(graph.output_node()):
-                mapping[node] = graph.node_copy(node, mapping.__getitem__)
-    return mapping[traced.graph.output_node().args[0]]  # type: ignore[index, no-any-return]
+    copies = dict(zip(traced.graph.find_nodes(op="placeholder"), nodes, strict=True))
+    with graph.inserting_before(graph.output_node()):
+        return graph.graph_copy(traced.graph, copies)  # type: ignore[return-value]
 
 
 def pick_output(out: Any, output: Output) -> Any:
-    """The part of a model's output that is explained."""
+    """Return the part of a model's output that is explained."""
     if callable(output):
         return output(out)
     if output is None:
@@ -105,7 +99,7 @@ def pick_output(out: Any, output: Output) -> Any:
 
 
 def find_entry(out: Any, key: str | int) -> Any:
-    """Entry of a mapping or sequence, or attribute, or None."""
+    """Find the entry of a mapping or sequence, or the attribute; None if there is none."""
     if isinstance(out, Mapping) and key in out:
         return out[key]
     if isinstance(key, int):
@@ -118,7 +112,7 @@ def find_entry(out: Any, key: str | int) -> Any:
 
 
 def describe_output(out: Any) -> str:
-    """A short description of a model's output."""
+    """Describe a model's output in a few words."""
     if isinstance(out, Tensor):
         return f"one {out.dtype} tensor"
     if isinstance(out, Mapping):

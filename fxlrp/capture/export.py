@@ -56,7 +56,7 @@ def export_open(
 
 
 def copy_exported(exported: ExportedProgram) -> ExportedProgram:
-    """The same program with a graph and a signature of its own; tensors are shared."""
+    """Return the same program with a graph and a signature of its own; tensors are shared."""
     new = copy.copy(exported)
     memo: dict[int, Any] = {id(t): t for t in tree_leaves((exported.state_dict, exported.constants))}
     new._graph_module = copy.deepcopy(exported.graph_module, memo)
@@ -87,7 +87,7 @@ def check_module(model: object) -> None:
 def export_watched(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
 ) -> tuple[ExportedProgram, list[FixedSize]]:
-    """Export, and say which sizes were fixed."""
+    """Export, and report which sizes were fixed."""
     try:
         with watch_specialisations() as fixed:
             return export_module(model, args, kwargs, dynamic_shapes), fixed
@@ -102,7 +102,7 @@ def export_watched(
 def export_module(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
-    """What torch.export makes of a module; parts of its output that a graph cannot return become None.
+    """Return what torch.export makes of a module; parts of its output that a graph cannot return become None.
 
     Raises:
         CaptureError: With the line of the model where it failed.
@@ -126,7 +126,7 @@ def export_module(
 
 
 def drop_unknown_outputs(model: nn.Module) -> nn.Module:
-    """The model with None for each part of its output that a graph cannot return, such as a key-value cache.
+    """Return the model with None for parts of its output that a graph cannot return, such as a key-value cache.
 
     A dataclass that torch has not been told of becomes a dictionary. The result shares everything with the model,
     which is not changed.
@@ -143,7 +143,7 @@ def drop_unknown_outputs(model: nn.Module) -> nn.Module:
 
 
 def drop_unknown_parts(output: Any) -> Any:
-    """An output with None for what a graph cannot return, and dictionaries for dataclasses unknown to torch."""
+    """Put None for what a graph cannot return, and dictionaries for dataclasses unknown to torch."""
 
     def part(x: Any) -> Any:
         if dataclasses.is_dataclass(x) and not isinstance(x, type):
@@ -154,7 +154,7 @@ def drop_unknown_parts(output: Any) -> Any:
 
 
 def explain_capture_failure(model: nn.Module | ExportedProgram, error: Exception) -> str:
-    """What failed, the user's source line, and what to do."""
+    """Explain what failed, in which of the user's lines, and what to do."""
     line = find_raising_line(error)
     place = f"  at {line}\n" if line else ""
     what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

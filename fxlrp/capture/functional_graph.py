@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec
 
 from fxlrp.capture.author_stops import keep_stops
 from fxlrp.capture.decompositions import make_decompositions
@@ -53,34 +53,22 @@ def capture(
     with silence_torch():
         exported, fixed = export_open(model, args, kwargs, dynamic_shapes)
         exported = decompose_exported(model, exported)
-    spec = exported.graph_signature
-    unsupported = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {s.kind for s in spec.output_specs}
-    if unsupported:
-        raise CaptureError(
-            f"{type(model).__name__} changes its buffers or inputs while it runs, so that a second call would differ. "
-            "Explain a version of it that returns the new state instead."
-        )
+    signature = exported.graph_signature
+    check_state(model, signature.output_specs)
     module = fx.GraphModule(exported.graph_module, exported.graph)
     by_name = {node.name: node for node in module.graph.nodes}
-    own = {describe_memory(t): (name, t) for name, t in list_tensors(model)}
-    constants, names, parameters, inputs = {}, {}, set(), []
-    for s in spec.input_specs:
-        node = by_name[s.arg.name]
-        if s.kind is InputKind.TOKEN:
-            continue
-        if s.kind is InputKind.USER_INPUT:
-            node.meta["user_input"] = True
-            inputs.append(node)
-            continue
-        assert s.target is not None
-        stored = exported.state_dict if s.target in exported.state_dict else exported.constants
-        constants[node], names[node] = stored[s.target], s.target
-        if s.kind is InputKind.CONSTANT_TENSOR and (found := own.get(describe_memory(stored[s.target]))) is not None:
-            names[node], constants[node] = found  # a function in the model reaches past its double
-        if s.kind is InputKind.PARAMETER or isinstance(constants[node], nn.Parameter):
-            parameters.add(node)
+    given = {by_name[s.arg.name]: s for s in signature.input_specs if s.kind is not InputKind.TOKEN}
+    inputs = tuple(node for node, s in given.items() if s.kind is InputKind.USER_INPUT)
+    for node in inputs:
+        node.meta["user_input"] = True
+    specs = {node: s for node, s in given.items() if node not in inputs}
+    bound = bind_constants(model, exported, specs)
+    constants, names = {n: t for n, (_, t) in bound.items()}, {n: name for n, (name, _) in bound.items()}
+    parameters = {
+        n for n, s in specs.items() if s.kind is InputKind.PARAMETER or isinstance(constants[n], nn.Parameter)
+    }
     mark_module_outputs(module.graph)
-    outputs = drop_effects(module.graph, spec.output_specs)
+    outputs = drop_effects(module.graph, signature.output_specs)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     explained, added = append_explained(module.graph, outputs, out_spec, output, objective)
     module.graph.output_node().args = ((*outputs, explained),)
@@ -89,7 +77,7 @@ def capture(
         constants=constants | added,
         names=names | {node: node.name for node in added},
         parameters=frozenset(parameters),
-        inputs=tuple(inputs),
+        inputs=inputs,
         in_spec=in_spec,
         out_spec=out_spec,
         guards=Guards(explained.meta["val"].fake_mode.shape_env, exported.range_constraints),
@@ -97,8 +85,36 @@ def capture(
     )
 
 
+def check_state(model: nn.Module | ExportedProgram, outputs: Sequence[OutputSpec]) -> None:
+    """Refuse a model that changes its buffers or inputs while it runs.
+
+    Raises:
+        CaptureError: If one of the outputs is such a change.
+    """
+    if {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION} & {s.kind for s in outputs}:
+        raise CaptureError(
+            f"{type(model).__name__} changes its buffers or inputs while it runs, so that a second call would differ. "
+            "Explain a version of it that returns the new state instead."
+        )
+
+
+def bind_constants(
+    model: nn.Module | ExportedProgram, exported: ExportedProgram, specs: Mapping[fx.Node, InputSpec]
+) -> dict[fx.Node, tuple[str, Any]]:
+    """Return the name and the value of every parameter, buffer and other constant, by placeholder."""
+    own = {describe_memory(t): (name, t) for name, t in list_tensors(model)}
+    bound: dict[fx.Node, tuple[str, Any]] = {}
+    for node, spec in specs.items():
+        assert spec.target is not None
+        stored = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        bound[node] = spec.target, stored[spec.target]
+        if spec.kind is InputKind.CONSTANT_TENSOR:  # of the model's own: a function in it reaches past its double
+            bound[node] = own.get(describe_memory(stored[spec.target]), bound[node])
+    return bound
+
+
 def decompose_exported(model: nn.Module | ExportedProgram, exported: ExportedProgram) -> ExportedProgram:
-    """The program in core ATen, with an op that lasts wherever its author stopped a gradient."""
+    """Decompose the program to core ATen, with an op that lasts wherever its author stopped a gradient."""
     for graph in list_graphs(exported.graph_module):
         check_graph(graph)
         check_random_masks(graph)
@@ -115,7 +131,7 @@ def decompose_exported(model: nn.Module | ExportedProgram, exported: ExportedPro
 
 
 def list_graphs(module: fx.GraphModule) -> list[fx.Graph]:
-    """The graph of a module and those of its regions."""
+    """List the graph of a module and those of its regions."""
     return [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
 
 
@@ -128,14 +144,14 @@ def name_outputs(exported: ExportedProgram) -> None:
 
 
 def list_tensors(model: nn.Module | ExportedProgram) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of a module."""
+    """Yield parameters and buffers of a module."""
     if isinstance(model, nn.Module):
         yield from model.named_buffers()
         yield from model.named_parameters()
 
 
 def describe_memory(tensor: Any) -> tuple[Any, ...]:
-    """The memory that a tensor shows, and how."""
+    """Return the memory that a tensor shows, and how."""
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
         return (id(tensor),)
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from fxlrp._torch import is_concrete_int, print_specializations, tree_leaves, tree_map, tree_map_only
+from fxlrp.ir.guards import find_user_inputs
 from fxlrp.ir.program import FixedSize
 from fxlrp.ir.user_lines import find_running_line
 
@@ -43,26 +44,24 @@ def choose_open_sizes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[s
 
 
 def find_open_dimensions(value: Any) -> dict[int, Any] | None:
-    """What may change of an input, if it is a tensor."""
+    """Return what may change of an input, if it is a tensor."""
     if not isinstance(value, Tensor):
         return None
     return {dim: Dim.AUTO for dim in range(1 if value.ndim > 3 else min(value.ndim, 2)) if value.shape[dim] > 1}
 
 
 def find_fixed_sizes(exported: ExportedProgram) -> list[FixedSize]:
-    """The sizes that were to be left open and are not, found by the inputs of the graph alone."""
-    names = set(exported.graph_signature.user_inputs)
-    inputs = {node.name: node.meta["val"] for node in exported.graph.find_nodes(op="placeholder") if node.name in names}
+    """Find the sizes that were to be left open and are not, by the inputs of the graph alone."""
     return [
-        FixedSize(name, dim, int(value.shape[dim]), "unknown source")
-        for name, value in inputs.items()
-        for dim in find_open_dimensions(value) or ()
-        if is_concrete_int(value.shape[dim])
+        FixedSize(node.name, dim, int(node.meta["val"].shape[dim]), "unknown source")
+        for node in find_user_inputs(exported)
+        for dim in find_open_dimensions(node.meta["val"]) or ()
+        if is_concrete_int(node.meta["val"].shape[dim])
     ]
 
 
 def double_batch(values: Any) -> Any:
-    """Examples of one sample, doubled, as torch takes a size of 1 for one that is always 1; None for other examples."""
+    """Double examples of one sample, as torch takes a size of 1 for one that is always 1; None for other examples."""
     tensors = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
     if not tensors or not all(t.ndim and t.shape[0] == 1 for t in tensors):
         return None

@@ -41,7 +41,7 @@ def silence_torch() -> Iterator[None]:
 
 
 def find_handlers() -> set[logging.Handler]:
-    """Those that what torch logs can reach."""
+    """Find the handlers that what torch logs can reach."""
     named = [logger for name, logger in logging.root.manager.loggerDict.items() if name.startswith("torch")]
     loggers = [logging.root, *(logger for logger in named if isinstance(logger, logging.Logger))]
     last = {logging.lastResort} if logging.lastResort is not None else set()

@@ -14,7 +14,7 @@ from fxlrp.ir.guards import SMALLEST_OPEN, find_user_inputs, is_symbolic
 
 
 def fix_small_exported(exported: ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What to tell torch.export of an exported program's sizes so that those that are 0 or 1 now are fixed.
+    """Return what to tell torch.export of an exported program's sizes: those that are 0 or 1 now are fixed.
 
     Returns:
         None if there are none, or if the inputs are of another kind, as who called will say.
@@ -36,7 +36,7 @@ def fix_small_exported(exported: ExportedProgram, args: tuple[Any, ...], kwargs:
 
 
 def fix_small_declared(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any) -> Any:
-    """What to tell torch.export of sizes that may change: those that are 0 or 1 now are fixed.
+    """Return what to tell torch.export of sizes that may change: those that are 0 or 1 now are fixed.
 
     Torch takes another way through the model there, such as broadcasting, so that they need a program of their own.
     """
@@ -66,7 +66,7 @@ def collect_small(small: set[str], path: Any, value: Any, dims: Any) -> None:
 
 
 def close_small(small: set[str], path: Any, value: Any, dims: Any) -> Any:
-    """What is said of an input, but that these named sizes are fixed, and those without a name that are 0 or 1."""
+    """Fix these named sizes of an input in what is said of it, and those without a name that are 0 or 1."""
     sizes = pair_sizes(value, dims)
     closing = {
         i: Dim.STATIC
@@ -79,7 +79,7 @@ def close_small(small: set[str], path: Any, value: Any, dims: Any) -> Any:
 
 
 def pair_sizes(value: Any, dims: Any) -> dict[int, tuple[Any, int]]:
-    """What is said of each dimension of a tensor, and its size now."""
+    """Return what is said of each dimension of a tensor, and its size now."""
     if not isinstance(value, Tensor) or not isinstance(dims, (Mapping, tuple, list)):
         return {}
     said = dims.items() if isinstance(dims, Mapping) else enumerate(dims)
@@ -87,17 +87,17 @@ def pair_sizes(value: Any, dims: Any) -> dict[int, tuple[Any, int]]:
 
 
 def is_hint(dim: Any) -> bool:
-    """Whether it is ``Dim.AUTO`` or ``Dim.DYNAMIC``, with limits or without."""
+    """Return whether a size is declared as ``Dim.AUTO`` or ``Dim.DYNAMIC``, with limits or without."""
     return getattr(dim, "type", None) in (Dim.AUTO.type, Dim.DYNAMIC.type)
 
 
 def find_root_size(dim: Any) -> Any:
-    """The named size that another one is computed of."""
+    """Return the named size that another one is computed of."""
     return getattr(dim, "root", dim)
 
 
 def compute_root_size(dim: Any, size: int) -> int:
-    """Value of the named size that a linear one is computed of."""
+    """Compute the named size that a linear one is computed of."""
     if not hasattr(dim, "root"):
         return size
     first, second = int(dim.fn(0)), int(dim.fn(1))

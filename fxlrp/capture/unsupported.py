@@ -14,7 +14,7 @@ from fxlrp.ir.provenance import describe
 
 
 def find_remedy(leaf: object) -> str:
-    """What a tensor is and what to do about it; empty for a plain one."""
+    """Tell what a tensor is and what to do about it; empty for a plain one."""
     if not isinstance(leaf, Tensor):
         return ""
     if leaf.is_nested:

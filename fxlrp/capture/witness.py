@@ -42,7 +42,7 @@ class Witness(TorchFunctionMode):
         with annotate({STOPPED: True}) if off else contextlib.nullcontext():
             return func(*args, **(kwargs or {}))
 
-    def applied(self, cls: type[Function], *args: Any, **kwargs: Any) -> Any:
+    def stand_in(self, cls: type[Function], *args: Any, **kwargs: Any) -> Any:
         """Stand in for ``Function.apply``."""
         run = self.apply.__get__(None, cls)
         if threading.get_ident() != self.thread or self.depth:
@@ -54,12 +54,12 @@ class Witness(TorchFunctionMode):
         try:
             with annotate({STOPPED: True}) if off else contextlib.nullcontext():
                 out = run(*args, **kwargs)
-                return out if off or is_of_torch(cls) else self.judged(cls, run, args, kwargs, out)
+                return out if off or is_of_torch(cls) else self.follow_backward(cls, run, args, kwargs, out)
         finally:
             self.depth -= 1
 
-    def judged(self, cls: type[Function], run: Any, args: Any, kwargs: Any, out: Any) -> Any:
-        """The output of a function with the gradient that its backward pass gives it, or a warning."""
+    def follow_backward(self, cls: type[Function], run: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        """Return the output of a function with the gradient that its backward pass gives it, or warn."""
         found = judge_backward(cls, run, args, kwargs)
         if isinstance(found, int):
             return STRAIGHT(args[found], HOLD(out))
@@ -80,9 +80,9 @@ class Witness(TorchFunctionMode):
 
 @contextlib.contextmanager
 def watch_gradients() -> Iterator[None]:
-    """While a model is exported: what it does with gradients is noted in the nodes, or warned about by name."""
+    """Note what a model does with gradients while it is exported: in the nodes, or by a warning that names it."""
     witness = Witness()
-    Function.apply = classmethod(witness.applied)  # type: ignore[method-assign, assignment]
+    Function.apply = classmethod(witness.stand_in)  # type: ignore[method-assign, assignment]
     try:
         with preserve_node_meta(), witness:
             yield

@@ -22,7 +22,7 @@ def walk_explained_rows(
     form: targets.Form,
     chosen: Sequence[Tensor],
 ) -> Env:
-    """`backward` in two parts: the tail for one row per term of the target, then the rest for all positions.
+    """Walk in reverse in two parts: the tail for one row per term of the target, then the rest for all positions.
 
     Relevance starts at single entries, so that all other rows of the tail carry zeros. A coefficient is linear in the
     seed, so that the terms add up where they meet.
@@ -62,18 +62,18 @@ def walk_explained_rows(
 
 
 def expand_rows(rows: Tensor, x: Tensor) -> Tensor:
-    """The rows as an index into ``x``."""
+    """Return the rows, (samples, terms), as an index into dimension 1 of ``x``."""
     return rows.view(*rows.shape, *[1] * (x.ndim - 2)).expand(*rows.shape, *x.shape[2:])
 
 
 def gather_rows(x: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-    """The rows of ``x``, which may have one sample for all."""
+    """Gather the rows of ``x``, which may have one sample for all."""
     x = x.expand(like.shape[0], *x.shape[1:])
     return x.gather(1, expand_rows(rows, x))
 
 
 def scatter_rows(carried: Tensor | Relevance, rows: Tensor, value: Tensor) -> Tensor | Relevance:
-    """A coefficient of rows as one of all positions: zeros elsewhere, equal rows added."""
+    """Scatter a coefficient of rows over all positions: zeros elsewhere, equal rows added."""
     if isinstance(carried, Relevance):
         zeros = torch.zeros_like(numerics.widen(value))
         whole = scatter_rows(carried.coefficient + torch.zeros_like(carried.rest), rows, zeros)

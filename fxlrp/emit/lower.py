@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import fx
 
 from fxlrp import passes
-from fxlrp.emit import source_relevance
+from fxlrp.emit.source_relevance import read_attributed_input
 from fxlrp.emit.trace import trace_program
-from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.decisions import Env
 from fxlrp.ir.program import Program
 from fxlrp.ir.targets import Form
 from fxlrp.passes.analyses.positions import find_tail
-from fxlrp.plan import named_places
 from fxlrp.plan.decide import Plan
+from fxlrp.plan.named_places import find_passing_point
+from fxlrp.plan.read_points import drop_broken_facts
 
 
-def emit_program(made: Plan, form: Form) -> Program:
-    """Emit the program of a plan for one form of target, and clean it up."""
-    outputs = [n for n in made.captured.outputs if isinstance(n, fx.Node)]
-    names = tuple(dict.fromkeys(source.name for source in made.sources))
+def emit_program(plan: Plan, form: Form) -> Program:
+    """Emit the program of a plan for one form of target, and clean it up.
 
-    def results(env: Env, found: Env) -> list[Any]:
+    Raises:
+        SignatureError: If the form starts or masks relevance at a name that passes none on.
+    """
+    captured = plan.captured
+    outputs = [n for n in captured.outputs if isinstance(n, fx.Node)]
+    names = tuple(dict.fromkeys(source.name for source in plan.sources))
+    starts = [find_passing_point(captured, name, plan.twins, "inject") for name in form.starts]
+    kept = [find_passing_point(captured, name, plan.twins, "keep") for name in form.kept]
+    twins = drop_broken_facts({**plan.twins, **plan.readers}, [point.node for point in starts])
+    whole = {*(point.node for point in kept), *plan.readers}
+    tail = find_tail(captured.graph, twins, captured.explained, whole) if form.weights else None
+
+    def collect(env: Env, found: Env) -> list[Any]:
         relevances: dict[str, Any] = dict.fromkeys(names, 0.0)
-        for s in made.sources:
-            relevances[s.name] = relevances[s.name] + source_relevance.read_attributed_input(s, env, found)
-        reads = [place.read(env, found) for place in made.reads.values()]
+        for source in plan.sources:
+            relevances[source.name] = relevances[source.name] + read_attributed_input(source, env, found)
+        reads = [place.read(env, found) for place in plan.reads.values()]
         return [*(env[n] for n in outputs), *relevances.values(), *reads]
 
-    starts = [named_places.find_passing_point(made.captured, name, made.twins, "inject") for name in form.starts]
-    kept = [named_places.find_passing_point(made.captured, name, made.twins, "keep") for name in form.kept]
-    twins = drop_broken_facts({**made.twins, **made.readers}, [point.node for point in starts])
-    whole = {*(point.node for point in kept), *made.readers}
-    end = find_tail(made.captured.graph, twins, made.captured.explained, whole) if form.weights else None
-    module = trace_program(made.captured, twins, form, results, starts, kept, end)
+    module = trace_program(captured, twins, form, collect, starts, kept, tail)
     passes.run_passes(module, passes.CLEANUP)
-    return Program(module, len(outputs), names, tuple(made.reads))
-
-
-def drop_broken_facts(twins: Mapping[fx.Node, Twin], starts: Collection[fx.Node]) -> dict[fx.Node, Twin]:
-    """Twins without the proofs that an injected coefficient breaks: it need not be 0 where the output is negative.
-
-    Masks break none, as they keep zeros, nor does either change the sign of a value.
-    """
-    doubted = {node: replace(twins[node].facts, dead_below=False) for node in starts}
-    return {**twins, **{node: replace(twins[node], facts=facts) for node, facts in doubted.items()}}
+    return Program(module, len(outputs), names, tuple(plan.reads))

@@ -13,7 +13,7 @@ from fxlrp.ir.rule import Rule, Site
 
 
 def check_parts(node: fx.Node, rule: Rule, site: Site, parts: object) -> None:
-    """One result per operand, shaped as it."""
+    """Refuse what is not one result per operand, shaped as it."""
     shapes = [describe_shape(part) for part in parts] if isinstance(parts, (tuple, list)) else describe_shape(parts)
     wanted = [describe_shape(x) for x in site.operands]
     if shapes != wanted:
@@ -24,6 +24,6 @@ def check_parts(node: fx.Node, rule: Rule, site: Site, parts: object) -> None:
 
 
 def describe_shape(part: object) -> Any:
-    """Shape of a coefficient; of anything else the name of its type."""
+    """Return the shape of a coefficient; of anything else the name of its type."""
     tensor = part.rest if isinstance(part, numerics.Relevance) else part
     return tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__

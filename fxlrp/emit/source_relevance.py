@@ -12,14 +12,14 @@ from fxlrp._torch import tree_flatten
 from fxlrp.emit.trace import read_relevance
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
+from fxlrp.ir.ops import MOVES
 from fxlrp.ir.program import AttributedInput
 from fxlrp.ir.rule import Site
-from fxlrp.passes.analyses.sources import MOVES
 from fxlrp.passes.manager import is_same_shape
 
 
 def read_attributed_input(source: AttributedInput, env: Env, found: Mapping[Any, Any]) -> Tensor:
-    """Relevance of a source, in the shape of its input if it was followed there."""
+    """Return the relevance of an attributed input, in the shape of the input if it was followed there."""
     r = read_relevance(env[source.node], found.get(source.node))
     if source.dims is None:
         return r
@@ -32,12 +32,12 @@ def read_attributed_input(source: AttributedInput, env: Env, found: Mapping[Any,
 
 
 def sum_broadcast(r: Tensor, x: Tensor) -> Tensor:
-    """Numbers of a result summed over where an operand was broadcast."""
+    """Sum the numbers of a result where an operand was broadcast."""
     return r if is_same_shape(tuple(r.shape), tuple(x.shape)) else r.sum_to_size(x.shape)
 
 
 def move_back(node: fx.Node, operand: fx.Node, r: Tensor, env: Env) -> Tensor:
-    """Numbers of what was moved in the places that it came from: the adjoint of the move."""
+    """Move numbers back to the places that they came from: the adjoint of the move."""
     given, spec = tree_flatten((node.args, node.kwargs))
     slot = next(i for i, leaf in enumerate(given) if leaf is operand)
     leaves = [env[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in given]

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp._torch import OpOverload, enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
+from fxlrp._torch import enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
 from fxlrp.emit import explained_rows
 from fxlrp.emit.walk import walk_backward, walk_forward
 from fxlrp.ir import adjoint_cache, numerics, targets
 from fxlrp.ir.decisions import Env, Tail, Twin
+from fxlrp.ir.ops import is_mutable
 from fxlrp.ir.program import Captured
 from fxlrp.plan.read_points import Point, start_and_mask
 
@@ -42,10 +43,12 @@ def trace_program(
 
     Returns:
         A module that takes the tensors among the model's flattened inputs, then those of the target (or of
-        ``starts``), then those of ``kept``.
+        ``starts``), then those of ``kept``, and returns what ``results`` does.
+
+    Raises:
+        RuleError: If a rule returns what does not fit its operands.
     """
-    graph = captured.graph
-    end = captured.explained
+    graph, end = captured.graph, captured.explained
     given = [node for node in captured.inputs if isinstance(node.meta["val"], Tensor)]
     fixed = {node: node.meta["val"] for node in captured.inputs if node not in given}
     constants = list(captured.constants)
@@ -62,9 +65,8 @@ def trace_program(
             seed = {end: targets.make_seed(form, numerics.widen(env[end]), chosen)}
         return results(env, walk_backward(graph, env, ruled, seed) | inside)
 
-    mode = captured.explained.meta["val"].fake_mode
-    with mode, enable_python_dispatcher(), preserve_node_meta(), lazy_modules(), torch.no_grad():
-        chosen = () if starts else targets.make_examples(form, captured.explained.meta["val"])
+    with end.meta["val"].fake_mode, enable_python_dispatcher(), preserve_node_meta(), lazy_modules(), torch.no_grad():
+        chosen = () if starts else targets.make_examples(form, end.meta["val"])
         target = *chosen, *(torch.empty_like(numerics.widen(p.node.meta["val"])) for p in (*starts, *kept))
         values = *detach_values(placeholders), *target
         module = trace_functional(program, values)
@@ -74,28 +76,23 @@ def trace_program(
 
 
 def trace_functional(program: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
-    """The function as a graph of ops that change nothing in place, for values like the given ones."""
+    """Trace the function as a graph of ops that change nothing in place, for values like the given ones."""
     with adjoint_cache.share_traces():
         module = make_fx(program, _allow_non_fake_inputs=True)(*values)
-    if any(is_mutating(node) for node in module.graph.nodes):
+    if any(is_mutable(node.target) for node in module.graph.nodes):  # some backward formulas of torch write in place
         functional = torch.func.functionalize(fx.Interpreter(module).run, remove="mutations_and_views")
         module = make_fx(functional, _allow_non_fake_inputs=True)(*values)
     return module
 
 
-def is_mutating(node: fx.Node) -> bool:
-    """Whether a node is an in-place op, which some backward formulas of torch contain."""
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-
-
 def detach_values(nodes: list[fx.Node]) -> list[Any]:
-    """Fake values of nodes; parameters as plain tensors, as no gradient is taken with respect to them."""
+    """Return the fake values of nodes; parameters as plain tensors, as no gradient is taken with respect to them."""
     values = [node.meta["val"] for node in nodes]
     return [v.detach() if isinstance(v, Tensor) else v for v in values]
 
 
 def read_relevance(x: Tensor, carried: Any) -> Tensor:
-    """Relevance of a value; zero if nothing arrived."""
+    """Return the relevance of a value; zeros if nothing arrived."""
     x = numerics.widen(x)
     return torch.zeros_like(x.real) if carried is None else numerics.to_relevance(carried, x)
 

@@ -11,6 +11,7 @@ from fxlrp._torch import tree_flatten
 from fxlrp.emit.rule_results import check_parts
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.graphs import call_op
 from fxlrp.ir.provenance import mark_origin
 from fxlrp.ir.rule import Site
 
@@ -20,9 +21,8 @@ def walk_forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:
     env = dict(values)
     for node in graph.nodes:
         if node.op == "call_function":
-            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
             with mark_origin(node, "forward"):
-                env[node] = node.target(*args, **kwargs)
+                env[node] = call_op(node, env.__getitem__)
     return env
 
 
@@ -33,26 +33,29 @@ def walk_backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed
         graph: The canonical forward graph.
         env: Value of every node.
         twins: Rule and operands of every live node that passes relevance on.
-        seed: Coefficient at the nodes where relevance starts.
+        seed: Coefficient at the nodes where relevance starts, each shaped as its node's value.
 
     Returns:
-        Coefficient (or `numerics.Relevance`) by node.
+        Coefficient (or `numerics.Relevance`) by node, shaped as the node's value.
+
+    Raises:
+        RuleError: If a rule does not return one result per operand, each shaped as its operand.
     """
     found: Env = dict(seed)
     for node in reversed(graph.nodes):
-        if node not in found or node not in twins:
-            continue
-        sources, site = build_site(node, env, twins[node])
-        with mark_origin(node, twins[node].rule.name):
-            parts = twins[node].rule(site, found[node])
-            check_parts(node, twins[node].rule, site, parts)
-            for source, part in zip(sources, parts, strict=True):
-                found[source] = found[source] + part if source in found else part
+        if node in found and node in twins:
+            rule = twins[node].rule
+            operands, site = build_site(node, env, twins[node])
+            with mark_origin(node, rule.name):
+                parts = rule(site, found[node])
+                check_parts(node, rule, site, parts)
+                for operand, part in zip(operands, parts, strict=True):
+                    found[operand] = found[operand] + part if operand in found else part
     return found
 
 
 def build_site(node: fx.Node, env: Env, twin: Twin) -> tuple[list[fx.Node], Site]:
-    """The node as a site, and the nodes that its operands come from."""
+    """Return the nodes that the operands of a live node come from, and the node as a site, widened for relevance."""
     nodes, spec = tree_flatten((node.args, node.kwargs))
     values = tuple(env[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in nodes)
     leaves, out = numerics.widen((values, env[node]))

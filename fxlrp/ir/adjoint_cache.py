@@ -13,6 +13,8 @@ from typing import Any
 from torch import SymInt, Tensor, fx
 
 from fxlrp._torch import disable_proxy_modes_tracing, make_fx
+from fxlrp.ir.graphs import call_op
+from fxlrp.ir.ops import erase_dead_code
 
 Function = Callable[..., tuple[Tensor, ...]]
 _graphs: ContextVar[dict[Hashable, fx.Graph | None] | None] = ContextVar("graphs", default=None)
@@ -20,7 +22,7 @@ _graphs: ContextVar[dict[Hashable, fx.Graph | None] | None] = ContextVar("graphs
 
 @contextmanager
 def share_traces() -> Iterator[None]:
-    """While one program is traced: functions that are alike are traced once."""
+    """Trace functions that are alike once, while one program is traced."""
     token = _graphs.set({})
     try:
         yield
@@ -29,7 +31,7 @@ def share_traces() -> Iterator[None]:
 
 
 def call_by_trace(function: Function, key: Hashable, values: Sequence[Any]) -> tuple[Tensor, ...]:
-    """What the function returns: inside `share_traces` by the ops that it left at the first call with such a key and values.
+    """Call the function: inside `share_traces` by the ops that it left at the first call with such a key and values.
 
     Args:
         function: A function of nothing but its arguments.
@@ -48,14 +50,14 @@ def call_by_trace(function: Function, key: Hashable, values: Sequence[Any]) -> t
 
 
 def describe_layout(value: Any) -> Hashable:
-    """What the ops for a value depend on."""
+    """Return what the ops for a value depend on."""
     if isinstance(value, Tensor):
         return value.dtype, value.shape, value.stride(), value.device, value.is_conj(), value.is_neg()
     return type(value), repr(value)
 
 
 def trace_ops(function: Function, values: Sequence[Any]) -> fx.Graph | None:
-    """The ops that a function leaves; none if it makes tensors of its own, which are of one trace only."""
+    """Return the ops that a function leaves; None if it makes tensors of its own, which are of one trace only."""
     places = [i for i, x in enumerate(values) if isinstance(x, Tensor)]
 
     def of_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -67,7 +69,7 @@ def trace_ops(function: Function, values: Sequence[Any]) -> fx.Graph | None:
     with disable_proxy_modes_tracing():
         apart = [values[i].detach() for i in places]  # a tensor given twice would be one input of the graph
         graph = make_fx(of_tensors, _allow_non_fake_inputs=True)(*apart).graph
-    graph.eliminate_dead_code()
+    erase_dead_code(graph)
     return None if graph.find_nodes(op="get_attr") else graph
 
 
@@ -76,7 +78,6 @@ def run_ops(graph: fx.Graph, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     env: dict[fx.Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), tensors, strict=True))
     for node in graph.nodes:
         if node.op == "call_function":
-            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-            env[node] = node.target(*args, **kwargs)
+            env[node] = call_op(node, env.__getitem__)
     results: Any = graph.output_node().args[0]
     return tuple(env[node] for node in results)

@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 
 
 def find_recipe(value: Any) -> tuple[Any, ...]:
-    """How pickle makes a dataclass with a function ``apply`` again: by its own recipe, its name, or its fields.
+    """Tell pickle how to make a dataclass with a function ``apply`` again: by its own recipe, its name, or its fields.
 
     A decorator that registers leaves the value under the name of its function, which then has none of its own.
     """

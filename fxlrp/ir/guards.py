@@ -28,50 +28,50 @@ class Guards:
     ranges: Mapping[Any, Any]
     _known: dict[Any, bool] = field(default_factory=dict, repr=False)
 
-    def limits(self, symbol: Any) -> tuple[int, int | None]:
-        """The least and the largest value of a symbol, None if there is no largest."""
+    def find_limits(self, symbol: Any) -> tuple[int, int | None]:
+        """Return the least and the largest value of a symbol, None if there is no largest."""
         declared = self.ranges.get(symbol)
         if declared is None:
             return SMALLEST_OPEN, None
         least, largest = declared.lower, declared.upper
         return max(SMALLEST_OPEN, int(least)), int(largest) if largest.is_Integer and largest < 2**31 else None
 
-    def conditions(self) -> Iterator[Any]:
-        """What holds beside the limits, in symbols that inputs have."""
+    def list_conditions(self) -> Iterator[Any]:
+        """Yield what holds beside the limits, in symbols that inputs have."""
         for guard in self.shapes.guards:
             if chooses_layout(guard):  # of a convolution's result, by how large it is; its numbers are the same
                 continue
-            yield self.resolved(guard.expr)
+            yield self.resolve(guard.expr)
 
-    def resolved(self, expression: Any) -> Any:
-        """An expression in the symbols that are left, when torch found some to be equal to others."""
+    def resolve(self, expression: Any) -> Any:
+        """Return an expression in the symbols that are left, when torch found some to be equal to others."""
         while expression.free_symbols & self.shapes.replacements.keys():
             expression = expression.xreplace(self.shapes.replacements)
         return expression
 
     def admit(self, sizes: Mapping[Any, int]) -> bool:
-        """Whether the program may run for these values of its symbols."""
+        """Return whether the program may run for these values of its symbols."""
         if not sizes:
             return True
         key = len(self.shapes.guards), *sizes.items()
         if key not in self._known:
-            self._known[key] = all(self._held(sizes))
+            self._known[key] = all(self._check(sizes))
         return self._known[key]
 
-    def _held(self, sizes: Mapping[Any, int]) -> Iterator[bool]:
+    def _check(self, sizes: Mapping[Any, int]) -> Iterator[bool]:
         values = to_integers(sizes)
         for symbol, n in sizes.items():
-            least, largest = self.limits(symbol)
+            least, largest = self.find_limits(symbol)
             yield least <= n and (largest is None or n <= largest)
         for expression, limits in self.ranges.items():
             value = expression.xreplace(values)
             yield not value.is_Integer or bool(limits.lower <= value <= limits.upper)
-        for condition in self.conditions():
+        for condition in self.list_conditions():
             yield condition.xreplace(values) != False  # noqa: E712  sympy's false; what is left open depends on data
 
 
 def solve_size(expression: Any, n: int, sizes: dict[Any, int]) -> bool:
-    """Whether a size may be ``n``, when symbols have the values in ``sizes``; remembers the value of one more."""
+    """Return whether a size may be ``n`` for the values in ``sizes`` of symbols; add the value of one more to them."""
     unknown = [symbol for symbol in expression.free_symbols if symbol not in sizes]
     if len(unknown) == 1:  # sizes of inputs are symbols, or linear in one
         at = [int(expression.xreplace({unknown[0]: Integer(x)} | to_integers(sizes))) for x in (0, 1)]
@@ -80,12 +80,12 @@ def solve_size(expression: Any, n: int, sizes: dict[Any, int]) -> bool:
 
 
 def to_integers(sizes: Mapping[Any, int]) -> dict[Any, Any]:
-    """Values of symbols as torch's expressions take them."""
+    """Return values of symbols as torch's expressions take them."""
     return {symbol: Integer(n) for symbol, n in sizes.items()}
 
 
 def is_symbolic(size: Any) -> bool:
-    """Whether a size of a graph is open."""
+    """Return whether a size of a graph is open."""
     return isinstance(size, SymInt)
 
 
@@ -101,6 +101,6 @@ def restore_guards(exported: ExportedProgram) -> None:
 
 
 def find_user_inputs(exported: ExportedProgram) -> list[fx.Node]:
-    """The placeholders of the user's inputs, in order."""
+    """Return the placeholders of the user's inputs, in order."""
     names = set(exported.graph_signature.user_inputs)
     return [node for node in exported.graph.find_nodes(op="placeholder") if node.name in names]

@@ -19,7 +19,7 @@ _precision: ContextVar[torch.dtype] = ContextVar("precision", default=torch.floa
 
 
 def widen_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that relevance is computed in: float32 for half precision, else the same.
+    """Return the dtype that relevance is computed in: float32 for half precision, else the same.
 
     Inside `compute_at_least` it is no less than the dtype given there.
     """
@@ -48,7 +48,7 @@ def widen(value: Any) -> Any:
 
 
 def bound_epsilon(epsilon: float, dtype: torch.dtype) -> float:
-    """The stabiliser, but no less than the root of the smallest normal number of the dtype.
+    """Return the stabiliser, but no less than the root of the smallest normal number of the dtype.
 
     What is divided by it stays finite, so that where nothing contributes, 0 times the quotient is 0.
     """
@@ -58,7 +58,9 @@ def bound_epsilon(epsilon: float, dtype: torch.dtype) -> float:
 def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Move ``z`` away from zero: ``z + e * sgn(z)`` with ``sgn(0) = +1`` and `bound_epsilon` for ``e``.
 
-    A complex ``z`` moves along its own direction.
+    A complex ``z`` moves along its own direction. The result has the shape and the dtype of ``z``.
+
+    Source: Bach et al. 2015, the epsilon rule.
     """
     e = bound_epsilon(epsilon, z.dtype)
     if z.is_complex():
@@ -68,19 +70,29 @@ def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
 
 
 def gain(f: Tensor, x: Tensor, slope: float = 1.0) -> Tensor:
-    """``f(x) / x`` for a function with ``f(0) = 0``, continued at 0 by its slope there.
+    """Compute ``f(x) / x`` for a function with ``f(0) = 0``, continued at 0 by its slope there.
 
     Safe for functions that are accurate near 0 (tanh, erf, expm1 ...): their quotient is too.
+
+    Args:
+        f: Value of the function at ``x``, in its shape and dtype.
+        x: The argument.
+        slope: The derivative at 0.
     """
     zero = x.abs() < torch.finfo(x.dtype).smallest_normal
     return torch.where(zero, slope, f / torch.where(zero, 1.0, x))
 
 
 def apply_adjoint(function: Callable[..., Tensor], operands: Sequence[Tensor], c: Tensor) -> tuple[Tensor, ...]:
-    """Vector-Jacobian product ``J^T c``: one result per operand, zero where the function ignores it.
+    """Compute the vector-Jacobian product ``J^T c``: one result per operand, 0 where the function ignores it.
 
     For complex values it is the plain transpose, without autograd's conjugates: of ``z * w`` it is ``c * w``. So the
     relevance of a complex ``z`` is the real part of ``z * c``, closed forms hold as they stand, and the sums close.
+
+    Args:
+        function: A function of as many tensors as there are operands.
+        operands: Where its derivative is taken.
+        c: Shaped as its result; cast to the dtype of that.
     """
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in operands]
@@ -114,14 +126,14 @@ class Relevance:
 
 
 def to_coefficient(carried: Tensor | Relevance, x: Tensor) -> Tensor:
-    """Coefficient of ``x``; relevance without one is divided by ``x`` with the stabiliser."""
+    """Return the coefficient of ``x``; relevance without one is divided by ``x`` with the stabiliser."""
     if isinstance(carried, Relevance):
         return carried.coefficient + carried.rest / stabilise(x)
     return carried
 
 
 def to_relevance(carried: Tensor | Relevance, x: Tensor) -> Tensor:
-    """Relevance of ``x``: ``x * c``, of complex values the real part; 0 where ``x`` is infinite (masked logits)."""
+    """Return the relevance ``x * c``, of complex values the real part; 0 where ``x`` is infinite (masked logits)."""
     if isinstance(carried, Relevance):
         return to_relevance(carried.coefficient + torch.zeros_like(x), x) + carried.rest
     return (torch.where(x.isinf(), 0.0, x) * carried).real

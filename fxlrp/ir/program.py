@@ -73,7 +73,7 @@ class Captured:
         return tuple(self.graph.output_node().args[0][:-1])  # type: ignore[index, arg-type]
 
     def output(self, values: Sequence[Any]) -> Any:
-        """The model's output, as the user knows it, from the values of its nodes."""
+        """Put the model's output together, as the user knows it, from the values of its nodes."""
         given = iter(values)
         return tree_unflatten([next(given) if isinstance(n, fx.Node) else n for n in self.outputs], self.out_spec)
 
@@ -139,7 +139,7 @@ class Program:
     reads: tuple[str, ...]
 
     def to_networkx(self) -> nx.DiGraph:
-        """The program as a graph of node names, for questions that networkx answers."""
+        """Return the program as a graph of node names, for questions that networkx answers."""
         from fxlrp.ir.topology import to_networkx
 
         return to_networkx(self.module.graph)
@@ -161,7 +161,7 @@ class OneOutput:
         return self.op._schema
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The chosen output."""
+        """Return the chosen output."""
         return self.op(*args, **kwargs)[self.index]
 
     def __str__(self) -> str:
@@ -169,25 +169,25 @@ class OneOutput:
 
 
 def find_op(node: fx.Node) -> Any:
-    """The op of a node, the key of the rule table."""
+    """Return the op of a node, the key of the rule table."""
     return node.target.op if isinstance(node.target, OneOutput) else node.target
 
 
 def is_floating(node: object) -> bool:
-    """Whether a node holds floating point or complex numbers."""
+    """Return whether a node holds floating point or complex numbers."""
     val = node.meta.get("val") if isinstance(node, fx.Node) else None
     parts = val if isinstance(val, (tuple, list)) else [val]
     return any(isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex()) for v in parts)
 
 
 def find_device(node: fx.Node) -> torch.device:
-    """Where the node's value is; a fake tensor by itself says meta while another thread computes with its like."""
+    """Return where the value is; a fake tensor itself says meta while another thread computes with its like."""
     val = node.meta["val"]
     return val.fake_device if isinstance(val, FakeTensor) else val.device
 
 
 def find_example(node: fx.Node) -> Tensor:
-    """The fake tensor that stands for the node's value."""
+    """Return the fake tensor that stands for the node's value."""
     val = node.meta["val"]
     assert isinstance(val, torch.Tensor)
     return val

@@ -12,7 +12,7 @@ from fxlrp.ir.user_lines import drop_torch_lines, parse_stack
 
 
 def find_modules(node: fx.Node) -> dict[str, str]:
-    """The modules that the node runs in, outermost first: call path -> class name.
+    """Find the modules that the node runs in, outermost first: call path -> class name.
 
     The second call of a module has ``@1`` behind its path, the third ``@2``.
     """
@@ -26,17 +26,17 @@ def find_modules(node: fx.Node) -> dict[str, str]:
 
 
 def module_path(node: fx.Node) -> str:
-    """Path of the innermost module, empty for the model itself."""
+    """Return the path of the innermost module, empty for the model itself."""
     return next(reversed(find_modules(node)), "")
 
 
 def find_role(node: fx.Node) -> str:
-    """``forward`` or the rule whose twin the node belongs to; empty for what is neither."""
+    """Return ``forward`` or the rule whose twin the node belongs to; empty for what is neither."""
     return str((node.meta.get("custom") or {}).get("fxlrp", ""))
 
 
 def source_line(node: fx.Node) -> str:
-    """``file:line  code`` of the user's line that made the node, or ``unknown source``."""
+    """Return ``file:line  code`` of the user's line that made the node, or ``unknown source``."""
     lines = drop_torch_lines(parse_stack(node.meta.get("stack_trace") or ""))
     if not lines:
         return "unknown source"
@@ -45,14 +45,14 @@ def source_line(node: fx.Node) -> str:
 
 
 def describe(node: fx.Node) -> str:
-    """One line that finds the node again: op, name, module, source."""
+    """Describe a node in one line that finds it again: op, name, module, source."""
     where = f" in module '{module_path(node)}'" if module_path(node) else ""
     return f"{node.target} (node '{node.name}'{where}, {source_line(node)})"
 
 
 @contextmanager
 def mark_origin(node: fx.Node, role: str) -> Iterator[None]:
-    """Everything emitted inside remembers the forward node it comes from; errors name it."""
+    """Let all that is emitted inside remember the forward node that it comes from, and errors name it."""
     try:
         with set_current_meta(node), annotate({"fxlrp": role, "node": node.name}):
             yield

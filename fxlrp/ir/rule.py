@@ -13,7 +13,7 @@ from fxlrp.errors import RuleError
 from fxlrp.ir.adjoint_cache import call_by_trace
 from fxlrp.ir.closures import find_recipe
 from fxlrp.ir.numerics import Relevance, apply_adjoint, to_coefficient
-from fxlrp.ir.overloads import check_overload
+from fxlrp.ir.ops import check_overload, complete_arguments
 
 Parts = tuple[Tensor | Relevance, ...]
 
@@ -61,10 +61,7 @@ class Site:
     @property
     def arguments(self) -> dict[str, Any]:
         """All arguments by their name in the op's schema, defaults filled in."""
-        args, kwargs = tree_unflatten(self.leaves, self.spec)
-        schema = self.op._schema.arguments
-        given = {a.name: arg for a, arg in zip(schema, args, strict=False)}
-        return {**{a.name: a.default_value for a in schema}, **given, **kwargs}
+        return complete_arguments(self.op, *tree_unflatten(self.leaves, self.spec))
 
     def __call__(self, *operands: Tensor) -> Any:
         """Apply the op again to other operands."""
@@ -75,11 +72,18 @@ class Site:
         return self.op(*args, **kwargs)
 
     def fix(self, changes: Mapping[int, Any]) -> Site:
-        """The same site with other leaves at some positions."""
+        """Return the same site with other leaves at some positions."""
         return replace(self, leaves=tuple(changes.get(i, leaf) for i, leaf in enumerate(self.leaves)))
 
     def adjoint(self, c: Tensor) -> tuple[Tensor, ...]:
-        """Vector-Jacobian product: one result per operand, ``J^T c``."""
+        """Compute the vector-Jacobian product ``J^T c`` of the op.
+
+        Args:
+            c: Shaped as ``out``.
+
+        Returns:
+            One result per operand, with its shape and dtype; zeros where the op ignores an operand.
+        """
 
         def direct(c: Tensor, *leaves: Any) -> tuple[Tensor, ...]:
             site = replace(self, leaves=leaves)
@@ -122,7 +126,16 @@ class Rule:
         return (self.apply.__doc__ or "").strip().split("\n")[0]
 
     def __call__(self, site: Site, c: Tensor | Relevance) -> Parts:
-        """Coefficients of the operands; relevance may reach outputs below 0, whatever is known of coefficients."""
+        """Apply the rule.
+
+        Args:
+            site: The application of the op.
+            c: Coefficient of ``site.out``, shaped as it; or a `Relevance`, which may reach outputs below 0 whatever the
+                facts say of coefficients there.
+
+        Returns:
+            One coefficient (or `Relevance`) per operand, shaped as the operand.
+        """
         if isinstance(c, Relevance) and not self.takes_relevance:
             site, c = replace(site, facts=replace(site.facts, dead_below=False)), to_coefficient(c, site.out)
         return self.apply(site, c)

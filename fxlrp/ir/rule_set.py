@@ -11,7 +11,7 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
-from fxlrp.ir.overloads import check_overload
+from fxlrp.ir.ops import check_overload
 from fxlrp.ir.program import find_op
 from fxlrp.ir.provenance import find_modules
 from fxlrp.ir.rule import RULES, Rule
@@ -44,7 +44,7 @@ class Override:
     missing: str = "error"
 
     def fits(self, node: fx.Node) -> bool:
-        """Whether the node meets the conditions, the position left aside."""
+        """Return whether the node meets the conditions, the position left aside."""
         inside = find_modules(node)
         return (
             (self.ops is None or find_op(node) in self.ops)
@@ -54,12 +54,12 @@ class Override:
         )
 
     def choose(self, nodes: Iterable[fx.Node]) -> list[fx.Node]:
-        """The nodes that the override serves."""
+        """Return the nodes that the override serves."""
         fitting = [node for node in nodes if self.fits(node)]
         return {"first": fitting[:1], "last": fitting[-1:], None: fitting}[self.position]
 
     def conditions(self) -> dict[str, Override]:
-        """Each condition by itself, as it is printed."""
+        """Return each condition by itself, as it is printed."""
         ops = None if self.ops is None else sorted(map(str, self.ops))
         shown = {"ops": ops, "module": self.module, "kind": self.kind, "predicate": self.predicate}
         return {
@@ -96,7 +96,7 @@ class FrozenTable(Mapping[OpOverload, Rule]):
 
 
 def is_named(call: str, pattern: str) -> bool:
-    """Whether a pattern fits the path of a module's call, or of the module."""
+    """Return whether a pattern fits the path of a module's call, or of the module."""
     return any(fnmatch.fnmatchcase(path, pattern) for path in (call, call.partition("@")[0]))
 
 
@@ -131,7 +131,11 @@ class RuleSet:
         object.__setattr__(self, "overrides", tuple(self.overrides))
 
     def __or__(self, table: Mapping[OpOverload, Rule]) -> RuleSet:
-        """The same rule set with other rules for the ops in ``table``."""
+        """Return the same rule set with other rules for the ops in ``table``.
+
+        Raises:
+            RuleError: If a key is no overload of an op, or a value no rule.
+        """
         for op, rule in table.items():
             check_overload(op)
             check_rule(rule)
@@ -139,12 +143,12 @@ class RuleSet:
         return replace(self, name=name, table={**self.table, **table}, required=required)
 
     def optional(self) -> RuleSet:
-        """The same rule set for models too in which some of its overrides fit nothing."""
+        """Return the same rule set for models too in which some of its overrides fit nothing."""
         overrides = tuple(replace(override, missing="ignore") for override in self.overrides)
         return replace(self, overrides=overrides, required=frozenset())
 
     def named(self, name: str) -> RuleSet:
-        """The same rule set under another name."""
+        """Return the same rule set under another name."""
         return replace(self, name=name)
 
     def where(
@@ -158,7 +162,7 @@ class RuleSet:
         predicate: Callable[[fx.Node], bool] | None = None,
         missing: str = "error",
     ) -> RuleSet:
-        """The same rule set with ``rule`` for the nodes that fit; conditions as in `Override`.
+        """Return the same rule set with ``rule`` for the nodes that fit; conditions as in `Override`.
 
         The newest override is asked first.
 
@@ -180,7 +184,7 @@ class RuleSet:
         return replace(self, name=f"{self.name} (changed)", overrides=(override, *self.overrides))
 
     def assign(self, nodes: Iterable[fx.Node]) -> dict[fx.Node, Rule]:
-        """Rule of each node; a node that no rule serves is left out."""
+        """Assign a rule to each node; a node that no rule serves is left out."""
         nodes = list(nodes)
         table = self.table if self.default else {**RULES, **self.table}
         found = {n: r for n in nodes if (r := table.get(find_op(n), self.default)) is not None}
@@ -198,7 +202,7 @@ class RuleSet:
 
 
 def collect_overloads(given: Any) -> list[OpOverload]:
-    """One overload or several as a list."""
+    """Return one overload or several as a list."""
     listed = isinstance(given, (list, tuple, set, frozenset, Iterator))
     found = list(given) if listed else [given]
     for op in found:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 @torch.library.custom_op("fxlrp::hold", mutates_args=())
 def hold(x: Tensor) -> Tensor:
-    """The same value; relevance stops here."""
+    """Return the same value; relevance stops here."""
     return x.clone()
 
 
 @torch.library.custom_op("fxlrp::straight", mutates_args=())
 def straight(x: Tensor, value: Tensor) -> Tensor:
-    """Another value, through which relevance passes to ``x`` as if it were the value of ``x``."""
+    """Return another value, through which relevance passes to ``x`` as if it were the value of ``x``."""
     return value.clone()
 
 
@@ -31,7 +31,7 @@ def _(x: Tensor, value: Tensor) -> Tensor:
 
 
 def straight_backward(ctx: Any, c: Tensor) -> tuple[Tensor, None]:
-    """The gradient of ``straight``."""
+    """Compute the gradient of ``straight``."""
     return c, None
 
 

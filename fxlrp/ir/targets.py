@@ -27,7 +27,7 @@ class Contrast:
 
 
 def contrast(wanted: Any, other: Any) -> Contrast:
-    """Target that explains the difference of two outputs.
+    """Make a target that explains the difference of two outputs.
 
     The seed is +1 at ``wanted`` and -1 at ``other``, so that relevances sum to the difference of the two.
 
@@ -75,7 +75,7 @@ FORMS = {"index": INDEX_FORM, "seed": SEED_FORM}
 
 
 def split_target(target: Target, shape: Shape) -> tuple[Form, tuple[Tensor, ...]]:
-    """Form and tensors of a target for an output of the given shape.
+    """Split a target for an output of the given shape into its form and its tensors.
 
     Raises:
         TargetError: If the target does not select one number of each sample.
@@ -95,7 +95,7 @@ def split_target(target: Target, shape: Shape) -> tuple[Form, tuple[Tensor, ...]
 
 
 def to_numbers(target: Target, shape: Shape) -> Tensor:
-    """Tensor of a target that is no contrast: a seed, or an index per sample with `LARGEST` for None.
+    """Return a target that is no contrast as a tensor: a seed, or an index per sample with `LARGEST` for None.
 
     Raises:
         TargetError: If it does not select one number of each sample.
@@ -118,17 +118,17 @@ def to_numbers(target: Target, shape: Shape) -> Tensor:
 
 
 def is_shaped_as(found: Sequence[int], shape: Shape) -> bool:
-    """Whether these may be the sizes of a shape."""
+    """Return whether these may be the sizes of a shape."""
     return len(found) == len(shape) and all(size in (n, None) for n, size in zip(found, shape, strict=True))
 
 
 def format_shape(shape: Shape) -> str:
-    """A shape as Python writes it, with ? for what is not known."""
+    """Write a shape as Python does, with ? for what is not known."""
     return str(tuple(shape)).replace("None", "?")
 
 
 def spread_over_samples(target: Any, shape: Shape) -> list[Any]:
-    """One entry per sample."""
+    """Return one entry per sample."""
     batch, rank = shape[0], len(shape) - 1
     if target is None:
         target = (None,) * rank
@@ -152,7 +152,7 @@ def spread_over_samples(target: Any, shape: Shape) -> list[Any]:
 
 
 def complete_index(entry: Any, shape: Shape) -> list[int]:
-    """One sample's index, complete and in range, and not negative where the size is known."""
+    """Return one sample's index, complete and in range, and not negative where the size is known."""
     index = tuple(entry) if isinstance(entry, (tuple, list)) else (entry,)
     index = tuple(i.item() if isinstance(i, np.generic) else i for i in index)
     sizes = shape[1:]
@@ -181,21 +181,21 @@ def complete_index(entry: Any, shape: Shape) -> list[int]:
 
 
 def make_examples(form: Form, y: Tensor) -> tuple[Tensor, ...]:
-    """Tensors of the shapes that a target of this form has for the output ``y``."""
+    """Make tensors of the shapes that a target of this form has for the output ``y``."""
     if not form.weights:
         return (torch.empty_like(y, dtype=torch.float64),)
     return tuple(y.new_empty((y.shape[0], y.ndim - 1), dtype=torch.int64) for _ in form.weights)
 
 
 def make_example_targets(form: Form, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
-    """A target that explains the largest output, or all of them, for an artefact of this form."""
+    """Make a target that explains the largest output, or all of them, for an artefact of this form."""
     if form == INDEX_FORM:
         return [torch.full((shape[0], len(shape) - 1), LARGEST, device=device)]
     return [torch.ones(shape, dtype=torch.float64, device=device)]
 
 
 def make_seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """Coefficient at the output ``y``: 1 at the chosen entries, 0 elsewhere."""
+    """Compute the coefficient at the output ``y``: 1 at the chosen entries, 0 elsewhere."""
     if not form.weights:
         return tensors[0].to(y.dtype)
     terms = [make_term(y, weight, wild, t) for weight, wild, t in zip(form.weights, form.wild, tensors, strict=True)]
@@ -203,7 +203,7 @@ def make_seed(form: Form, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def make_term(y: Tensor, weight: float, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
-    """A weight at one entry of each sample."""
+    """Put a weight at one entry of each sample."""
     if y.ndim == 1:
         return torch.full_like(y, weight)
     flat = torch.zeros_like(y).flatten(1).scatter(1, find_flat_position(y, wild, index), weight)
@@ -211,18 +211,18 @@ def make_term(y: Tensor, weight: float, wild: tuple[int, ...] | None, index: Ten
 
 
 def mask_out_of_range(y: Tensor, index: Tensor) -> Tensor:
-    """1 for each sample whose index is in range, else NaN: a wrong index given at run time must show in the result."""
+    """Return 1 for each sample whose index is in range, else NaN: a wrong index at run time must show in the result."""
     return torch.where(is_in_range(y.shape, index).all(1, keepdim=True), 1.0, torch.nan).to(y.dtype)
 
 
 def is_in_range(shape: Sequence[int], index: Tensor) -> Tensor:
-    """Whether each number of an index is one of a place in an output of this shape, or `LARGEST`."""
+    """Return, for each number of an index, whether it is a place in an output of this shape, or `LARGEST`."""
     columns = zip(index.unbind(1), shape[1:], strict=True)
     return torch.stack([(i == LARGEST) | ((-size <= i) & (i < size)) for i, size in columns], 1)
 
 
 def find_flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -> Tensor:
-    """Position of each sample's entry in its flattened output; the largest one along wild dimensions."""
+    """Find the position of each sample's entry in its flattened output; the largest one along wild dimensions."""
     if wild == ():
         position = index[:, :1] * 0
         for dim in range(1, y.ndim):
@@ -241,5 +241,5 @@ def find_flat_position(y: Tensor, wild: tuple[int, ...] | None, index: Tensor) -
 
 
 def resolve_index(y: Tensor, index: Tensor) -> Tensor:
-    """The places that indices of `INDEX_FORM` mean in the output ``y``, from 0 on."""
+    """Return the places that indices of `INDEX_FORM` mean in the output ``y``, from 0 on."""
     return torch.stack(torch.unravel_index(find_flat_position(y, None, index).squeeze(1), y.shape[1:]), 1)

@@ -9,7 +9,7 @@ from torch import fx
 
 
 def to_networkx(graph: fx.Graph) -> nx.DiGraph:
-    """Every node by name, with its ``op``; an edge from each operand to each user."""
+    """Return every node by name, with its ``op``, and an edge from each operand to each user."""
     found = nx.DiGraph()
     for node in graph.nodes:
         found.add_node(node.name, op=str(node.target))
@@ -18,7 +18,7 @@ def to_networkx(graph: fx.Graph) -> nx.DiGraph:
 
 
 def to_flow_graph(operands: Mapping[fx.Node, Iterable[fx.Node]]) -> nx.DiGraph:
-    """Only the edges that relevance takes, against their direction: from each live operand to its user."""
+    """Return only the edges that relevance takes, against their direction: from each live operand to its user."""
     found = nx.DiGraph()
     for node, given in operands.items():
         found.add_node(node.name, op=str(node.target))
@@ -27,24 +27,24 @@ def to_flow_graph(operands: Mapping[fx.Node, Iterable[fx.Node]]) -> nx.DiGraph:
 
 
 def find_longest_path(graph: nx.DiGraph) -> list[str]:
-    """Nodes of the longest chain, in order."""
+    """Find the nodes of the longest chain, in order."""
     return list(nx.dag_longest_path(graph))
 
 
 def find_cut_off_inputs(graph: nx.DiGraph, ops: Collection[str], inputs: Collection[str], end: str) -> list[str]:
-    """The inputs that lose every path to ``end`` if these ops pass nothing on."""
+    """Find the inputs that lose every path to ``end`` if these ops pass nothing on."""
     whole = find_all_ancestors(graph, end)
     rest = find_all_ancestors(graph.subgraph(graph.nodes - set(ops)), end)
     return [name for name in inputs if name in whole and name not in rest]
 
 
 def find_all_ancestors(graph: nx.DiGraph, end: str) -> set[str]:
-    """``end`` and everything with a path to it; nothing if it is not there."""
+    """Find ``end`` and everything with a path to it; nothing if it is not there."""
     return {end} | nx.ancestors(graph, end) if end in graph else set()
 
 
 def find_relevance_cut(graph: nx.DiGraph, inputs: Sequence[str], end: str) -> set[str]:
-    """The fewest nodes between the inputs and ``end`` through which all relevance runs; none if they are neighbours."""
+    """Find the fewest nodes between inputs and ``end`` that all relevance runs through; none if they are neighbours."""
     cut = graph.copy()
     start = object()
     cut.add_edges_from((start, name) for name in inputs if name in graph)
@@ -54,7 +54,7 @@ def find_relevance_cut(graph: nx.DiGraph, inputs: Sequence[str], end: str) -> se
 
 
 def find_bottlenecks(graph: nx.DiGraph, inputs: Sequence[str], end: str) -> list[str]:
-    """Nodes that every path from an input to ``end`` runs through, from the inputs on."""
+    """Find the nodes that every path from an input to ``end`` runs through, from the inputs on."""
     whole = graph.copy()
     start = object()
     whole.add_edges_from((start, name) for name in inputs if name in graph)

@@ -32,7 +32,7 @@ class SourceLine(NamedTuple):
 
 
 def find_raising_line(error: BaseException) -> SourceLine | None:
-    """The innermost line of the user's code that an error, or one that it came from, went through.
+    """Find the innermost line of the user's code that an error, or one that it came from, went through.
 
     A model of nothing but torch's layers has only theirs.
     """
@@ -46,12 +46,12 @@ def find_raising_line(error: BaseException) -> SourceLine | None:
 
 
 def find_running_line() -> SourceLine | None:
-    """The innermost line of the user's code that is running."""
+    """Find the innermost line of the user's code that is running."""
     return find_innermost(reversed(list(traceback.walk_stack(None))), is_user_frame)
 
 
 def iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it came from."""
+    """Yield an error and those that it came from."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -60,7 +60,7 @@ def iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def find_innermost(frames: Iterable[tuple[FrameType, int]], fits: Callable[[FrameType], bool]) -> SourceLine | None:
-    """The line of the last frame that fits; it is told by the name of its module, which may lie in any folder."""
+    """Find the line of the last frame that fits, told by the name of its module, which may lie in any folder."""
     own = [(frame, number) for frame, number in frames if fits(frame)]
     if not own:
         return None
@@ -70,24 +70,24 @@ def find_innermost(frames: Iterable[tuple[FrameType, int]], fits: Callable[[Fram
 
 
 def is_user_frame(frame: FrameType) -> bool:
-    """Whether a frame is neither of a package that runs models nor of code that such a package generates."""
+    """Return whether a frame is neither of a package that runs models nor of code that such a package generates."""
     name, code = str(frame.f_globals.get("__name__") or ""), frame.f_code
     made = code.co_filename.startswith("<eval_with_key>") or (not name and code.co_name == "<lambda>")
     return not made and name.partition(".")[0] not in LIBRARIES
 
 
 def is_layer_frame(frame: FrameType) -> bool:
-    """Whether a frame is of one of torch's layers."""
+    """Return whether a frame is of one of torch's layers."""
     name = str(frame.f_globals.get("__name__") or "")
     return name.startswith("torch.nn.modules.") and name.rpartition(".")[2] not in ("module", "container")
 
 
 def parse_stack(text: str) -> list[SourceLine]:
-    """The lines that a printed stack names, outermost first; without the code of generated graphs."""
+    """Find the lines that a printed stack names, outermost first; without the code of generated graphs."""
     found = [SourceLine(f["file"], int(f["line"]), (f["code"] or "").strip()) for f in _WRITTEN.finditer(text)]
     return [line for line in found if not line.file.startswith("<eval_with_key>")]
 
 
 def drop_torch_lines(lines: list[SourceLine]) -> list[SourceLine]:
-    """The lines that are not torch's, or all if every one is."""
+    """Return the lines that are not torch's, or all if every one is."""
     return [line for line in lines if not line.file.startswith(_TORCH)] or lines

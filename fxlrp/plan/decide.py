@@ -1,19 +1,15 @@
-"""The compiler: canonical graph, analyses, rules, program."""
+"""Decide, for every node of a canonical graph, which rule serves it, and for every result where it is read."""
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from fxlrp import passes
-from fxlrp.errors import MissingRules, SignatureError
 from fxlrp.ir.decisions import Twin
 from fxlrp.ir.program import AttributedInput, Captured
-from fxlrp.ir.provenance import source_line
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.passes.analyses import liveness, parameters
@@ -50,6 +46,12 @@ class Plan:
 def make_plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) -> Plan:
     """Bring the graph into canonical form and decide on every live node.
 
+    Args:
+        captured: The model; its graph is rewritten.
+        rules: Which rule serves which node.
+        read: Names or patterns of further places to read relevance at.
+        strict: Whether a live op without a rule is an error, and not served by the adjoint.
+
     Raises:
         MissingRules: If ``strict`` and a live op has no rule.
         RuleError: If a rule of the user's serves nothing, or cannot serve the op that it is for.
@@ -57,21 +59,16 @@ def make_plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: b
     """
     rewrites = passes.run_passes(captured.module, passes.CANONICAL)
     graph, end = captured.graph, captured.explained  # after the passes: they may replace the explained node
-    sources = lookups.find_sources(captured)
+    sources = tuple(lookups.find_sources(captured))
     starts = {source.node for source in sources}
     dependent = liveness.find_dependents(graph, starts)
     path = liveness.find_path(graph, dependent, end)
     assigned = rules.assign(path)
     hold = liveness.make_hold(find_factors(graph, dependent), assigned, rules.freeze)
     slots = liveness.find_live(graph, starts, end, assigned, hold)
+    misfits.check_reached(captured, slots)
     missing = tuple(node for node in slots if slots[node] and node not in assigned)
-    if missing:
-        report_missing(missing, strict)
-    if not slots:
-        raise SignatureError(
-            "no differentiable path leads from an input to the explained output, so there is nothing to attribute; "
-            f"inputs: {', '.join(n.name for n in captured.inputs)}"
-        )
+    misfits.report_missing(missing, strict)
     chosen: dict[fx.Node, Rule] = {node: assigned.get(node, adjoint) for node in slots if slots[node]}
     misfits.check_overrides(rules, path, assigned, slots)
     misfits.check_served(chosen, slots)
@@ -81,22 +78,4 @@ def make_plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: b
     reads = named_places.find_places(captured, read, slots, parameters.find_leading(graph, constants, slots))
     made = parameters.find_derived(graph, {place.node for place in reads.values()} & captured.names.keys(), dependent)
     readers = parameters.extend_twins(graph, twins, starts, made, rules) if made else {}
-    return Plan(captured, tuple(sources), twins, missing, reads, readers, rewrites)
-
-
-def report_missing(missing: Sequence[fx.Node], strict: bool) -> None:
-    """Raise or warn, once, for all of them."""
-    counts = Counter(str(node.target) for node in missing)
-    first = {str(node.target): node for node in reversed(missing)}
-    lines = [f"  {op}  x{count}  {source_line(first[op])}" for op, count in counts.most_common()]
-    text = (
-        f"{len(counts)} op{'s' if len(counts) > 1 else ''} on the path from the inputs to the output "
-        f"{'have' if len(counts) > 1 else 'has'} no rule\n" + "\n".join(lines)
-    )
-    if strict:
-        op = f"torch.ops.{lines[0].split()[0]}"
-        raise MissingRules(
-            f"{text}\nRegister one with @fxlrp.rule({op}), give rules=... | {{{op}: rule}}, "
-            "or compile with strict=False to use the plain adjoint (Taylor) there."
-        )
-    warnings.warn(f"{text}\nThe plain adjoint (Taylor) is used there.", stacklevel=2)
+    return Plan(captured, sources, twins, missing, reads, readers, rewrites)

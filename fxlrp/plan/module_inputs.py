@@ -13,7 +13,7 @@ from fxlrp.plan.read_points import Point, list_points
 
 
 def find_module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> Point:
-    """The one value with relevance that a module takes from outside.
+    """Find the one value with relevance that a module takes from outside.
 
     Raises:
         SignatureError: If there is none, or several, naming them.
@@ -42,18 +42,18 @@ def find_module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> 
 
 
 def find_entry_point(node: fx.Node, path: str) -> Point:
-    """What a module takes of a node that is computed outside: if norms of the module were merged, what they norm."""
+    """Find what a module takes of a node outside of it: if norms of the module were merged, what they norm."""
     return next(point for point in reversed(list_points(node)) if not point.norms or path in point.norms[0].inside)
 
 
 def list_entered_modules(node: fx.Node) -> list[str]:
-    """The module calls that a node runs in, or that a norm ran in which was merged into it."""
+    """List the module calls that a node runs in, or that a norm ran in which was merged into it."""
     norms = (*node.meta.get("merged", ()), *node.meta.get("fronted", ()))
     return [*find_modules(node), *(call for norm in norms for call in sorted(norm.inside))]
 
 
 def has_fronted_norm(node: fx.Node, path: str) -> bool:
-    """Whether a norm of the module was merged into a linear op behind it."""
+    """Return whether a norm of the module was merged into a linear op behind it."""
     return any(path in norm.inside for norm in node.meta.get("fronted", ()))
 
 

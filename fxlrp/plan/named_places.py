@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from fxlrp.errors import SignatureError
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env
+from fxlrp.ir.ops import COPIES
 from fxlrp.ir.program import Captured, is_floating
 from fxlrp.passes.manager import shape_of
 from fxlrp.plan.module_inputs import find_module_input, list_entered_modules, note_hidden_norm
@@ -22,11 +23,10 @@ from fxlrp.plan.read_points import Point, list_points
 aten = torch.ops.aten
 
 REARRANGEMENTS = (
+    *COPIES,
     aten.reshape.default,
     aten.permute.default,
     aten.transpose.int,
-    aten.clone.default,
-    aten.alias.default,
     aten._to_copy.default,
 )
 """What may stand between an output projection and the end of its module."""
@@ -52,7 +52,7 @@ class Place:
         return self.point.node
 
     def read(self, env: Env, found: Mapping[Any, Any]) -> Tensor:
-        """What arrived here; zeros if nothing did."""
+        """Return what arrived here; zeros if nothing did."""
         carried = found.get(self.point if self.point.norms else self.node)
         if carried is None:
             x = numerics.widen(env[self.node])
@@ -65,7 +65,7 @@ class Place:
 
 
 def name_points(captured: Captured) -> dict[str, Point]:
-    """Every name that a place can have: nodes, module outputs, parameters and buffers."""
+    """Return every name that a place can have: nodes, module outputs, parameters and buffers."""
     nodes = [node for node in captured.graph.nodes if node not in captured.names]
     found = {name: Point(node) for node in nodes for name in (node.name, *node.meta.get("reads", []))}
     inside = [point for node in nodes for point in list_points(node)[1:]]
@@ -74,7 +74,7 @@ def name_points(captured: Captured) -> dict[str, Point]:
 
 
 def name_parameters(captured: Captured) -> dict[str, fx.Node]:
-    """Parameters and buffers by name; of tied ones torch.export uses one, which serves the names of all."""
+    """Return parameters and buffers by name; of tied ones torch.export uses one, which serves the names of all."""
     stands_for: dict[int, fx.Node] = {}
     for node, value in captured.constants.items():
         if node.users or id(value) not in stands_for:
@@ -87,7 +87,7 @@ def name_parameters(captured: Captured) -> dict[str, fx.Node]:
 def find_places(
     captured: Captured, patterns: Collection[str], live: Collection[fx.Node], constants: Collection[fx.Node]
 ) -> dict[str, Place]:
-    """Places by name for patterns, each with views behind colons.
+    """Find places by name for patterns, each with views behind colons.
 
     Args:
         captured: The canonical model.
@@ -114,7 +114,7 @@ def find_places(
 
 
 def match_names(path: str, tables: Sequence[Mapping[str, bool]], pattern: str, note: str) -> list[str]:
-    """Names that fit a pattern and are reached, of the first table that has any."""
+    """Return the names that fit a pattern and are reached, of the first table that has any."""
     for known in tables:
         if found := [name for name, reached in known.items() if reached and fnmatch.fnmatchcase(name, path)]:
             return found
@@ -126,7 +126,7 @@ def match_names(path: str, tables: Sequence[Mapping[str, bool]], pattern: str, n
 
 
 def apply_views(point: Point, views: list[str], pattern: str) -> Place:
-    """The place behind the views of a name.
+    """Return the place behind the views of a name.
 
     Raises:
         SignatureError: If a view is unknown or does not fit the value.
@@ -144,7 +144,7 @@ def apply_views(point: Point, views: list[str], pattern: str) -> Place:
 
 
 def view_heads(place: Place, numbers: list[int]) -> Place:
-    """Relevance of each attention head: the last dimension in equal groups, each of them summed.
+    """Show the relevance of each attention head: the last dimension in equal groups, each of them summed.
 
     An output projection mixes heads; behind one, its input is read.
     """
@@ -160,7 +160,7 @@ def view_heads(place: Place, numbers: list[int]) -> Place:
 
 
 def skip_projection(node: fx.Node) -> fx.Node:
-    """The input of the linear layer that a value comes out of, else the value itself."""
+    """Return the input of the linear layer that a value comes out of, else the value itself."""
     end = node
     while end.target in REARRANGEMENTS:
         end = end.all_input_nodes[0]
@@ -168,7 +168,7 @@ def skip_projection(node: fx.Node) -> fx.Node:
 
 
 def make_index_view(dim: int) -> Callable[[Place, list[int]], Place]:
-    """A view on some entries of a dimension."""
+    """Make a view on some entries of a dimension."""
 
     def view(place: Place, numbers: list[int]) -> Place:
         sizes = shape_of(place.node)
@@ -180,7 +180,7 @@ def make_index_view(dim: int) -> Callable[[Place, list[int]], Place]:
 
 
 def view_coefficient(place: Place, numbers: list[int]) -> Place:
-    """``c`` in place of ``R = x * c``."""
+    """Show ``c`` in place of ``R = x * c``."""
     return replace(place, coefficient=True)
 
 
@@ -194,7 +194,7 @@ VIEWS: dict[str, Callable[[Place, list[int]], Place]] = {
 
 
 def find_passing_point(captured: Captured, name: str, twins: Collection[fx.Node], option: str) -> Point:
-    """The point of that name, which passes relevance on.
+    """Find the point of that name, which passes relevance on.
 
     Raises:
         SignatureError: If there is none.

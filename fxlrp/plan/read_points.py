@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.graphs import call_op
 from fxlrp.ir.program import MergedNorm
 from fxlrp.ir.rule import Parts, Site
 
@@ -32,8 +33,8 @@ class Point:
     node: fx.Node
     norms: tuple[MergedNorm, ...] = ()
 
-    def affine(self, env: Mapping[fx.Node, Any]) -> tuple[Tensor, Tensor]:
-        """Scale and shift, in the shape of the node's channels in dimension 1."""
+    def compute_affine(self, env: Mapping[fx.Node, Any]) -> tuple[Tensor, Tensor]:
+        """Return scale and shift, in the shape of the node's channels in dimension 1."""
         scale, shift = torch.ones(()), torch.zeros(())
         for norm in reversed(self.norms):
             s, t = (numerics.widen(env[node]) for node in (norm.scale, norm.shift))
@@ -42,49 +43,56 @@ class Point:
         return scale.reshape(sizes), shift.reshape(sizes)
 
     def coefficient(self, carried: Any, env: Env) -> Tensor:
-        """Coefficient of the value, from what arrived."""
+        """Return the coefficient of the value, from what arrived."""
         c = numerics.to_coefficient(carried, numerics.widen(env[self.node]))
-        return self.affine(env)[0] * c if self.norms else c
+        return self.compute_affine(env)[0] * c if self.norms else c
 
     def relevance(self, carried: Any, env: Env) -> Tensor:
-        """Relevance of the value, from what arrived."""
+        """Return the relevance of the value, from what arrived."""
         x = numerics.widen(env[self.node])
-        return numerics.to_relevance(carried, x - self.affine(env)[1] if self.norms else x)
+        return numerics.to_relevance(carried, x - self.compute_affine(env)[1] if self.norms else x)
 
     def start(self, c: Tensor, env: Env) -> Tensor:
-        """The node's coefficient that is ``c`` at the point; 0 in channels that the norms multiply by 0."""
-        scale = self.affine(env)[0]
+        """Return the node's coefficient that is ``c`` at the point; 0 in channels that the norms multiply by 0."""
+        scale = self.compute_affine(env)[0]
         return torch.where(scale == 0, 0.0, c / torch.where(scale == 0, 1.0, scale))
 
-    def silent(self, constants: Mapping[fx.Node, Any]) -> Tensor:
-        """Which channels the norms multiply by 0, for weights as they are now."""
+    def find_silent(self, constants: Mapping[fx.Node, Any]) -> Tensor:
+        """Tell which channels the norms multiply by 0, for weights as they are now."""
         env = {node: compute_constant(node, constants) for norm in self.norms for node in (norm.scale, norm.shift)}
-        return self.affine(env)[0] == 0
+        return self.compute_affine(env)[0] == 0
 
 
 def compute_constant(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:
-    """The value of a node that depends on constants alone."""
-    if node in constants:
-        return constants[node]
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: compute_constant(n, constants))
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    """Compute the value of a node that depends on constants alone."""
+    return constants[node] if node in constants else call_op(node, lambda n: compute_constant(n, constants))
 
 
 def list_points(node: fx.Node) -> list[Point]:
-    """The value of a node, then those inside it, in the order in which relevance passes them."""
+    """List the value of a node, then those inside it, in the order in which relevance passes them."""
     norms: tuple[MergedNorm, ...] = node.meta.get("merged", ())
     return [Point(node, norms[place:]) for place in range(len(norms), -1, -1)]
+
+
+def drop_broken_facts(twins: Mapping[fx.Node, Twin], starts: Collection[fx.Node]) -> dict[fx.Node, Twin]:
+    """Return twins without the proofs that a coefficient given at ``starts`` breaks.
+
+    Such a coefficient need not be 0 where the output is negative. Masks break no proof, as they keep zeros, and neither
+    changes the sign of a value.
+    """
+    doubted = {node: replace(twins[node].facts, dead_below=False) for node in starts}
+    return {**twins, **{node: replace(twins[node], facts=facts) for node, facts in doubted.items()}}
 
 
 def start_and_mask(
     twins: Mapping[fx.Node, Twin], starts: Mapping[Point, Tensor], masks: Mapping[Point, Tensor], env: Env
 ) -> tuple[Mapping[fx.Node, Twin], dict[fx.Node, Tensor], dict[Any, Any]]:
-    """Twins that take what starts inside their ops and multiply what arrives by masks before they pass it on.
+    """Make twins start what starts inside their ops, and multiply what arrives by masks before they pass it on.
 
     Args:
         twins: Twins by node.
-        starts: Coefficients to start from.
-        masks: What the coefficient is multiplied by.
+        starts: Coefficients to start from, each shaped as the value of its node.
+        masks: What the coefficient is multiplied by, likewise.
         env: Value of every node.
 
     Returns:
@@ -92,7 +100,7 @@ def start_and_mask(
     """
     arrived: dict[Any, Any] = {}
 
-    def through(node: fx.Node, twin: Twin) -> Twin:
+    def wrap(node: fx.Node, twin: Twin) -> Twin:
         def apply(site: Site, c: Tensor) -> Parts:
             for point in list_points(node):
                 if point.norms and point in starts:
@@ -105,10 +113,7 @@ def start_and_mask(
         return replace(twin, rule=replace(twin.rule, apply=apply))
 
     changed = {*(point.node for point in masks), *(node for node in twins if "merged" in node.meta)}
-    seed = {p.node: c if not p.norms else torch.zeros_like(c) for p, c in sorted(starts.items(), key=rank_inside_first)}
-    return {**twins, **{node: through(node, twins[node]) for node in changed}}, seed, arrived
-
-
-def rank_inside_first(item: tuple[Point, Tensor]) -> int:
-    """Order of starts by which one at the value of a node replaces the zeros for one inside it."""
-    return -len(item[0].norms)
+    # the innermost first: what starts at the value of a node replaces the zeros for what starts inside it
+    ordered = sorted(starts.items(), key=lambda item: -len(item[0].norms))
+    seed = {point.node: torch.zeros_like(c) if point.norms else c for point, c in ordered}
+    return {**twins, **{node: wrap(node, twins[node]) for node in changed}}, seed, arrived

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import fx
@@ -16,6 +14,7 @@ from torch import fx
 from fxlrp.ir.program import MergedNorm
 from fxlrp.ir.provenance import source_line
 from fxlrp.plan.decide import Plan
+from fxlrp.reports.terminal import write_table
 
 PROMISE_OPS = ("add", "sub", "sum", "mean", "cat", "stack", "unbind", "split")
 """Ops whose operands a backward walk over an autograd graph has to promise, because their nodes do not keep them."""
@@ -69,23 +68,23 @@ class Coverage:
     apart: dict[str, str] = field(default_factory=dict)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """Rows as dictionaries, ready for ``pandas.DataFrame``."""
+        """Return rows as dictionaries, ready for ``pandas.DataFrame``."""
         return [asdict(row) for row in self.rows]
 
     def to_json(self) -> str:
-        """The whole report as JSON."""
+        """Write the whole report as JSON."""
         return json.dumps(asdict(self), indent=2)
 
     @property
     def norms(self) -> str:
-        """Line on what became of batch norms; empty if there are none."""
+        """Say what became of batch norms; nothing if there are none."""
         if not self.merged and not self.apart:
             return ""
         lines = [f"\nbatch norms: {len(self.merged)} merged, {len(self.apart)} ops of their own"]
         return "\n".join([*lines, *(f"  {name}: {why}" for name, why in self.apart.items())])
 
     def table(self) -> Table:
-        """The report as a rich table."""
+        """Return the report as a rich table."""
         share = 100 * self.covered / max(self.live, 1)
         caption = (
             f"{self.covered} of {self.live} live ops covered ({share:.2f} %), {self.nodes} ops in the graph, "
@@ -110,9 +109,7 @@ class Coverage:
         return table
 
     def __str__(self) -> str:
-        buffer = io.StringIO()
-        Console(file=buffer, width=150).print(self.table())
-        return buffer.getvalue().rstrip()
+        return write_table(self.table())
 
 
 def report_coverage(plan: Plan, rules: str) -> Coverage:
@@ -142,5 +139,5 @@ def report_coverage(plan: Plan, rules: str) -> Coverage:
 
 
 def collect_norms(plan: Plan, key: str) -> list[MergedNorm]:
-    """What the nodes say of the norms that were merged into them."""
+    """Collect what the nodes say of the norms that were merged into them."""
     return [norm for node in plan.captured.graph.nodes for norm in node.meta.get(key, ())]

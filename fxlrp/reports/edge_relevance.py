@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx
 
-from fxlrp._torch import tree_flatten
 from fxlrp.emit.walk import walk_backward, walk_forward
 from fxlrp.ir import numerics, targets
-from fxlrp.ir.decisions import Twin
+from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.program import Captured
 from fxlrp.ir.rule import Parts, Rule, Site
+from fxlrp.passes.analyses.liveness import flatten_arguments
 from fxlrp.plan.decide import Plan
 
 
@@ -33,9 +34,7 @@ class Flow:
 def measure_flow(plan: Plan, tensors: Sequence[Tensor], form: targets.Form, numbers: Sequence[Tensor]) -> Flow:
     """Run both walks on these inputs and note what every rule gives to its operands."""
     captured, found = plan.captured, Flow()
-    given = iter(tensors)
-    inputs = {n: next(given) if isinstance(n.meta["val"], Tensor) else n.meta["val"] for n in captured.inputs}
-    env = walk_forward(captured.graph, {**captured.constants, **inputs})
+    env = walk_forward(captured.graph, {**captured.constants, **give_inputs(captured, tensors)})
     start = targets.make_seed(form, numerics.widen(env[captured.explained]), numbers)
     twins = {node: replace(twin, rule=watch_rule(node, twin, found)) for node, twin in plan.twins.items()}
     carried = walk_backward(captured.graph, env, twins, {captured.explained: start})
@@ -45,10 +44,21 @@ def measure_flow(plan: Plan, tensors: Sequence[Tensor], form: targets.Form, numb
     return found
 
 
+def find_live_operands(node: fx.Node, twin: Twin) -> list[fx.Node]:
+    """Find the nodes that a live node gives relevance to."""
+    given = flatten_arguments(node)
+    return [given[i] for i in twin.slots]
+
+
+def give_inputs(captured: Captured, tensors: Sequence[Tensor]) -> Env:
+    """Return the value of each input of a captured model: tensors are given, the rest is as it was captured."""
+    given = iter(tensors)
+    return {n: next(given) if isinstance(n.meta["val"], Tensor) else n.meta["val"] for n in captured.inputs}
+
+
 def watch_rule(node: fx.Node, twin: Twin, found: Flow) -> Rule:
-    """The rule, which also notes the relevance of each operand."""
-    leaves = tree_flatten((node.args, node.kwargs))[0]
-    names = [leaves[i].name for i in twin.slots]
+    """Let a rule note the relevance of each operand, too."""
+    names = [operand.name for operand in find_live_operands(node, twin)]
 
     def apply(site: Site, c: Tensor) -> Parts:
         parts = twin.rule(site, c)
@@ -62,5 +72,5 @@ def watch_rule(node: fx.Node, twin: Twin, found: Flow) -> Rule:
 
 
 def to_float(number: Tensor) -> float:
-    """A number as a float; the relevance of complex values is real in total."""
+    """Return a number as a float; the relevance of complex values is real in total."""
     return float(torch.real(number))

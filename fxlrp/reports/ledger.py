@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.table import Table
 
+from fxlrp.reports.terminal import write_table
 from fxlrp.session.doubts import MAX_ABSORBED
 
 T = TypeVar("T")
@@ -72,31 +71,31 @@ class Ledger:
 
     @property
     def absorbed(self) -> float:
-        """Relevance that constants kept."""
+        """Sum the relevance that constants kept."""
         return sum(e.absorbed for e in self.entries)
 
     @property
     def leaked(self) -> float:
-        """Relevance that rules did not pass on."""
+        """Sum the relevance that rules did not pass on."""
         return sum(e.leaked for e in self.entries)
 
     @property
     def stabiliser(self) -> float:
-        """Relevance that stabilisers kept."""
+        """Sum the relevance that stabilisers kept."""
         return sum(e.stabiliser for e in self.entries)
 
     @property
     def gap(self) -> float:
-        """What the account does not explain: 0 up to rounding."""
+        """Return what the account does not explain: 0 up to rounding."""
         return self.explained - sum(self.inputs.values()) - self.absorbed - self.leaked - self.stabiliser
 
     def share(self, value: float) -> float | None:
-        """A part of the account in percent of the explained value; None if that is 0."""
+        """Return a part of the account in percent of the explained value; None if that is 0."""
         return 100 * value / self.explained if self.explained else None
 
     @property
     def shares(self) -> dict[str, float | None]:
-        """The whole account in percent of the explained value: inputs, then where the rest stayed, largest first."""
+        """Return the account in percent of the explained value: inputs, then where the rest stayed, largest first."""
         kept = {name: getattr(self, name) for name in ("absorbed", "leaked", "stabiliser")}
         parts = sort_by_size({f"input '{name}'": value for name, value in self.inputs.items()}, abs) | sort_by_size(
             kept, abs
@@ -105,7 +104,7 @@ class Ledger:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What looks unhealthy: lost or amplified relevance, relevance that gathers on the first token."""
+        """Say what looks unhealthy: lost or amplified relevance, relevance that gathers on the first token."""
         found = []
         lost = self.share(self.explained - sum(self.inputs.values()))
         if lost is not None and lost > 100 * MAX_ABSORBED:
@@ -129,7 +128,7 @@ class Ledger:
         return tuple(found)
 
     def by_module(self, depth: int = 2) -> dict[str, dict[str, float]]:
-        """Absorbed, leaked and stabiliser per module, paths cut to ``depth`` parts; what keeps most comes first."""
+        """Sum absorbed, leaked and stabiliser per module, paths cut to ``depth`` parts; what keeps most comes first."""
         columns = ("absorbed", "leaked", "stabiliser")
         found: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(columns, 0.0))
         for e in self.entries:
@@ -139,7 +138,7 @@ class Ledger:
         return sort_by_size(found, lambda row: sum(map(abs, row.values())))
 
     def by_constant(self) -> dict[str, float]:
-        """Absorbed relevance by the names of the constants that kept it, largest first."""
+        """Sum absorbed relevance by the names of the constants that kept it, largest first."""
         found: dict[str, float] = defaultdict(float)
         for e in self.entries:
             if e.absorbers:
@@ -147,18 +146,18 @@ class Ledger:
         return sort_by_size(found, abs)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """Entries as dictionaries, ready for ``pandas.DataFrame``."""
+        """Return entries as dictionaries, ready for ``pandas.DataFrame``."""
         return [asdict(e) for e in self.entries]
 
     def to_json(self) -> str:
-        """The whole account as JSON."""
+        """Write the whole account as JSON."""
         totals = {
             name: getattr(self, name) for name in ("absorbed", "leaked", "stabiliser", "gap", "shares", "warnings")
         }
         return json.dumps({**asdict(self), **totals}, indent=2)
 
     def table(self, depth: int = 2) -> Table:
-        """The account as a rich table: totals, then where relevance stayed by module, largest first.
+        """Return the account as a rich table: totals, then where relevance stayed by module, largest first.
 
         Shares are in percent of the explained value.
         """
@@ -186,11 +185,9 @@ class Ledger:
         return table
 
     def __str__(self) -> str:
-        buffer = io.StringIO()
-        Console(file=buffer, width=150).print(self.table())
-        return buffer.getvalue().rstrip()
+        return write_table(self.table())
 
 
 def sort_by_size(found: Mapping[str, T], size: Callable[[T], float]) -> dict[str, T]:
-    """The same entries, largest first."""
+    """Sort entries, largest first."""
     return dict(sorted(found.items(), key=lambda item: -size(item[1])))

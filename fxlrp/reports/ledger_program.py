@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,9 +18,12 @@ from fxlrp.ir.provenance import module_path, source_line
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.targets import Form
 from fxlrp.passes.analyses.constants import find_additive, find_origins
-from fxlrp.passes.analyses.liveness import flatten_arguments
 from fxlrp.plan.decide import Plan
+from fxlrp.reports.edge_relevance import find_live_operands
 from fxlrp.reports.ledger import Ledger, LedgerEntry
+from fxlrp.session.call import Call, fit_call
+from fxlrp.session.programs import Programs
+from fxlrp.session.signature import CapturedSignature, plain_mode
 
 
 class LedgerProgram:
@@ -30,13 +32,13 @@ class LedgerProgram:
     def __init__(self, plan: Plan, form: Form) -> None:
         self.plan = plan
         self.passed: dict[fx.Node, tuple[Tensor, Tensor]] = {}
-        twins = {node: replace(twin, rule=self.recorded(node, twin.rule)) for node, twin in plan.twins.items()}
+        twins = {node: replace(twin, rule=self.record_rule(node, twin.rule)) for node, twin in plan.twins.items()}
         with numerics.compute_at_least(torch.float64):
             self.module = trace_program(plan.captured, twins, form, self.results)
         passes.run_passes(self.module, passes.CLEANUP)
 
-    def recorded(self, node: fx.Node, rule: Rule) -> Rule:
-        """The rule, which also notes what it passes on, and what it would without its stabiliser."""
+    def record_rule(self, node: fx.Node, rule: Rule) -> Rule:
+        """Let a rule note what it passes on, and what it would without its stabiliser."""
 
         def apply(site: Site, c: Tensor) -> Parts:
             parts = rule(site, c)
@@ -47,7 +49,7 @@ class LedgerProgram:
         return replace(rule, apply=apply)
 
     def results(self, env: Env, found: Env) -> list[Tensor]:
-        """Rows of (received, passed, passed without stabiliser, magnitude) per node; then the sources."""
+        """Return rows of (received, passed, passed without stabiliser, magnitude) per node; then the sources."""
         zero = torch.zeros((), dtype=numerics.widen_dtype(env[self.plan.captured.explained].dtype))
         rows = []
         for node in self.plan.twins:
@@ -59,7 +61,7 @@ class LedgerProgram:
         return [torch.stack(rows), to_real(read_relevance(env[end], found[end]).sum(), zero), *sources]
 
     def close(self, flat: Sequence[Tensor]) -> Ledger:
-        """The ledger from the program's results."""
+        """Read the ledger from the program's results."""
         rows, explained, *sources = flat
         inputs: dict[str, float] = defaultdict(float)
         first: dict[str, float] = {}
@@ -73,20 +75,47 @@ class LedgerProgram:
         return Ledger(float(explained), dict(inputs), entries, first)
 
 
+def measure_ledger(programs: Programs, call: Call, zero_bias: bool) -> Ledger:
+    """Account for the relevance of a call.
+
+    Args:
+        programs: The programs of the model.
+        call: The call.
+        zero_bias: Put zeros in place of all additive parameters.
+
+    Raises:
+        FxlrpError: As the call.
+    """
+    shapes = tuple(tuple(x.shape) for x in call.tensors())
+
+    def make(signature: CapturedSignature, form: Form) -> LedgerProgram:
+        def emit() -> LedgerProgram:
+            plan = programs.plan_without_biases(call.args, call.kwargs) if zero_bias else signature.plan
+            return LedgerProgram(plan, form)
+
+        kind = form, shapes if zero_bias else ()  # without biases it is another capture, for other sizes
+        made: LedgerProgram = signature.reports(kind, emit)
+        return made
+
+    with plain_mode():
+        fitted = fit_call(programs, call, make)
+        return fitted.made.close(fitted.made.module(*fitted.values))
+
+
 def sum_relevance(site: Site, parts: Parts) -> Tensor:
-    """Relevance that a rule gives to all operands."""
+    """Sum the relevance that a rule gives to all operands."""
     return sum((numerics.to_relevance(p, x).sum() for p, x in zip(parts, site.operands, strict=True)), torch.zeros(()))
 
 
 def to_real(value: Tensor, like: Tensor) -> Tensor:
-    """A real scalar of the ledger's dtype and device; the relevance of complex values is real in total."""
+    """Return a real scalar of the ledger's dtype and device; the relevance of complex values is real in total."""
     return (value.real if value.is_complex() else value).to(like)
 
 
 def make_entry(
     node: fx.Node, twin: Twin, row: Sequence[float], constants: Mapping[fx.Node, tuple[str, ...]]
 ) -> LedgerEntry:
-    """The account of one node from its four sums."""
+    """Make the account of one node from its four sums."""
     received, passed, exact, magnitude = row
     absorbers = [n for n in find_additive(node, constants) if n not in find_live_operands(node, twin)]
     kept = received - exact
@@ -104,9 +133,3 @@ def make_entry(
         absorbers=tuple(dict.fromkeys(name for n in absorbers for name in constants[n] or (n.name,))),
         magnitude=magnitude,
     )
-
-
-def find_live_operands(node: fx.Node, twin: Twin) -> list[Any]:
-    """The nodes in the live slots of a twin."""
-    given = flatten_arguments(node)
-    return [given[i] for i in twin.slots]

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
+from fxlrp.cache import COMPILE_LOCK
+from fxlrp.reports.ledger_program import measure_ledger
 from fxlrp.reports.references import (
     Case,
     TensorsByName,
     compute_autograd,
     convert_to_float64,
     double_sample,
-    find_real_tensors,
     measure_error,
-    run_on_copies,
     take_sample,
     use_gradient_rules,
 )
 from fxlrp.reports.verification import Check, Verification, compare_error, skip_check
-from fxlrp.session.agreement import TOLERANCE
+from fxlrp.session.agreement import HALF_TOLERANCE, TOLERANCE, find_inexact_tensors
+from fxlrp.session.call import Call, fit_call
+from fxlrp.session.programs import Programs
+from fxlrp.session.signature import plain_mode
 
-HALF_TOLERANCE = 0.05
-"""Tolerance of half precision, beside those of `TOLERANCE`."""
 MAX_SAMPLES = 4
 """The most samples that are explained one by one."""
 MARGIN = 3
@@ -32,26 +34,27 @@ MAX_ROUNDING = 0.5
 """No larger error is rounding."""
 
 
-def verify_case(case: Case) -> Verification:
-    """Check what can be checked.
+def verify_call(programs: Programs, call: Call) -> Verification:
+    """Check what can be checked of a model's programs, on the inputs of a call.
 
     Raises:
-        FxlrpError: As a call, if the call itself is not possible.
+        FxlrpError: As the call, if that is not possible.
     """
-    attributor = case.attributor
-    rounding = Rounding(
-        max((t.dtype for t in find_real_tensors(case.output())), key=lambda dtype: torch.finfo(dtype).eps)
-    )
-    backend = attributor.settings.backend
-    checks = (
-        attempt("the output is the model's", lambda name: check_outputs(name, case, rounding)),
-        *check_gradients(case, rounding),
-        attempt("the ledger closes", lambda name: check_ledger(name, case)),
-        attempt("samples are independent", lambda name: check_independence(name, case, rounding)),
-        attempt(f"backend {backend} runs the program op by op", lambda name: check_backend(name, case, rounding)),
-        attempt("twice the seed, twice the relevance", lambda name: check_linearity(name, case, rounding)),
-    )
-    return Verification(type(attributor.model).__name__, attributor.rules.name, backend, checks)
+    model, options = programs.model, programs.options
+    backend = options.backend
+    with plain_mode(), COMPILE_LOCK:
+        case = Case(Programs(model, replace(options, verify="never")), call)  # a wrong output is a row of the table
+        types = (x.dtype.to_real() for x in find_inexact_tensors(case.output()))
+        rounding = Rounding(max(types, key=lambda dtype: torch.finfo(dtype).eps))
+        checks = (
+            attempt("the output is the model's", lambda name: check_outputs(name, case, rounding)),
+            *check_gradients(case, rounding),
+            attempt("the ledger closes", lambda name: check_ledger(name, case)),
+            attempt("samples are independent", lambda name: check_independence(name, case, rounding)),
+            attempt(f"backend {backend} runs the program op by op", lambda name: check_backend(name, case, rounding)),
+            attempt("twice the seed, twice the relevance", lambda name: check_linearity(name, case, rounding)),
+        )
+    return Verification(type(model).__name__, options.rules.name, backend, checks)
 
 
 class Rounding:
@@ -78,7 +81,7 @@ class Rounding:
 
 
 def attempt(name: str, check: Callable[[str], Check]) -> Check:
-    """A check, or why it cannot be made."""
+    """Make a check, or say why it cannot be made."""
     try:
         return check(name)
     except Exception as reason:  # of the user's model or rules: it must not hide the other checks
@@ -86,13 +89,13 @@ def attempt(name: str, check: Callable[[str], Check]) -> Check:
 
 
 def check_outputs(name: str, case: Case, rounding: Rounding) -> Check:
-    """Every tensor that the program returns is the model's own."""
-    own = find_real_tensors(run_on_copies(case.attributor.model, case.args, case.kwargs))
-    return compare_error(name, measure_error(find_real_tensors(case.output()), own), rounding.limit, rounding.reason)
+    """Check that every tensor that the program returns is the model's own."""
+    own = find_inexact_tensors(case.run_model(case.call.args, case.call.kwargs))
+    return compare_error(name, measure_error(find_inexact_tensors(case.output()), own), rounding.limit, rounding.reason)
 
 
 def check_gradients(case: Case, rounding: Rounding) -> Iterator[Check]:
-    """Adjoints for rules give input times gradient: on a copy of the model in float64, and in its own type."""
+    """Check that adjoints for rules give input times gradient: of a copy in float64, and of the model itself."""
     name = "gradient rules equal autograd in {}"
     exact: list[TensorsByName] = []
 
@@ -123,15 +126,15 @@ def check_gradients(case: Case, rounding: Rounding) -> Iterator[Check]:
 
 
 def check_ledger(name: str, case: Case) -> Check:
-    """What is explained is what arrived and what was kept."""
-    book = case.attributor.ledger(*case.args, target=case.target, **case.kwargs)
+    """Check that what is explained is what arrived and what was kept."""
+    book = measure_ledger(case.programs, case.call, zero_bias=False)
     parts = [book.explained, *book.inputs.values(), book.absorbed, book.leaked, book.stabiliser]
     gap = abs(book.gap) / (max(map(abs, parts)) or 1.0)
     return compare_error(name, gap, TOLERANCE[torch.float64], "its sums are of float64")
 
 
 def check_independence(name: str, case: Case, rounding: Rounding) -> Check:
-    """A batch gives what its samples give one by one; a sample that is alone is doubled."""
+    """Check that a batch gives what its samples give one by one; a sample that is alone is doubled."""
     y = case.explained()
     n = len(y)
     whole, singles = (
@@ -151,16 +154,15 @@ def check_independence(name: str, case: Case, rounding: Rounding) -> Check:
 
 
 def check_backend(name: str, case: Case, rounding: Rounding) -> Check:
-    """What runs the program gives what torch gives op by op."""
-    attributor = case.attributor
-    entry, form, tensors, numbers = attributor._prepared(case.args, case.kwargs, case.target)
-    program, runner = attributor._programs.program(entry, form)
-    found, expected = list(runner(*tensors, *numbers)), list(program.module(*tensors, *numbers))
+    """Check that what runs the program gives what torch gives op by op."""
+    fitted = fit_call(case.programs, case.call, case.programs.find_program)
+    program, run = fitted.made
+    found, expected = list(run(*fitted.values)), list(program.module(*fitted.values))
     return compare_error(name, measure_error(found, expected), rounding.limit, rounding.reason)
 
 
 def check_linearity(name: str, case: Case, rounding: Rounding) -> Check:
-    """Relevance of a seed of 2 is twice that of a seed of 1."""
+    """Check that the relevance of a seed of 2 is twice that of a seed of 1."""
     y = case.explained()
     seed = torch.linspace(0.5, 1.5, y.numel(), dtype=torch.float64).view_as(y)
     once, more = case.explain(seed), case.explain(2 * seed)

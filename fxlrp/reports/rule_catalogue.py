@@ -54,7 +54,7 @@ class RuleRow:
 
 
 def list_rules(table: Mapping[OpOverload, Rule] = RULES) -> tuple[RuleRow, ...]:
-    """Every op of a table of rules, by kind, rule and name."""
+    """List every op of a table of rules, by kind, rule and name."""
     rows = (
         RuleRow(str(op), r.kind, r.name, r.formula, find_published(r.apply.__doc__), TAYLOR_REASONS.get(op, ""))
         for op, r in table.items()
@@ -63,18 +63,18 @@ def list_rules(table: Mapping[OpOverload, Rule] = RULES) -> tuple[RuleRow, ...]:
 
 
 def find_position(kind: str) -> int:
-    """Place of a kind in the page."""
+    """Find the place of a kind in the page."""
     return KIND_ORDER.index(kind) if kind in KIND_ORDER else len(KIND_ORDER)
 
 
 def find_published(doc: str | None) -> str:
-    """What follows ``Source:`` in a docstring, to the end of its paragraph."""
+    """Find what follows ``Source:`` in a docstring, to the end of its paragraph."""
     found = re.search(r"Source: (.*?)(?:\n\s*\n|$)", inspect.cleandoc(doc or ""), re.DOTALL)
     return " ".join(found[1].split()) if found else ""
 
 
 def make_table(rows: Iterable[RuleRow]) -> Table:
-    """The rows for a terminal."""
+    """Lay out the rows for a terminal."""
     table = Table("op", "kind", "rule", "coefficient of the operands", box=None)
     for row in rows:
         table.add_row(Text(row.op), row.kind, row.rule, Text(row.reason or row.formula.replace("``", "")))
@@ -82,7 +82,7 @@ def make_table(rows: Iterable[RuleRow]) -> Table:
 
 
 def write_markdown(rows: Iterable[RuleRow]) -> str:
-    """The rows as a page, a section per kind and a line per rule."""
+    """Write the rows as a page, a section per kind and a line per rule."""
     parts = [HEAD]
     for kind, members in groupby(rows, lambda row: row.kind):
         module = sys.modules.get(f"{rules.__name__}.{kind}")
@@ -97,11 +97,11 @@ def write_markdown(rows: Iterable[RuleRow]) -> str:
 
 
 def write_weighted_section() -> str:
-    """The section on rules that presets choose with parameters."""
+    """Write the section on rules that presets choose with parameters."""
     lines = [f"## weighted\n\n{escape_cell((weighted.__doc__ or '').strip().partition(chr(10))[0])}\n"]
     lines += ["| rule | what it does | source |", "|---|---|---|"]
     for name, maker in inspect.getmembers(weighted, inspect.isfunction):
-        if inspect.get_annotations(maker).get("return") == "Rule":
+        if maker.__module__ == weighted.__name__ and inspect.get_annotations(maker).get("return") == "Rule":
             doc = inspect.getdoc(maker) or ""
             given = ", ".join(f"{p.name}={p.default:g}" for p in inspect.signature(maker).parameters.values())
             lines.append(
@@ -111,5 +111,5 @@ def write_weighted_section() -> str:
 
 
 def escape_cell(text: str) -> str:
-    """Text that fits a cell of a Markdown table."""
+    """Escape text so that it fits a cell of a Markdown table."""
     return text.replace("``", "`").replace("|", "\\|")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from fxlrp.reports.drawing.words import Word, colour_words, find_largest, format_signed, number_words
@@ -16,14 +18,21 @@ PIPE_WIDTH = 150
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Where to print; of fixed width if that is no terminal."""
+    """Return where to print; of fixed width if that is no terminal."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
 
 
+def write_table(table: Table) -> str:
+    """Write a table as plain text."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=PIPE_WIDTH).print(table)
+    return buffer.getvalue().rstrip()
+
+
 @contextmanager
 def open_stderr_console() -> Iterator[Console]:
-    """A console for standard error which still prints where a library's noise is kept from that stream."""
+    """Open a console for standard error which still prints where a library's noise is kept from that stream."""
     if not sys.stderr.isatty():
         yield make_console(stderr=True)
         return

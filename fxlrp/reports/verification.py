@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from fxlrp.reports.terminal import write_table
 
 PASSED, FAILED, IMPOSSIBLE = "passed", "failed", "not possible"
 STYLES = {PASSED: "green", FAILED: "bold red", IMPOSSIBLE: "yellow"}
@@ -58,15 +58,15 @@ class Verification:
         return FAILED not in statuses and PASSED in statuses
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """Checks as dictionaries, ready for ``pandas.DataFrame``."""
+        """Return checks as dictionaries, ready for ``pandas.DataFrame``."""
         return [asdict(check) for check in self.checks]
 
     def to_json(self) -> str:
-        """All checks as JSON."""
+        """Write all checks as JSON."""
         return json.dumps({**asdict(self), "passed": self.passed}, indent=2)
 
     def table(self) -> Table:
-        """The checks as a rich table."""
+        """Return the checks as a rich table."""
         counts = [sum(check.status == status for check in self.checks) for status in STYLES]
         table = Table(
             title=f"Verification: {self.model}, rules {self.rules}, backend {self.backend}",
@@ -85,18 +85,16 @@ class Verification:
         return table
 
     def __str__(self) -> str:
-        buffer = io.StringIO()
-        Console(file=buffer, width=150).print(self.table())
-        return buffer.getvalue().rstrip()
+        return write_table(self.table())
 
 
 def compare_error(check: str, error: float, tolerance: float, reason: str) -> Check:
-    """A check whose error is compared with a tolerance; an error that is no number fails."""
+    """Compare the error of a check with its tolerance; an error that is no number fails."""
     return Check(check, PASSED if error <= tolerance else FAILED, error, tolerance, reason)
 
 
 def skip_check(check: str, reason: str | BaseException) -> Check:
-    """A check that could not be made."""
+    """Return a check that could not be made."""
     lines: Sequence[str] = str(reason).strip().splitlines()
     kind = "" if isinstance(reason, str) else f"{type(reason).__name__}: "
     return Check(check, IMPOSSIBLE, None, None, kind + (lines[0] if lines else ""))

@@ -171,7 +171,7 @@ class RequestHandler:
 
     async def parse_body(self, body: bytes, hosted: HostedArtifact) -> Any:
         """Parse a body of JSON; of lists with more numbers than the artefact can take, the numbers are not kept."""
-        most = hosted.about.most_entries()
+        most = hosted.about.count_most_entries()
         return await self.json.parse(body, len(body) if most is None else most)
 
     async def write_json(self, document: Any, results: Mapping[str, Tensor]) -> bytes:

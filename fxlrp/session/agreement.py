@@ -29,7 +29,9 @@ Model = nn.Module | ExportedProgram
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest difference of two forms of one program, relative to the largest entry; 0.05 for half precision."""
+"""Largest difference of two forms of one program, relative to the largest entry."""
+HALF_TOLERANCE = 0.05
+"""The same for half precision."""
 SENSITIVITY = 64
 """How much further than the model itself, given inputs that differ by rounding, a program may be from the model."""
 
@@ -72,13 +74,11 @@ def check_output(model: Model, inputs: Inputs, output: Any, unit: float, explain
 
 
 def run_model(model: Model, inputs: Inputs, like: Any) -> Any:
-    """The model's own output, of the same structure as ``like``."""
-    args, kwargs = inputs
-    call = model.module() if isinstance(model, ExportedProgram) else model
+    """Return the model's own output, of the same structure as ``like``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the model has to say, it says to who calls it
-            own = tree_map_only(Tensor, torch.detach, call(*args, **kwargs))
+            own = tree_map_only(Tensor, torch.detach, call_model(model, inputs))
     except Exception as error:
         raise VerificationError(
             f"{type(model).__name__} itself does not run on these inputs, so that its program cannot be compared with "
@@ -87,8 +87,14 @@ def run_model(model: Model, inputs: Inputs, like: Any) -> Any:
     return own if tree_flatten(own)[1] == tree_flatten(like)[1] else drop_unknown_parts(own)
 
 
+def call_model(model: Model, inputs: Inputs) -> Any:
+    """Run the model itself."""
+    args, kwargs = inputs
+    return (model.module() if isinstance(model, ExportedProgram) else model)(*args, **kwargs)
+
+
 def shake(x: Tensor, unit: float) -> Tensor:
-    """The tensor, its entries changed by rounding, up and down in turn."""
+    """Change the entries of a tensor by rounding, up and down in turn."""
     if not x.is_floating_point():
         return x
     signs = 1 - 2 * (torch.arange(x.numel(), device=x.device) % 2).view(x.shape)
@@ -96,24 +102,24 @@ def shake(x: Tensor, unit: float) -> Tensor:
 
 
 def find_inexact_tensors(output: Any) -> list[Tensor]:
-    """The tensors of an output that rounding changes; integers may jump with it, and are not compared."""
+    """Find the tensors of an output that rounding changes; integers may jump with it, and are not compared."""
     return [x for x in tree_leaves(output) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
 
 
 def find_rounding_unit(graph: fx.Graph) -> float:
-    """The distance of 1 from the next number of the coarsest dtype that a model computes in, inside it too."""
+    """Find the distance of 1 from the next number of the coarsest dtype that a model computes in, inside it too."""
     values = [part for node in graph.nodes for part in tree_leaves(node.meta.get("val")) if isinstance(part, Tensor)]
     return max((torch.finfo(x.dtype).eps for x in find_inexact_tensors(values)), default=0.0)
 
 
 def measure_difference(one: Any, other: Any) -> float:
-    """The largest difference of two outputs, relative to the largest entry of the tensor that it is in."""
+    """Measure the largest difference of two outputs, relative to the largest entry of the tensor that it is in."""
     pairs = list(zip(find_inexact_tensors(one), find_inexact_tensors(other), strict=True))
     return max((measure_distance(a, b) for a, b in pairs), default=0.0)
 
 
 def measure_distance(a: Tensor, b: Tensor) -> float:
-    """``max |a - b| / max |a|`` over entries that are finite in both; infinite if they are so in one only."""
+    """Compute ``max |a - b| / max |a|`` over entries finite in both; infinite if they are so in one only."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
     if a.is_complex():
@@ -131,7 +137,8 @@ def is_close(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
     largest = float(other.detach().nan_to_num(0.0, 0.0, 0.0).abs().max()) if other.numel() else 0.0
-    return torch.allclose(one, other, rtol=0.0, atol=TOLERANCE.get(other.dtype, 0.05) * largest, equal_nan=True)
+    allowed = TOLERANCE.get(other.dtype, HALF_TOLERANCE) * largest
+    return torch.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True)
 
 
 def find_difference(
@@ -169,7 +176,7 @@ def find_difference(
 
 
 def record_outputs(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
-    """What every module of a model returns, by path; behind that of a second call is ``@1``."""
+    """Record what every module of a model returns, by path; behind that of a second call is ``@1``."""
     double, calls, found = double_model(model), Counter[str](), dict[str, Any]()
 
     def note(path: str) -> Callable[..., None]:

@@ -19,13 +19,13 @@ from fxlrp.session.signature import CapturedSignature
 
 
 def lower_conditions(
-    entry: CapturedSignature,
+    signature: CapturedSignature,
     sizes: Mapping[Any, int],
     target: Target,
     inject: Mapping[str, Tensor] | None,
     keep: Mapping[str, Tensor] | None,
-) -> tuple[Form, list[Tensor]]:
-    """Form and tensors of a target, of coefficients to start from, and of masks.
+) -> tuple[Form, list[Tensor], list[Tensor]]:
+    """Return the form of a target or of coefficients to start from, its tensors, and masks.
 
     Raises:
         TargetError: If there is a target besides ``inject``, or it does not fit the output.
@@ -34,19 +34,20 @@ def lower_conditions(
     if inject is not None and not inject:
         raise SignatureError("inject is empty: give a coefficient by the name of a node")
     if inject is None:
-        form, numbers = split_target(target, entry.shape(sizes))
+        form, given = split_target(target, signature.shape(sizes))
+        numbers = [tensor.to(find_device(signature.plan.captured.explained)) for tensor in given]
     elif target is None:
-        form, numbers = Form((), (), starts=tuple(inject)), fit_to_nodes(entry, sizes, inject, "inject")
+        form, numbers = Form((), (), starts=tuple(inject)), fit_to_nodes(signature, sizes, inject, "inject")
     else:
         raise TargetError("give a target, at the output, or inject=, where relevance starts in its place; not both")
     masks = keep or {}
-    return replace(form, kept=tuple(masks)), [*numbers, *fit_to_nodes(entry, sizes, masks, "keep")]
+    return replace(form, kept=tuple(masks)), numbers, fit_to_nodes(signature, sizes, masks, "keep")
 
 
 def lower_targets(
-    entry: CapturedSignature, sizes: Mapping[Any, int], targets: Any, chunk: Any, keep: Mapping[str, Tensor] | None
+    signature: CapturedSignature, sizes: Mapping[Any, int], targets: Any, chunk: Any, keep: Mapping[str, Tensor] | None
 ) -> tuple[Form, list[Tensor], list[Tensor]]:
-    """Form of many targets, their tensors with a leading dimension for them, and masks that serve them all.
+    """Return the form of many targets, their tensors with a leading dimension for them, and masks that serve them all.
 
     Raises:
         TargetError: If there is none, they are not of one form, or one does not fit the output.
@@ -57,7 +58,7 @@ def lower_targets(
         raise TargetError(f"targets={targets!r} is no list of targets: give one or more of what target= takes")
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise TargetError(f"chunk={chunk!r} is no number of targets: give 1 or more")
-    lowered = [split_target(target, entry.shape(sizes)) for target in targets]
+    lowered = [split_target(target, signature.shape(sizes)) for target in targets]
     form = lowered[0][0]
     for i, (other, _) in enumerate(lowered):
         if other != form:
@@ -65,23 +66,27 @@ def lower_targets(
                 f"targets[{i}] is of another kind than targets[0]: give only classes, only indices with None in the "
                 "same places, only contrasts, or only seeds; make one call for each kind"
             )
-    device = find_device(entry.plan.captured.explained)
+    device = find_device(signature.plan.captured.explained)
     stacks = [torch.stack(tensors).to(device) for tensors in zip(*(t for _, t in lowered), strict=True)]
     masks = keep or {}
-    return replace(form, kept=tuple(masks)), stacks, list(fit_to_nodes(entry, sizes, masks, "keep"))
+    return replace(form, kept=tuple(masks)), stacks, fit_to_nodes(signature, sizes, masks, "keep")
 
 
 def fit_to_nodes(
-    entry: CapturedSignature, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor], option: str
-) -> tuple[Tensor, ...]:
-    """The tensors, expanded to the nodes that they are for."""
+    signature: CapturedSignature, sizes: Mapping[Any, int], tensors: Mapping[str, Tensor], option: str
+) -> list[Tensor]:
+    """Expand tensors to the nodes that they are for, whose device and type they take.
+
+    Raises:
+        SignatureError: If a name or a tensor does not fit the graph.
+    """
     found = []
-    points = [find_passing_point(entry.plan.captured, name, entry.plan.twins, option) for name in tensors]
+    points = [find_passing_point(signature.plan.captured, name, signature.plan.twins, option) for name in tensors]
     if len(set(points)) < len(points):
         raise SignatureError(f"{option}: two names are of one node, {', '.join(tensors)}")
     for point, (name, given) in zip(points, tensors.items(), strict=True):
         node = point.node
-        shape, dtype = entry.shape(sizes, node), widen_dtype(node.meta["val"].dtype)
+        shape, dtype = signature.shape(sizes, node), widen_dtype(node.meta["val"].dtype)
         tensor = torch.as_tensor(given)
         if not tensor.isfinite().all():
             raise SignatureError(f"{option}={name!r} has entries that are not finite")
@@ -91,18 +96,18 @@ def fit_to_nodes(
             raise SignatureError(
                 f"{option}={name!r} has shape {tuple(tensor.shape)}, which does not expand to the node's, {shape}"
             ) from None
-        if option == "inject" and (channels := find_lost_channels(point, found[-1], entry.plan.captured.constants)):
+        if option == "inject" and (channels := find_lost_channels(point, found[-1], signature.plan.captured.constants)):
             raise SignatureError(
                 f"inject={name!r}: relevance would start in channels {', '.join(map(str, channels))}, which the norm "
                 f"{point.norms[0].name} behind it multiplies by 0; in the merged op there are no weights to pass it on"
             )
-    return tuple(found)
+    return found
 
 
 def find_lost_channels(point: Point, c: Tensor, constants: Mapping[Any, Any]) -> list[int]:
-    """Channels that something starts in and that norms behind the point multiply by 0."""
+    """Find channels that something starts in and that norms behind the point multiply by 0."""
     if not point.norms:
         return []
     with torch.no_grad():
-        started = (point.silent(constants) & (c != 0)).transpose(0, 1).flatten(1).any(1)
+        started = (point.find_silent(constants) & (c != 0)).transpose(0, 1).flatten(1).any(1)
     return [int(i) for i in started.nonzero()]

@@ -38,7 +38,7 @@ class Question:
     several: bool = False
 
     def answer(self, output: Any) -> Tensor | None:
-        """The explained value of each sample, for several targets of each target and sample.
+        """Compute the explained value of each sample, for several targets of each target and sample.
 
         None if relevance does not start at the output, or is masked on its way: it has nothing to sum to.
         """
@@ -51,7 +51,7 @@ class Question:
 
 
 def compute_explained(y: Tensor, form: Form, numbers: Sequence[Tensor]) -> Tensor:
-    """One number per sample of the output ``y``: the sum of its entries times their seed."""
+    """Compute one number per sample of the output ``y``: the sum of its entries times their seed."""
     y = y if y.ndim else y.reshape(1)
     if not form.weights:
         return (y.double() * numbers[0].to(y.device)).unsqueeze(-1).flatten(1).sum(1)
@@ -75,17 +75,17 @@ class SampleAccount:
 
     @property
     def lost(self) -> float:
-        """Share of the explained value that did not arrive."""
+        """Return the share of the explained value that did not arrive."""
         return 1 - self.sum / self.value if self.value else 0.0
 
     @property
     def growth(self) -> float:
-        """Absolute relevance as a multiple of the explained value."""
+        """Return absolute relevance as a multiple of the explained value."""
         return self.size / abs(self.value) if self.value else math.inf if self.size else 0.0
 
 
 def find_doubts(values: Tensor, relevances: Sequence[Tensor]) -> tuple[str, ...]:
-    """A sentence for each thing that looks wrong.
+    """Write a sentence for each thing that looks wrong.
 
     Args:
         values: Explained value of each sample, or of each target and sample.
@@ -114,14 +114,14 @@ def find_doubts(values: Tensor, relevances: Sequence[Tensor]) -> tuple[str, ...]
         times = f"{row.growth:.3g} times" if row.value else "out of all proportion to"
         said.append(
             f"the absolute relevance of {row.place} sums to {row.size:.4g}, {times} its explained value "
-            f"{row.value:.6g}{mention_others(grown)}: contributions cancel, so that small changes may turn the picture over. "
-            "attributor.ledger() says where relevance grows; another rule set may keep it in proportion"
+            f"{row.value:.6g}{mention_others(grown)}: contributions cancel, so that small changes may turn the picture "
+            "over. attributor.ledger() says where relevance grows; another rule set may keep it in proportion"
         )
     return tuple(said)
 
 
 def account_samples(values: Tensor, relevances: Sequence[Tensor]) -> list[SampleAccount]:
-    """The account of every sample, or of all together."""
+    """Account for every sample, or for all together."""
     apart = all(r.shape[: values.ndim] == values.shape for r in relevances)
     if not apart:
         values = values.sum(-1)
@@ -135,17 +135,17 @@ def account_samples(values: Tensor, relevances: Sequence[Tensor]) -> list[Sample
 
 
 def name_sample(titles: Sequence[str], index: Sequence[int], apart: bool) -> str:
-    """Which sample, in words."""
+    """Say in words which sample it is."""
     words = [f"{title} {i}" for title, i in zip(titles, index, strict=False)]
     return ", ".join(words if apart else [*words, "all samples"])
 
 
 def list_places(found: Sequence[SampleAccount]) -> str:
-    """The first few places, and how many more there are."""
+    """Write the first few places, and how many more there are."""
     more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
     return "; ".join(row.place for row in found[:MAX_NAMED]) + more
 
 
 def mention_others(found: Sequence[SampleAccount]) -> str:
-    """The places behind the worst one."""
+    """Write the places behind the worst one."""
     return f" (likewise {list_places(found[1:])})" if len(found) > 1 else ""

@@ -60,16 +60,16 @@ class Structure:
         return any(describe_tensor(tensor) != known for tensor, known in zip(self.tensors, self.forms, strict=True))
 
     def _differs(self) -> bool:
-        """The same, attribute by attribute: equal numbers may be different objects."""
+        """Compare attribute by attribute: equal numbers may be different objects."""
         if not self.modules or list(map(id, list_global_hooks())) != list(self.identities[-1]):
             return True
         for module, known, held in zip(self.modules, self.attributes, self.parts, strict=True):
-            if list(map(id, list_parts(module))) != list(map(id, held)) or self.changes(module, known):
+            if list(map(id, list_parts(module))) != list(map(id, held)) or self.find_changes(module, known):
                 return True
         return False
 
-    def changes(self, module: nn.Module, known: dict[str, Any]) -> list[str]:
-        """Attributes of a module that are not what they were, those left aside that its forward pass writes."""
+    def find_changes(self, module: nn.Module, known: dict[str, Any]) -> list[str]:
+        """Find attributes of a module that are not what they were, without those that its forward pass writes."""
         now = module.__dict__
         return [
             name
@@ -78,15 +78,15 @@ class Structure:
             and not (name in now and name in known and is_same(now[name], known[name]))
         ]
 
-    def ran(self) -> None:
+    def note_run(self) -> None:
         """Note what a run of the model has just written, to leave aside what it sets anew whenever it runs."""
         for module, known in zip(self.modules, self.attributes, strict=True):
-            self.runs.update((id(module), name) for name in self.changes(module, known))
+            self.runs.update((id(module), name) for name in self.find_changes(module, known))
         self._look()
 
 
 def list_parts(module: nn.Module) -> Iterator[Any]:
-    """The function that runs a module, its parameters, buffers, submodules and hooks."""
+    """List the function that runs a module, its parameters, buffers, submodules and hooks."""
     own = module.__dict__
     yield type(module)
     yield next((base.__dict__["forward"] for base in type(module).__mro__ if "forward" in base.__dict__), None)
@@ -96,7 +96,7 @@ def list_parts(module: nn.Module) -> Iterator[Any]:
 
 
 def list_tensors(model: object) -> Iterable[Tensor]:
-    """Parameters and buffers; none of what is no model, as its capture will say."""
+    """List parameters and buffers; none of what is no model, as its capture will say."""
     if isinstance(model, nn.Module):
         return [*model.parameters(), *model.buffers()]
     held = (model.state_dict, model.constants) if isinstance(model, ExportedProgram) else ()
@@ -109,5 +109,5 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def describe_tensor(tensor: Tensor) -> tuple[Any, ...]:
-    """What a program knows of a tensor."""
+    """Return what a program knows of a tensor."""
     return tensor.dtype, tensor.device, tensor.shape

@@ -22,10 +22,11 @@ from fxlrp.backends.choice import Runner
 from fxlrp.backends.constants import find_constant_nodes
 from fxlrp.cache import Cache
 from fxlrp.emit.trace import attach_constants, trace_functional
+from fxlrp.ir.graphs import call_op, extract
+from fxlrp.ir.ops import ATTENTION_BACKWARDS, erase_dead_code
 from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import find_role
 from fxlrp.passes.lowering.recompute import RECOMPUTED, find_following
-from fxlrp.passes.manager import is_impure
 
 aten = torch.ops.aten
 
@@ -36,10 +37,7 @@ MAX_PROGRAMS = 16
 """Programs kept for different sizes, least recently used out first."""
 
 ATTENTION_ADJOINTS = (
-    aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
-    aten._scaled_dot_product_flash_attention_backward.default,
-    aten._scaled_dot_product_efficient_attention_backward.default,
-    aten._scaled_dot_product_cudnn_attention_backward.default,
+    *ATTENTION_BACKWARDS,
     aten._scaled_dot_product_fused_attention_overrideable_backward.default,
 )
 """Kernels for one batch of queries, keys and values, which torch would call once for each target."""
@@ -78,7 +76,7 @@ class ManyTargets:
     def __call__(
         self, tensors: Sequence[Tensor], numbers: Sequence[Tensor], masks: Sequence[Tensor], chunk: int
     ) -> list[Tensor]:
-        """Outputs of the model, then every relevance with a leading dimension for the targets.
+        """Return outputs of the model, then every relevance with a leading dimension for the targets.
 
         Args:
             tensors: Inputs of the model.
@@ -94,28 +92,25 @@ class ManyTargets:
             dict(zip(self.given, (pad_chunk(t[start : start + size], size) for t in numbers), strict=True))
             for start in range(0, count, size)
         ]
-        run = self.runner(saved | chunks[0])
+        run = self.find_second_half(saved | chunks[0])
         parts = [run(*(x for x in (saved | some).values() if isinstance(x, Tensor))) for some in chunks]
         return [*own, *(torch.cat(pieces)[:count] for pieces in zip(*parts, strict=True))]
 
-    def runner(self, values: dict[fx.Node, Any]) -> Runner:
-        """The second half for values of these sizes; made at the first call with such."""
+    def find_second_half(self, values: dict[fx.Node, Any]) -> Runner:
+        """Return the second half for values of these sizes; it is made at the first call with such."""
         key = tuple(x.shape if isinstance(x, Tensor) else x for x in values.values())
-        return self.second(key, lambda: self.backend(self.reverse(values)))
+        return self.second(key, lambda: self.backend(self.build_second_half(values)))
 
     def forward(self, results: Sequence[fx.Node]) -> Program:
-        """The first half, from inputs and masks to some results."""
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        for node in self.program.module.graph.nodes:
-            if node not in self.late and node not in self.given and node.op != "output":
-                copies[node] = graph.node_copy(node, copies.__getitem__)
-        graph.output([copies[node] for node in results])
-        graph.eliminate_dead_code(is_impure_node=is_impure)
-        return Program(fx.GraphModule(self.program.module, graph), len(results), (), ())
+        """Make the first half, from inputs and masks to some results."""
+        graph = self.program.module.graph
+        early = [n for n in graph.nodes if n not in self.late and n not in self.given and n.op != "output"]
+        part = extract(early, [n for n in early if n.op == "placeholder"], results)
+        erase_dead_code(part)
+        return Program(fx.GraphModule(self.program.module, part), len(results), (), ())
 
-    def reverse(self, values: dict[fx.Node, Any]) -> Program:
-        """The second half, which takes the tensors among ``values``: what the first half saved, and some targets.
+    def build_second_half(self, values: dict[fx.Node, Any]) -> Program:
+        """Build the second half, which takes the tensors among ``values``: what the first half saved, and some targets.
 
         An op that depends on the target becomes one on all of them, by torch's rules for batches. These do not know
         symbolic sizes.
@@ -150,13 +145,12 @@ class ManyTargets:
 
 
 def call_once(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node] = ()) -> Any:
-    """The value of a node, which is the same for every target, as sizes are."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n][0] if n in batched else env[n])
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    """Compute the value of a node, which is the same for every target, as sizes are."""
+    return call_op(node, lambda n: env[n][0] if n in batched else env[n])
 
 
 def call_per_target(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
-    """The values of a node for several targets, which are the first dimension of some of its operands."""
+    """Compute a node for several targets, which are the first dimension of some of its operands."""
     if node.target is operator.getitem:
         return call_once(node, env)
     if node.target in ATTENTION_ADJOINTS:
@@ -177,7 +171,7 @@ def call_per_target(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collecti
 
 
 def call_folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:
-    """The same for a kernel whose operands have a batch: targets times samples are its batch."""
+    """Do so for a kernel whose operands have a batch: targets times samples are its batch."""
     gradient = env[node.all_input_nodes[0]]
     targets, samples = gradient.shape[:2]
 
@@ -187,10 +181,9 @@ def call_folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[f
             return x.flatten(0, 1)
         return x.expand(targets, *x.shape).flatten(0, 1) if x.ndim > 2 and x.shape[0] == samples else x
 
-    args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
-    return tuple(y.unflatten(0, (targets, samples)) for y in node.target(*args, **kwargs))  # type: ignore[operator]
+    return tuple(y.unflatten(0, (targets, samples)) for y in call_op(node, operand))
 
 
 def pad_chunk(tensor: Tensor, size: int) -> Tensor:
-    """A chunk of targets, its last one repeated until there are as many as the program takes."""
+    """Repeat the last target of a chunk until there are as many as the program takes."""
     return torch.cat([tensor, tensor[-1:].expand(size - len(tensor), *tensor.shape[1:])])

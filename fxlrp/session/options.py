@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fxlrp.backends.choice import find_backend
+from fxlrp.backends.choice import BACKENDS
 from fxlrp.capture.explained_output import Objective, Output
 from fxlrp.errors import RuleError, SignatureError
 from fxlrp.ir.rule_set import RuleSet
@@ -37,7 +38,7 @@ class Options:
     verify: str = "first"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Options:
-        """Nothing in it changes."""
+        """Return it itself, as nothing in it changes."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -54,8 +55,13 @@ class Options:
         return restore_options, (values,)
 
     def __post_init__(self) -> None:
-        find_backend(self.backend)
-        for name, allowed in (("memory", MEMORY), ("precision", PRECISION), ("verify", VERIFY_CHOICES)):
+        choices: dict[str, Collection[Any]] = {
+            "backend": BACKENDS,
+            "memory": MEMORY,
+            "precision": PRECISION,
+            "verify": VERIFY_CHOICES,
+        }
+        for name, allowed in choices.items():
             if (given := getattr(self, name)) not in allowed:
                 raise SignatureError(f"{name}={given!r} is none of {', '.join(map(repr, allowed))}")
 
@@ -76,6 +82,6 @@ def check_picklable(rules: RuleSet) -> None:
 
 
 def restore_options(values: dict[str, Any]) -> Options:
-    """Settings that were pickled."""
+    """Make options from what was pickled."""
     rules = values["rules"]
     return Options(**{**values, "rules": PRESETS[rules] if isinstance(rules, str) else rules})

@@ -30,6 +30,7 @@ from fxlrp.passes.lowering.release_order import MEMORY
 from fxlrp.plan.decide import Plan, make_plan
 from fxlrp.session.agreement import check_output, find_difference, find_rounding_unit
 from fxlrp.session.freshness import Structure
+from fxlrp.session.many_targets import ManyTargets
 from fxlrp.session.options import Options
 from fxlrp.session.signature import CapturedSignature, bind_arguments, describe_inputs, make_dense, summarise_argument
 
@@ -45,29 +46,29 @@ class Programs:
     Threads may share it: whatever is made is made by one of them.
     """
 
-    def __init__(self, model: nn.Module | ExportedProgram, settings: Options) -> None:
-        self._model, self._settings = model, settings
-        self._saving = *PRECISION[settings.precision], *MEMORY[settings.memory]
+    def __init__(self, model: nn.Module | ExportedProgram, options: Options) -> None:
+        self.model, self.options = model, options
+        self._saving = *PRECISION[options.precision], *MEMORY[options.memory]
         self._captures = 0
-        self._entries: Cache[int, CapturedSignature] = Cache(MAX_SIGNATURES)
+        self._signatures: Cache[int, CapturedSignature] = Cache(MAX_SIGNATURES)
         self._last: tuple[CapturedSignature, Program] | None = None
         self._runs: Counter[tuple[int, str]] = Counter()
         self.refresh()
 
     def __len__(self) -> int:
-        """How many signatures are kept."""
-        return len(self._entries)
+        """Count the signatures that are kept."""
+        return len(self._signatures)
 
     def refresh(self) -> None:
         """Forget every program: the next call captures the model as it is then."""
         with COMPILE_LOCK:
-            self._entries.clear()
+            self._signatures.clear()
             self._structure: Structure | None = None
             self._store = ConstantStore()
 
     @property
     def last(self) -> tuple[CapturedSignature, Program]:
-        """Signature and program of the last call.
+        """Return signature and program of the last call.
 
         Raises:
             SignatureError: If there was none.
@@ -78,14 +79,14 @@ class Programs:
             )
         return self._last
 
-    def backend(self, program: Program) -> Runner:
+    def prepare_runner(self, program: Program) -> Runner:
         """Make a program run, sharing with the others of this model what depends on its tensors alone."""
-        return BACKENDS[self._settings.backend](program, self._store)
+        return BACKENDS[self.options.backend](program, self._store)
 
-    def entry(
+    def find_signature(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[CapturedSignature, list[Any], dict[Any, int]]:
-        """The captured signature that the inputs fit, made if there is none; their leaves, and the value of each size.
+        """Find or capture the signature that inputs are of; return it, their leaves, and the value of each size.
 
         Raises:
             CaptureError, MissingRules, SignatureError: As `fxlrp.compile`.
@@ -93,50 +94,56 @@ class Programs:
         structure = self._structure
         if structure is not None and structure.changed():
             self.refresh()
-        args, kwargs = bind_arguments(self._model, args, kwargs)
+        args, kwargs = bind_arguments(self.model, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         leaves = [make_dense(leaf) for leaf in leaves]
-        found = self._found(leaves, spec)
+        found = self._find_signature(leaves, spec)
         if found is None:
             with COMPILE_LOCK:  # another thread may have made it while this one waited
-                found = self._found(leaves, spec) or self._made(args, kwargs, leaves, spec)
-        entry, sizes = found
-        return entry, leaves, sizes
+                found = self._find_signature(leaves, spec) or self._make_signature(args, kwargs, leaves, spec)
+        signature, sizes = found
+        return signature, leaves, sizes
 
-    def open_entry(
+    def find_open_signature(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[CapturedSignature, list[Any], dict[Any, int]]:
-        """As `entry`, but for two samples in place of one where that leaves the batch open."""
+        """Do as `find_signature`, but for two samples in place of one where that leaves the batch open."""
         doubled = double_batch((args, kwargs))
-        if doubled is not None and (
-            self._settings.dynamic_shapes is not None or isinstance(self._model, ExportedProgram)
-        ):
+        if doubled is not None and (self.options.dynamic_shapes is not None or isinstance(self.model, ExportedProgram)):
             with suppress(FxlrpError):  # the model takes one sample alone
-                found = self.entry(*doubled)
+                found = self.find_signature(*doubled)
                 values = [node.meta["val"] for node in found[0].plan.captured.inputs]
                 if all(is_symbolic(value.shape[0]) for value in values if isinstance(value, Tensor)):
                     return found
-        return self.entry(args, kwargs)
+        return self.find_signature(args, kwargs)
 
-    def program(self, entry: CapturedSignature, form: Form) -> tuple[Program, Runner]:
-        """The program of a signature for a form of target, made if there is none."""
+    def find_program(self, signature: CapturedSignature, form: Form) -> tuple[Program, Runner]:
+        """Find the program of a signature for a form of target, or make it."""
 
         def make() -> tuple[Program, Runner]:
-            program = emit_program(entry.plan, form)
+            program = emit_program(signature.plan, form)
             passes.run_passes(program.module, self._saving)
-            return program, self.backend(program)
+            return program, self.prepare_runner(program)
 
-        found = entry.programs(form, make)
-        self._last = entry, found[0]
+        found = signature.programs(form, make)
+        self._last = signature, found[0]
         return found
 
-    def verify(
-        self, entry: CapturedSignature, kind: Hashable, inputs: Inputs, output: Any, tensors: Sequence[Tensor]
+    def find_many(self, signature: CapturedSignature, form: Form) -> tuple[Program, ManyTargets]:
+        """Return the program of a signature for a form of target, and what runs it for many of them."""
+        program, _ = self.find_program(signature, form)
+        inputs = sum(isinstance(node.meta["val"], Tensor) for node in signature.plan.captured.inputs)
+        numbers = len(form.weights) or 1
+        make = partial(ManyTargets, program, inputs, numbers, self.prepare_runner)
+        return program, signature.many(form, make)
+
+    def compare_with_model(
+        self, signature: CapturedSignature, kind: Hashable, inputs: Inputs, output: Any, tensors: Sequence[Tensor]
     ) -> None:
         """Compare what a program returned in place of the model with the model's own output, if that is asked for.
 
         Args:
-            entry: The signature.
+            signature: The signature.
             kind: What is checked once: a program, for sizes of 0, of 1 and of more.
             inputs: Arguments of the model.
             output: The output to compare.
@@ -146,66 +153,66 @@ class Programs:
             VerificationError: If they differ.
         """
         sizes = tuple(min(n, 2) for x in tensors for n in x.shape)
-        when = self._settings.verify
-        if when == "never" or (when == "first" and entry.verified.find((kind, sizes))):
+        when = self.options.verify
+        if when == "never" or (when == "first" and signature.verified.find((kind, sizes))):
             return
         with COMPILE_LOCK:  # while another thread exports, torch tells models that they are being exported
-            explain = partial(find_difference, self._model, inputs, entry.plan, self.backend, tensors)
-            check_output(self._model, inputs, output, find_rounding_unit(entry.plan.captured.graph), explain)
+            explain = partial(find_difference, self.model, inputs, signature.plan, self.prepare_runner, tensors)
+            check_output(self.model, inputs, output, find_rounding_unit(signature.plan.captured.graph), explain)
             if self._structure is not None:
-                self._structure.ran()
-        entry.verified.put((kind, sizes), True)
+                self._structure.note_run()
+        signature.verified.put((kind, sizes), True)
 
-    def choose(self, output: Any) -> Tensor:
-        """What is explained of the model's output: the tensor that targets select from."""
-        y: Tensor = pick_output(output, self._settings.output)
-        return y if self._settings.objective is None else self._settings.objective(y)
+    def choose_explained(self, output: Any) -> Tensor:
+        """Return what is explained of the model's output: the tensor that targets select from."""
+        y: Tensor = pick_output(output, self.options.output)
+        return y if self.options.objective is None else self.options.objective(y)
 
-    def without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
-        """The plan of the model with zeros in place of its additive parameters."""
+    def plan_without_biases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+        """Plan the model with zeros in place of its additive parameters."""
         with COMPILE_LOCK:
-            captured = self._captured(*bind_arguments(self._model, args, kwargs))
+            captured = self._capture(*bind_arguments(self.model, args, kwargs))
             passes.run_passes(captured.module, passes.CANONICAL)
             remove_biases(captured)
-            return make_plan(captured, self._settings.rules.optional(), (), self._settings.strict)
+            return make_plan(captured, self.options.rules.optional(), (), self.options.strict)
 
-    def _found(self, leaves: list[Any], spec: TreeSpec) -> tuple[CapturedSignature, dict[Any, int]] | None:
-        for entry in self._entries.values():
-            if entry.spec == spec and (sizes := entry.sizes(leaves)) is not None:
-                self._entries.find(entry.number)
-                return entry, sizes
+    def _find_signature(self, leaves: list[Any], spec: TreeSpec) -> tuple[CapturedSignature, dict[Any, int]] | None:
+        for signature in self._signatures.values():
+            if signature.spec == spec and (sizes := signature.fit(leaves)) is not None:
+                self._signatures.find(signature.number)
+                return signature, sizes
         return None
 
-    def _made(
+    def _make_signature(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec
     ) -> tuple[CapturedSignature, dict[Any, int]]:
-        structure = self._structure or Structure(self._model, self._runs)
-        captured = self._captured(args, kwargs)
+        structure = self._structure or Structure(self.model, self._runs)
+        captured = self._capture(args, kwargs)
         if captured.in_spec != spec:
             raise SignatureError(
                 "give the exported program its inputs as at its export: by position what was by position, by keyword "
                 f"what was by keyword\n{describe_inputs(captured)}"
             )
         kept = tuple(map(summarise_argument, leaves))
-        made = make_plan(captured, self._settings.rules, self._settings.read, self._settings.strict)
+        plan = make_plan(captured, self.options.rules, self.options.read, self.options.strict)
         self._captures += 1
-        entry = CapturedSignature(made, spec, kept, self._captures)
+        signature = CapturedSignature(plan, spec, kept, self._captures)
         self._structure = structure
-        self._entries.put(entry.number, entry)
-        sizes = entry.sizes(leaves)
+        self._signatures.put(signature.number, signature)
+        sizes = signature.fit(leaves)
         if sizes is None:
             raise SignatureError(
-                f"these inputs do not fit the program that was exported\n{describe_inputs(entry.plan.captured)}"
+                f"these inputs do not fit the program that was exported\n{describe_inputs(signature.plan.captured)}"
             )
-        return entry, sizes
+        return signature, sizes
 
-    def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    def _capture(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
         with lazy_modules():  # torch makes a dozen on the way, and none of them runs
             return capture(
-                self._model,
+                self.model,
                 args,
                 kwargs,
-                output=self._settings.output,
-                objective=self._settings.objective,
-                dynamic_shapes=self._settings.dynamic_shapes,
+                output=self.options.output,
+                objective=self.options.objective,
+                dynamic_shapes=self.options.dynamic_shapes,
             )

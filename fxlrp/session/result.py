@@ -33,7 +33,7 @@ class Result:
 
     @cached_property
     def explained(self) -> Tensor | None:
-        """The explained value of each sample, for several targets of each target and sample.
+        """Compute the explained value of each sample, for several targets of each target and sample.
 
         None where relevance has nothing to sum to: it starts inside the model, or is masked.
         """
@@ -42,7 +42,7 @@ class Result:
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against this explanation, in sentences; computed when it is first read.
+        """Say what speaks against this explanation, in sentences; computed when it is first read.
 
         That is: more than 90 % of the explained value does not arrive, or absolute relevance sums to more than 50
         times the explained value, or something is not finite.
@@ -52,7 +52,7 @@ class Result:
             return () if self.explained is None else find_doubts(self.explained, list(relevances))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: the warnings, without the question, which holds the caller's functions."""
+        """Pickle the warnings, and not the question, which holds the caller's functions."""
         return {**vars(self), "explained": self.explained, "warnings": self.warnings, "question": None}
 
 

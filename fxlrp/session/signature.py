@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import SymInt, Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from fxlrp._torch import TreeSpec
@@ -17,10 +17,11 @@ from fxlrp.backends.choice import Runner
 from fxlrp.cache import Cache
 from fxlrp.capture.unsupported import check_inputs
 from fxlrp.errors import SignatureError
-from fxlrp.ir.guards import is_symbolic, solve_size
+from fxlrp.ir.guards import solve_size
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
 from fxlrp.plan.decide import Plan
+from fxlrp.session.fitting import count_unusable, fit_sizes
 from fxlrp.session.many_targets import ManyTargets
 
 MAX_FORMS = 16
@@ -53,46 +54,53 @@ class CapturedSignature:
     reports: Cache[Hashable, Any] = field(default_factory=lambda: Cache(MAX_FORMS))
     verified: Cache[Hashable, bool] = field(default_factory=lambda: Cache(64 * MAX_FORMS))
 
-    def sizes(self, leaves: Sequence[Any]) -> dict[Any, int] | None:
-        """Value of each symbolic size for new inputs, or None if they are of another signature."""
-        sizes: dict[Any, int] = {}
+    def fit(self, leaves: Sequence[Any]) -> dict[Any, int] | None:
+        """Find the value of each symbolic size for new inputs; None if they are of another signature."""
+        wanted, given = [], []
         for node, known, leaf in zip(self.plan.captured.inputs, self.leaves, leaves, strict=True):
             if not is_same_argument(known, summarise_argument(leaf)):
                 return None
-            if isinstance(leaf, Tensor) and not match_shape(node.meta["val"], leaf, sizes):
-                return None
-        return sizes if self.computed(leaves, sizes) and self.admits(sizes) else None
+            if isinstance(leaf, Tensor):
+                value = node.meta["val"]
+                if value.dtype is not leaf.dtype:
+                    return None
+                wanted.append(value.shape)
+                given.append(leaf.shape)
+        sizes, misfit = fit_sizes(wanted, given, note_symbol, agrees_with_symbols)
+        return sizes if misfit is None and self.admits(sizes) else None
 
-    def computed(self, leaves: Sequence[Any], sizes: dict[Any, int]) -> bool:
-        """Whether sizes that are computed of others agree with new inputs; remembers what they tell of the others."""
+    def check_finite(self, leaves: Sequence[Any]) -> None:
+        """Refuse inputs that are not finite.
+
+        Raises:
+            SignatureError: Naming the input.
+        """
         for node, leaf in zip(self.plan.captured.inputs, leaves, strict=True):
-            for size, n in zip(node.meta["val"].shape, leaf.shape, strict=True) if isinstance(leaf, Tensor) else ():
-                if is_symbolic(size) and not size.node.expr.is_Symbol and not solve_size(size.node.expr, n, sizes):
-                    return False
-        return True
+            for what, count in count_unusable(leaf).items() if isinstance(leaf, Tensor) else ():
+                raise SignatureError(
+                    f"input '{node.name}' has {count} {what} of {leaf.numel()} values; clean it before explaining"
+                )
 
     def admits(self, sizes: Mapping[Any, int]) -> bool:
         """Whether the programs made so far are right for these values of the symbolic sizes."""
         return self.plan.captured.guards.admit(sizes)
 
     def shape(self, sizes: Mapping[Any, int], node: fx.Node | None = None) -> tuple[int, ...]:
-        """Shape of a node, by default of the explained output, for these sizes."""
+        """Compute the shape of a node, by default of the explained output, for these sizes."""
         shape = (node or self.plan.captured.explained).meta["val"].shape
         return tuple(n if isinstance(n, int) else int(n.node.expr.xreplace(sizes)) for n in shape)
 
 
-def match_shape(captured: Tensor, tensor: Tensor, sizes: dict[Any, int]) -> bool:
-    """Whether a tensor is of the captured type and shape; remembers what symbols stand for."""
-    if (captured.dtype, captured.ndim) != (tensor.dtype, tensor.ndim):
-        return False
-    shape: Sequence[Any] = captured.shape
-    for size, n in zip(shape, tensor.shape, strict=True):
-        if not is_symbolic(size):
-            if size != n:
-                return False
-        elif size.node.expr.is_Symbol and sizes.setdefault(size.node.expr, n) != n:
-            return False
-    return True
+def note_symbol(size: SymInt, n: int, sizes: dict[Any, int]) -> bool:
+    """Whether a symbol may stand for a size; it is noted. Sizes that are computed of symbols pass."""
+    expression = size.node.expr
+    return not expression.is_Symbol or sizes.setdefault(expression, n) == n
+
+
+def agrees_with_symbols(size: SymInt, n: int, sizes: dict[Any, int]) -> bool:
+    """Whether a size that is computed of symbols agrees with their values; one more may be told by it."""
+    expression = size.node.expr
+    return bool(expression.is_Symbol) or solve_size(expression, n, sizes)
 
 
 def is_same_argument(known: Any, leaf: Any) -> bool:
@@ -103,12 +111,12 @@ def is_same_argument(known: Any, leaf: Any) -> bool:
 
 
 def summarise_argument(leaf: Any) -> Any:
-    """What must agree of an argument, beside the type and the sizes of a tensor."""
+    """Return what must agree of an argument, beside the type and the sizes of a tensor."""
     return TensorKind(leaf.device, find_memory_order(leaf)) if isinstance(leaf, Tensor) else leaf
 
 
 def find_memory_order(tensor: Tensor) -> tuple[int, ...] | None:
-    """The dimensions in the order that they lie in memory, None if it is the usual one: models may ask for it."""
+    """Sort the dimensions as they lie in memory; None if that is the usual order. Models may ask for it."""
     if tensor.is_contiguous():
         return None
     strides = tensor.stride()
@@ -116,7 +124,7 @@ def find_memory_order(tensor: Tensor) -> tuple[int, ...] | None:
 
 
 def make_dense(leaf: Any) -> Any:
-    """A tensor without gaps or overlaps in memory, as a copy of it would be; anything else as it is."""
+    """Copy a tensor with gaps or overlaps in memory; return anything else as it is."""
     if not isinstance(leaf, Tensor) or leaf.is_contiguous():
         return leaf
     return leaf if torch.empty_like(leaf, device="meta").stride() == leaf.stride() else leaf.contiguous()
@@ -124,7 +132,7 @@ def make_dense(leaf: Any) -> Any:
 
 @contextmanager
 def plain_mode() -> Iterator[None]:
-    """The same numbers whatever the caller is in: no gradients, no autocast, no inference mode."""
+    """Compute the same numbers whatever the caller is in: no gradients, no autocast, no inference mode."""
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
@@ -147,20 +155,8 @@ def bind_arguments(
     return args, dict(sorted(kwargs.items()))
 
 
-def check_finite(entry: CapturedSignature, leaves: Sequence[Any]) -> None:
-    """Refuse NaN and +inf, whose relevance would be a wrong number; -inf is what masks are made of."""
-    for node, leaf in zip(entry.plan.captured.inputs, leaves, strict=True):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            for what, bad in (("NaN", leaf.isnan()), ("+inf", leaf.isposinf())):
-                if bad.any():
-                    raise SignatureError(
-                        f"input '{node.name}' has {int(bad.sum())} {what} of {leaf.numel()} values; "
-                        "clean it before explaining"
-                    )
-
-
 def describe_inputs(captured: Captured) -> str:
-    """The inputs that a captured model takes."""
+    """Write the inputs that a captured model takes."""
     lines = [
         f"  {node.name}: {tuple(val.shape)} {val.dtype}" if isinstance(val, Tensor) else f"  {node.name}: {val!r}"
         for node in captured.inputs

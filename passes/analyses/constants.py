@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import name_arguments
 from fxlrp.ir.program import Captured, find_op, is_floating
 from fxlrp.ir.rule import RULES
 from fxlrp.passes.manager import find_input_dependent, insert
@@ -22,7 +23,7 @@ FACTOR_ARGUMENTS = ("weight", "running_var", "per_sample_weights", "grid")
 
 
 def find_origins(captured: Captured) -> dict[fx.Node, tuple[str, ...]]:
-    """Names of the parameters and buffers that each constant node is computed from."""
+    """Find the names of the parameters and buffers that each constant node is computed from."""
     dependent = find_input_dependent(captured.graph)
     found: dict[fx.Node, tuple[str, ...]] = {}
     for node in captured.graph.nodes:
@@ -35,19 +36,17 @@ def find_origins(captured: Captured) -> dict[fx.Node, tuple[str, ...]]:
 
 
 def find_additive(node: fx.Node, constants: Mapping[fx.Node, tuple[str, ...]]) -> list[fx.Node]:
-    """Constant operands that an op of degree 1 adds: biases, class tokens, position tables, fill values."""
+    """Find the constants that an op of degree 1 adds: biases, class tokens, position tables, fill values."""
     rule = RULES.get(find_op(node))
     if rule is None or rule.kind not in ADDITIVE_KINDS:
         return []
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    factors = [arg for a, arg in zip(schema, node.args, strict=False) if a.name in FACTOR_ARGUMENTS]
+    factors = [arg for name, arg in name_arguments(node).items() if name in FACTOR_ARGUMENTS]
     return [n for n in node.all_input_nodes if n in constants and is_floating(n) and n not in factors]
 
 
 def is_bias(node: fx.Node, constant: fx.Node) -> bool:
     """Whether the op's schema calls the operand its bias."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    return any(arg is constant and a.name == "bias" for a, arg in zip(schema, node.args, strict=False))
+    return name_arguments(node).get("bias") is constant
 
 
 def remove_biases(captured: Captured) -> int:

@@ -7,58 +7,43 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import GATES, LAYOUTS, OFFSETS, REDUCTIONS
+
 aten = torch.ops.aten
 
-GATES = frozenset(
-    {
-        aten.sigmoid.default,
-        aten.hardsigmoid.default,
-        aten.softplus.default,
-        aten.exp.default,
-        aten.exp2.default,
-        aten.cos.default,
-        aten.cosh.default,
-        aten.erfc.default,
-    }
+ODD = (aten.tanh.default, aten.erf.default)
+"""Functions that are odd: 0 at 0, but not once a number is added."""
+
+MEASURES = (
+    *REDUCTIONS,
+    aten.var.correction,
+    aten.var.dim,
+    aten.std.correction,
+    aten.amax.default,
+    aten.linalg_vector_norm.default,
+    aten.norm.ScalarOpt_dim,
 )
-ODD = frozenset({aten.tanh.default, aten.erf.default})
-REDUCTIONS = frozenset(
-    {
-        aten.mean.dim,
-        aten.mean.default,
-        aten.sum.dim_IntList,
-        aten.var.correction,
-        aten.var.dim,
-        aten.std.correction,
-        aten.amax.default,
-        aten.linalg_vector_norm.default,
-        aten.norm.ScalarOpt_dim,
-    }
+"""Reductions that measure a scale."""
+
+PROPORTIONAL = (*LAYOUTS, aten._to_copy.default, aten.mul.Tensor, aten.mul.Scalar, aten.neg.default)
+"""Ops of which every entry is one of the operand's, up to a factor."""
+
+SCALED = (
+    *PROPORTIONAL,
+    *OFFSETS,
+    aten.sqrt.default,
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.abs.default,
+    aten.pow.Tensor_Scalar,
 )
-SHAPES = frozenset(
-    {
-        aten.reshape.default,
-        aten.expand.default,
-        aten.unsqueeze.default,
-        aten.squeeze.dims,
-        aten.permute.default,
-        aten.select.int,
-        aten.slice.Tensor,
-        aten._to_copy.default,
-        aten.clone.default,
-        aten.repeat.default,
-        aten.cat.default,
-        aten.transpose.int,
-    }
-)
-ELEMENTWISE = SHAPES | {aten.mul.Tensor, aten.mul.Scalar, aten.neg.default}
-OFFSETS = frozenset({aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar})
-SCALES = ELEMENTWISE | OFFSETS | {aten.sqrt.default, aten.clamp.default, aten.clamp_min.default, aten.abs.default}
-INVERSES = frozenset({aten.rsqrt.default, aten.reciprocal.default})
+"""Ops that make another scale of a scale."""
+
+INVERSES = (aten.rsqrt.default, aten.reciprocal.default)
 
 
 def find_factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
-    """Nodes that only gate or normalise: held fixed where they multiply something else.
+    """Find nodes that only gate or normalise: held fixed where they multiply something else.
 
     A *gate* is not zero where its own input is zero: sigmoid, exp, ``1 + tanh``. A *statistic* is the inverse
     of a scale that a reduction measured: ``rsqrt(mean(x^2) + eps)``. Both survive shape ops, constant factors
@@ -72,31 +57,31 @@ def find_factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
 
 
 def classify_factor(node: fx.Node, inputs: list[str]) -> str:
-    """``gate``, ``odd`` (a gate once a number is added), ``scale``, ``statistic``, or nothing."""
+    """Return ``gate``, ``odd`` (a gate once a number is added), ``scale``, ``statistic``, or nothing."""
     op, kinds = node.target, set(inputs)
     one = next(iter(kinds)) if len(kinds) == 1 else ""
     if op in GATES or is_hard_gate(node):
         return "gate"
     if op in ODD:
         return "gate" if one == "gate" else "odd"
-    if op in REDUCTIONS:
+    if op in MEASURES:
         return "scale"
     if op in INVERSES or is_negative_power(node):
         return {"scale": "statistic", "gate": "gate"}.get(one, "")
     if op in OFFSETS and one in ("gate", "odd"):
         return "gate" if len(inputs) == 1 and adds_something(node) else one
-    if op in ELEMENTWISE or is_division_by_number(node):
+    if op in PROPORTIONAL or is_division_by_number(node):
         return one
-    return one if one == "scale" and (op in SCALES or op is aten.pow.Tensor_Scalar) else ""
+    return one if one == "scale" and op in SCALED else ""
 
 
 def is_division_by_number(node: fx.Node) -> bool:
-    """``x / 2``."""
+    """Whether it is ``x / 2``, or by another number."""
     return node.target is aten.div.Tensor and isinstance(node.args[1], (int, float))
 
 
 def is_hard_gate(node: fx.Node) -> bool:
-    """``relu6(x + 3)`` and the like: a number added, then cut off at 0 and above that number."""
+    """Whether it is like ``relu6(x + 3)``: a number added, then cut off at 0 and above that number."""
     if node.target not in (aten.hardtanh.default, aten.clamp.default) or len(node.args) < 3:
         return False
     low: Any
@@ -109,7 +94,7 @@ def is_hard_gate(node: fx.Node) -> bool:
 
 
 def is_negative_power(node: fx.Node) -> bool:
-    """``x ** -k`` or ``1 / x``."""
+    """Whether it is ``x ** -k``."""
     if node.target is aten.pow.Tensor_Scalar:
         return isinstance(node.args[1], (int, float)) and node.args[1] < 0
     return False

@@ -17,7 +17,7 @@ from fxlrp.passes.analyses.liveness import flatten_arguments
 
 
 def find_derived(graph: fx.Graph, parameters: Collection[fx.Node], dependent: Collection[fx.Node]) -> set[fx.Node]:
-    """The parameters and what is computed of them alone: folded weights, expanded tokens, rows of tables.
+    """Find the parameters and what is computed of them alone: folded weights, expanded tokens, rows of tables.
 
     Args:
         graph: The canonical graph.
@@ -32,7 +32,7 @@ def find_derived(graph: fx.Graph, parameters: Collection[fx.Node], dependent: Co
 
 
 def find_leading(graph: fx.Graph, made: Collection[fx.Node], live: Collection[fx.Node]) -> set[fx.Node]:
-    """Those of ``made`` from which a live node is computed."""
+    """Find those of ``made`` from which a live node is computed."""
     found: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         if node in made and any(user in live or user in found for user in node.users):
@@ -43,7 +43,7 @@ def find_leading(graph: fx.Graph, made: Collection[fx.Node], live: Collection[fx
 def extend_twins(
     graph: fx.Graph, twins: Mapping[fx.Node, Twin], ends: Collection[fx.Node], made: Collection[fx.Node], rules: RuleSet
 ) -> dict[fx.Node, Twin]:
-    """Twins that also pass relevance on to what is made of parameters.
+    """Make twins that also pass relevance on to what is made of parameters.
 
     The operands get what they get without it: each rule is applied twice, to the operands with the parameters fixed,
     and to the parameters with the operands fixed.
@@ -73,7 +73,7 @@ def extend_twins(
 
 
 def apply_twice(rule: Rule, node: fx.Node, operands: tuple[int, ...], parameters: tuple[int, ...]) -> Rule:
-    """A rule for operands, then for parameters."""
+    """Make a rule that is applied to operands, then to parameters."""
 
     def apply(site: Site, c: Tensor) -> Parts:
         own: Parts = rule(replace(site, slots=operands), c) if operands else ()

@@ -8,21 +8,20 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp._torch import OpOverload
 from fxlrp.ir.decisions import Tail, Twin
+from fxlrp.ir.ops import LOG_SOFTMAXES, SOFTMAXES, is_elementwise
 from fxlrp.ir.rule import Rule
-from fxlrp.passes.analyses.liveness import flatten_arguments
+from fxlrp.passes.analyses.liveness import list_operands
 from fxlrp.passes.manager import is_same_shape, shape_of
 
 aten = torch.ops.aten
 
 
 NORMS = (aten.layer_norm.default, aten.rms_norm.default)
-SOFTMAX = (aten.softmax.int, aten.log_softmax.int)
 
 
 def find_tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Collection[fx.Node]) -> Tail | None:
-    """The tail of an explained sequence, or None if there is none.
+    """Find the tail of an explained sequence; None if there is none.
 
     A node belongs to it if its op treats positions (dimension 1) apart and everything that it takes relevance from
     belongs to it too.
@@ -45,7 +44,7 @@ def find_tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whol
         own = None if node in whole or not is_own_rule(twins[node].rule) else find_aligned(node, twins[node], lead)
         if own is not None and (users or node is end) and all(user in taken for user in users):
             taken[node] = own
-        for operand in operands_of(node, twins[node]):
+        for operand in list_operands(node, twins[node].slots):
             receivers.setdefault(operand, []).append(node)
     aligned = set(taken).union(*taken.values())
     fixed = {node: set(node.all_input_nodes) - own for node, own in taken.items()}
@@ -54,12 +53,6 @@ def find_tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whol
     columns = [arg for arg in end.args[1:] if isinstance(arg, fx.Node)] if end.target is aten.linear.default else []
     shared = any(leaf in columns for node in taken if node is not end for leaf in fixed[node])
     return Tail(end, frozenset(taken), frozenset(aligned), () if shared else tuple(columns))
-
-
-def operands_of(node: fx.Node, twin: Twin) -> list[Any]:
-    """The operands of a node."""
-    given = flatten_arguments(node)
-    return [given[slot] for slot in twin.slots]
 
 
 def is_own_rule(rule: Rule) -> bool:
@@ -71,29 +64,24 @@ def is_own_rule(rule: Rule) -> bool:
 
 
 def find_aligned(node: fx.Node, twin: Twin, lead: tuple[Any, ...]) -> set[fx.Node] | None:
-    """The arguments that an op reads position by position, or None if it mixes positions."""
+    """Find the arguments that an op reads position by position; None if it mixes positions."""
     size, args, op = shape_of(node), tuple[Any, ...](node.args), node.target
     if not is_same_shape(size[:2], lead):
         return None
     found: set[fx.Node] | None = None
     within = op in NORMS and len(args[1]) <= len(size) - 2
-    if op is aten.linear.default or within or (op in SOFTMAX and args[1] % len(size) >= 2):
+    if op is aten.linear.default or within or (op in (*SOFTMAXES, *LOG_SOFTMAXES) and args[1] % len(size) >= 2):
         found = {args[0]}
     elif is_elementwise(op):
         found = find_elementwise_aligned(node, lead)
     plain = found is not None and all(
-        n in found and is_same_shape(shape_of(n)[:2], lead) for n in operands_of(node, twin)
+        n in found and is_same_shape(shape_of(n)[:2], lead) for n in list_operands(node, twin.slots)
     )
     return found if plain else None
 
 
-def is_elementwise(op: object) -> bool:
-    """Whether each entry of the output depends on one entry of every operand."""
-    return op is aten._to_copy.default or (isinstance(op, OpOverload) and torch.Tag.pointwise in op.tags)
-
-
 def find_elementwise_aligned(node: fx.Node, lead: tuple[Any, ...]) -> set[fx.Node] | None:
-    """The arguments of an elementwise op that have positions; None if one has them in its first dimension."""
+    """Find the arguments of an elementwise op that have positions; None if one has them in its first dimension."""
     rank = len(shape_of(node))
     found = set()
     for n in node.all_input_nodes:

@@ -9,6 +9,7 @@ import torch
 from torch import SymFloat, SymInt, Tensor, fx
 
 from fxlrp._torch import statically_known_true
+from fxlrp.ir.ops import AVERAGE_POOLS, CLAMPS, LAYOUTS, MAX_POOLS, REDUCTIONS, name_arguments
 
 aten = torch.ops.aten
 
@@ -21,7 +22,7 @@ UNSIGNED = (torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 
 def find_nonnegative(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose entries are proved to be at least 0."""
+    """Find the nodes whose entries are proved to be at least 0."""
     found: set[fx.Node] = set()
 
     def known(value: Any) -> bool:
@@ -49,7 +50,7 @@ def is_nonnegative_by_op(node: fx.Node, known: Known) -> bool:
         return False
     if node.target is aten._to_copy.default and not value.is_floating_point():
         return is_truth(node.args[0])
-    return (value.is_floating_point() or proof is prove_moved) and proof(arguments(node), known)
+    return (value.is_floating_point() or proof is prove_moved) and proof(name_arguments(node), known)
 
 
 def is_truth(node: Any) -> bool:
@@ -57,57 +58,50 @@ def is_truth(node: Any) -> bool:
     return bool(node.meta["val"].dtype is torch.bool)
 
 
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """All arguments of a call by their name in the op's schema, defaults filled in."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    given = {a.name: arg for a, arg in zip(schema, node.args, strict=False)}
-    return {**{a.name: a.default_value for a in schema}, **given, **node.kwargs}
-
-
 def prove_always(a: Mapping[str, Any], known: Known) -> bool:
-    """By the function's range."""
+    """Prove it by the function's range."""
     return True
 
 
 def prove_moved(a: Mapping[str, Any], known: Known) -> bool:
-    """Entries are moved, repeated, or left out."""
+    """Prove it of entries that are moved, repeated, or left out."""
     return known(a["tensors"] if "tensors" in a else a["self"])
 
 
 def prove_average(a: Mapping[str, Any], known: Known) -> bool:
-    """Sums and means, with zeros for what is padded; a divisor of the caller's may be negative."""
+    """Prove it of sums and means, with zeros for what is padded; a divisor of the caller's may be negative."""
     return known(a["self"]) and (a.get("divisor_override") is None or known(a["divisor_override"]))
 
 
 def prove_pool(a: Mapping[str, Any], known: Known) -> bool:
-    """The largest of a window, which with a dilation may hold nothing but padding: minus infinity."""
+    """Prove it of the largest of a window, which with a dilation may hold nothing but padding: minus infinity."""
     dilation = a["dilation"]
     return known(a["self"]) and all(d == 1 for d in (dilation if isinstance(dilation, (list, tuple)) else [dilation]))
 
 
 def prove_sum(a: Mapping[str, Any], known: Known) -> bool:
-    """A sum with a weight."""
+    """Prove it of a sum with a weight."""
     return known(a["self"]) and known(a["other"]) and known(a["alpha"])
 
 
 def prove_product(a: Mapping[str, Any], known: Known) -> bool:
-    """A product."""
+    """Prove it of a product."""
     return known(a["self"]) and known(a["other"])
 
 
 def prove_maximum(a: Mapping[str, Any], known: Known) -> bool:
-    """The larger of two."""
+    """Prove it of the larger of two."""
     return known(a["self"]) or known(a["other"])
 
 
 def prove_clamp(a: Mapping[str, Any], known: Known) -> bool:
-    """Between two bounds, of which the upper one wins where they cross."""
+    """Prove it of what is between two bounds, of which the upper one wins where they cross."""
     low, high = (a.get(name, a.get(f"{name}_val")) for name in ("min", "max"))
     return (known(a["self"]) or known(low)) and (high is None or known(high))
 
 
 def prove_softplus(a: Mapping[str, Any], known: Known) -> bool:
-    """``log(1 + exp(b x)) / b``, and x where ``b x`` is above a threshold."""
+    """Prove it of ``log(1 + exp(b x)) / b``, and x where ``b x`` is above a threshold."""
     beta, threshold = a["beta"], a["threshold"]
     return isinstance(beta, (int, float)) and beta > 0 and known(threshold)
 
@@ -126,50 +120,10 @@ PROOFS: dict[Any, Proof] = {
         ),
         prove_always,
     ),
-    **dict.fromkeys(
-        (
-            aten.reshape.default,
-            aten.expand.default,
-            aten.unsqueeze.default,
-            aten.squeeze.dims,
-            aten.permute.default,
-            aten.transpose.int,
-            aten.select.int,
-            aten.slice.Tensor,
-            aten.clone.default,
-            aten.repeat.default,
-            aten.cat.default,
-            aten._to_copy.default,
-        ),
-        prove_moved,
-    ),
-    **dict.fromkeys(
-        (
-            aten.mean.dim,
-            aten.mean.default,
-            aten.sum.dim_IntList,
-            aten.sum.default,
-            aten.amax.default,
-            aten.avg_pool1d.default,
-            aten.avg_pool2d.default,
-            aten.avg_pool3d.default,
-            aten.adaptive_avg_pool1d.default,
-            aten.adaptive_avg_pool2d.default,
-            aten.adaptive_avg_pool3d.default,
-        ),
-        prove_average,
-    ),
-    **dict.fromkeys((aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default), prove_pool),
-    **dict.fromkeys(
-        (
-            aten.clamp.default,
-            aten.clamp.Tensor,
-            aten.clamp_min.default,
-            aten.clamp_max.default,
-            aten.hardtanh.default,
-        ),
-        prove_clamp,
-    ),
+    **dict.fromkeys((*LAYOUTS, aten._to_copy.default), prove_moved),
+    **dict.fromkeys((*REDUCTIONS, aten.sum.default, aten.amax.default, *AVERAGE_POOLS), prove_average),
+    **dict.fromkeys(MAX_POOLS, prove_pool),
+    **dict.fromkeys((*CLAMPS, aten.hardtanh.default), prove_clamp),
     aten.add.Tensor: prove_sum,
     aten.mul.Tensor: prove_product,
     aten.maximum.default: prove_maximum,

@@ -10,23 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.errors import SignatureError
+from fxlrp.ir.ops import MOVES, is_elementwise, name_arguments
 from fxlrp.ir.program import AttributedInput, Captured, find_op, is_floating
 from fxlrp.ir.provenance import describe, module_path
-from fxlrp.passes.manager import find_input_dependent, named, shape_of
+from fxlrp.passes.manager import find_input_dependent, shape_of
 
 aten = torch.ops.aten
-
-MOVES = frozenset(
-    {
-        aten.reshape.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.unsqueeze.default,
-        aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.slice.Tensor, aten.select.int,
-        aten.expand.default, aten.repeat.default, aten.flip.default, aten.roll.default, aten.cat.default,
-        aten.constant_pad_nd.default, aten.index.Tensor, aten.index_select.default, aten.gather.default,
-        aten.slice_scatter.default, aten.select_scatter.default, aten.unfold.default, aten.alias.default,
-        aten.clone.default,
-    }
-)  # fmt: skip
-"""Ops that put integers into other places and leave them as they are."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +30,8 @@ class Trail:
     name: str
     steps: tuple[tuple[fx.Node, fx.Node], ...] = ()
 
-    def to(self, node: fx.Node, operand: fx.Node) -> Trail:
-        """One step on."""
+    def extend(self, node: fx.Node, operand: fx.Node) -> Trail:
+        """Return the trail one step on."""
         return Trail(self.name, (*self.steps, (node, operand)))
 
 
@@ -51,7 +40,7 @@ Trails = dict[fx.Node, Trail | None]
 
 
 def find_sources(captured: Captured) -> list[AttributedInput]:
-    """Where relevance is read: floating inputs, and lookups whose indices come from an integer input.
+    """Find where relevance is read: floating inputs, and lookups whose indices come from an integer input.
 
     The relevance of a token is the sum over the entries of a table that it looked up, as it stands in the input: a
     token that was moved, cast, shifted or masked before the lookup is found again. Lookups by what is counted from
@@ -81,7 +70,7 @@ def find_sources(captured: Captured) -> list[AttributedInput]:
 
 
 def find_learned(captured: Captured) -> set[fx.Node]:
-    """Parameters and what is computed from them without an input."""
+    """Find the parameters and what is computed from them without an input."""
     dependent, found = find_input_dependent(captured.graph), set(captured.parameters)
     for node in captured.graph.nodes:
         if node not in dependent and is_floating(node) and not found.isdisjoint(node.all_input_nodes):
@@ -90,7 +79,7 @@ def find_learned(captured: Captured) -> set[fx.Node]:
 
 
 def find_ancestors(end: fx.Node) -> set[fx.Node]:
-    """A node and everything that it is computed from."""
+    """Find a node and everything that it is computed from."""
     found, rest = {end}, [end]
     while rest:
         new = set(rest.pop().all_input_nodes) - found
@@ -105,20 +94,15 @@ def is_integer(node: fx.Node) -> bool:
     return dtype is not None and not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
 
 
-def is_elementwise(node: fx.Node) -> bool:
-    """Whether each entry of the output depends on one entry of every operand."""
-    return node.target is aten._to_copy.default or torch.Tag.pointwise in getattr(node.target, "tags", ())
-
-
 def follow_trail(node: fx.Node, trails: Trails) -> Trail | None:
-    """The trail of a node that is no lookup."""
+    """Return the trail of a node that is no lookup."""
     operands = [n for n in node.all_input_nodes if n in trails and not is_boolean(n)]
     if len(operands) != 1 or is_boolean(node):
         return follow_one_hot(node, trails)
     (operand,) = operands
     moved = node.target in MOVES and (node.args[0] is operand or node.target is aten.cat.default)
     trail = trails[operand]
-    return trail.to(node, operand) if trail is not None and (moved or is_elementwise(node)) else None
+    return trail.extend(node, operand) if trail is not None and (moved or is_elementwise(node.target)) else None
 
 
 def is_boolean(node: fx.Node) -> bool:
@@ -127,20 +111,20 @@ def is_boolean(node: fx.Node) -> bool:
 
 
 def follow_one_hot(node: fx.Node, trails: Trails) -> Trail | None:
-    """The trail of the one-hot form of integers: where they are equal to a range, or what that is cast to."""
+    """Return the trail of integers in one-hot form: where they are equal to a range, or what that is cast to."""
     if node.target is aten._to_copy.default:
         operand: Any = node.args[0]
         trail = trails.get(operand)
-        return trail.to(node, operand) if trail is not None else None
+        return trail.extend(node, operand) if trail is not None else None
     pair: tuple[Any, ...] = node.args if node.target is aten.eq.Tensor else ()
     for operand, other in (pair, pair[::-1]) if pair else ():
         if isinstance(other, fx.Node) and other.target is aten.arange.start_step and trails.get(operand) is not None:
-            return trails[operand].to(node, operand)  # type: ignore[union-attr]
+            return trails[operand].extend(node, operand)  # type: ignore[union-attr]
     return None
 
 
 def find_lookup(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> AttributedInput | None:
-    """The source that a node is, if it takes entries of a table by integers."""
+    """Return the source that a node is, if it takes entries of a table by integers."""
     found = LOOKUPS[node.target](node, tables) if node.target in LOOKUPS else read_one_hot(node, trails, tables)
     if found is None:
         return None
@@ -159,13 +143,13 @@ LookupIndices = tuple[list[fx.Node], tuple[int, ...]]
 
 
 def read_embedding(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
-    """Rows of any table: parameters, buffers, and what is computed from them."""
+    """Read rows of any table: parameters, buffers, and what is computed from them."""
     index: Any = node.args[1]
     return [index], tuple(range(len(shape_of(index))))
 
 
 def read_index(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
-    """``table[:, ids]``: the integers' dimensions stand where the first is, or first where others stand between."""
+    """Read ``table[:, ids]``: dimensions of integers stand where the first is, or first if others are between."""
     arguments: Any = node.args
     table, indices = arguments[:2]
     if table not in tables:
@@ -177,23 +161,23 @@ def read_index(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
 
 
 def read_index_select(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
-    """``table.index_select(dim, ids)``."""
+    """Read ``table.index_select(dim, ids)``."""
     arguments: Any = node.args
     table, dim, index = arguments
     return ([index], (dim % len(shape_of(node)),)) if table in tables else None
 
 
 def read_gather(node: fx.Node, tables: set[fx.Node]) -> LookupIndices | None:
-    """``table.gather(dim, ids)``: one entry for each."""
+    """Read ``table.gather(dim, ids)``: one entry for each."""
     arguments: Any = node.args
     table, _, index = arguments
     return ([index], tuple(range(len(shape_of(node))))) if table in tables else None
 
 
 def read_one_hot(node: fx.Node, trails: Trails, tables: set[fx.Node]) -> LookupIndices | None:
-    """Integers in one-hot form as floating numbers, of which nothing but products with tables is taken."""
+    """Read integers in one-hot form as floating numbers, of which nothing but products with tables is taken."""
     arguments: Any = node.args
-    if node.target is aten.scatter.value and named(node)["value"] == 1:
+    if node.target is aten.scatter.value and name_arguments(node)["value"] == 1:
         zeros, dim, index, *_ = arguments
         known = shape_of(index)[dim] == 1 and is_zero(zeros)
     elif node.target is aten._to_copy.default:
@@ -233,7 +217,7 @@ def refuse_unknown_lookup(node: fx.Node, trails: Trails, tables: set[fx.Node]) -
     """Refuse an op by which integers take entries of a parameter that is none of the known lookups."""
     given = [n for n in node.all_input_nodes if n in trails and is_integer(n)]
     taken = [n for n in node.all_input_nodes if n in tables]
-    if given and taken and is_floating(node) and not is_elementwise(node):
+    if given and taken and is_floating(node) and not is_elementwise(node.target):
         raise SignatureError(
             f"integers of {given[0].name} take entries of {taken[0].name} by an op that is no known lookup, so that "
             f"their relevance cannot be told\n  at {describe(node)} ({find_op(node)})\n"

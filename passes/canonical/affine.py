@@ -11,7 +11,7 @@ aten = torch.ops.aten
 
 
 def merge_products(graph: fx.Graph) -> int:
-    """``addmm(b, x, W)``, ``mm(x, W)`` and ``matmul(x, W)`` with constant ``W`` become ``linear(x, W^T, b)``."""
+    """Write ``addmm(b, x, W)``, ``mm(x, W)`` and ``matmul(x, W)`` with constant ``W`` as ``linear(x, W^T, b)``."""
     dependent = find_input_dependent(graph)
     hits = 0
     for node in list(graph.nodes):
@@ -23,7 +23,7 @@ def merge_products(graph: fx.Graph) -> int:
 
 
 def write_as_linear(node: fx.Node, dependent: set[fx.Node]) -> fx.Node | None:
-    """The node as a linear op, or None if it is none."""
+    """Write the node as a linear op; None if it is none."""
     if node.target is aten.addmm.default and not node.kwargs:
         bias, x, w = node.args
     elif node.target in (aten.mm.default, aten.matmul.default):

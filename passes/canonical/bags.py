@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import name_arguments
 from fxlrp.ir.program import OneOutput
-from fxlrp.passes.manager import find_input_dependent, insert, named, substitute
+from fxlrp.passes.manager import find_input_dependent, insert, substitute
 
 aten = torch.ops.aten
 
@@ -15,12 +16,12 @@ SUM, MEAN = 0, 1
 
 
 def open_bags(graph: fx.Graph) -> int:
-    """A sum or mean over bags of rows of a constant table, picked by an input, becomes a lookup and a sum."""
+    """Write sums and means over bags of rows of a constant table, picked by an input, as lookups and sums."""
     dependent = find_input_dependent(graph)
     hits = 0
     for node in list(graph.nodes):
         if node.target == OneOutput(aten._embedding_bag.default, 0):
-            args = named(node)
+            args = name_arguments(node)
             picked = args["indices"] in dependent and args["weight"] not in dependent
             if picked and args["mode"] in (SUM, MEAN):
                 substitute(node, open_bag(node))
@@ -29,8 +30,8 @@ def open_bags(graph: fx.Graph) -> int:
 
 
 def open_bag(node: fx.Node) -> fx.Node:
-    """``index_add(0, bag of each index, table[index] * weight of each)``, over the size of the bag if it is a mean."""
-    args = named(node)
+    """Insert ``index_add(0, bag of each index, table[index] * its weight)``, over the bag's size if it is a mean."""
+    args = name_arguments(node)
     indices, offsets, table = args["indices"], args["offsets"], args["weight"]
     rows = insert(node, aten.embedding.default, table, indices)
     counted = insert(node, aten.ones_like.default, indices)
@@ -58,5 +59,5 @@ def open_bag(node: fx.Node) -> fx.Node:
 
 
 def weight_rows(node: fx.Node, rows: fx.Node, weights: fx.Node) -> fx.Node:
-    """Each row times its weight."""
+    """Multiply each row by its weight."""
     return insert(node, aten.mul.Tensor, rows, insert(node, aten.unsqueeze.default, weights, 1))

@@ -8,29 +8,18 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import AFFINE, TRANSPOSED_CONVOLUTIONS, name_arguments
 from fxlrp.ir.program import MergedNorm
 from fxlrp.ir.provenance import find_modules, module_path
-from fxlrp.passes.manager import META_OF_VALUE, find_input_dependent, insert, named, shape_of, substitute
+from fxlrp.passes.manager import META_OF_VALUE, find_input_dependent, insert, shape_of, substitute
 
 aten = torch.ops.aten
 
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
-TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
-LINEAR = (
-    aten.linear.default,
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv1d.padding,
-    aten.conv2d.padding,
-    aten.conv3d.padding,
-    aten.convolution.default,
-    *TRANSPOSED,
-)
 
 
 def fold_batch_norm(graph: fx.Graph) -> int:
-    """``bn(linear(x))`` and ``linear(bn(x))`` become one linear op with weights computed in the graph.
+    """Fold ``bn(linear(x))`` and ``linear(bn(x))`` into one linear op with weights computed in the graph.
 
     Without such a neighbour ``bn(x)`` becomes ``x s + t``, and says why in ``meta["apart"]``. A linear op before the
     norm must feed nothing else. A convolution behind the norm must not pad: its zeros would have to be shifted too. The
@@ -56,7 +45,7 @@ def fold_batch_norm(graph: fx.Graph) -> int:
 
 
 def find_obstacle_before(norm: fx.Node, dependent: set[fx.Node]) -> str:
-    """Why a norm cannot be merged into what it norms; empty if it can."""
+    """Say why a norm cannot be merged into what it norms; empty if it can."""
     linear = norm.args[0]
     if dependent.intersection(norm.all_input_nodes[1:]):
         return "its statistics or weights depend on an input"
@@ -69,11 +58,11 @@ def find_obstacle_before(norm: fx.Node, dependent: set[fx.Node]) -> str:
 
 
 def find_obstacle_behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> str:
-    """Why a norm cannot be merged into the ops that take its output; empty if it can."""
+    """Say why a norm cannot be merged into the ops that take its output; empty if it can."""
     users = list(norm_out.users)
     if dependent.intersection(norm.all_input_nodes[1:]):
         return "its statistics or weights depend on an input"
-    if not users or not all(is_constant_linear(u, dependent) and named(u)["input"] is norm_out for u in users):
+    if not users or not all(is_constant_linear(u, dependent) and name_arguments(u)["input"] is norm_out for u in users):
         return "not only linear ops with constant weights take its output"
     for user in users:
         if is_transposed(user) or has_padding(user):
@@ -84,26 +73,26 @@ def find_obstacle_behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Nod
 
 
 def is_constant_linear(node: object, dependent: set[fx.Node]) -> bool:
-    """A linear op with constant weight and bias."""
-    if not isinstance(node, fx.Node) or node.target not in LINEAR:
+    """Whether it is a linear op with constant weight and bias."""
+    if not isinstance(node, fx.Node) or node.target not in AFFINE:
         return False
-    args = named(node)
+    args = name_arguments(node)
     return args["weight"] not in dependent and args["bias"] not in dependent
 
 
 def has_channels(linear: fx.Node) -> bool:
     """Whether dimension 1 of input and output is that of the channels: they have as many dimensions as the weight."""
-    return len(shape_of(linear)) == len(shape_of(named(linear)["weight"]))
+    return len(shape_of(linear)) == len(shape_of(name_arguments(linear)["weight"]))
 
 
 def is_transposed(linear: fx.Node) -> bool:
     """Whether a convolution is transposed, so that its weight has its inputs first."""
-    return linear.target in TRANSPOSED or bool(named(linear).get("transposed", False))
+    return linear.target in TRANSPOSED_CONVOLUTIONS or bool(name_arguments(linear).get("transposed", False))
 
 
 def has_padding(linear: fx.Node) -> bool:
     """Whether a convolution adds zeros around its input."""
-    args = named(linear)
+    args = name_arguments(linear)
     padding: Any = args.get("padding", 0)
     if padding == "same":
         return any(n != 1 for n in shape_of(args["weight"])[2:])
@@ -111,7 +100,7 @@ def has_padding(linear: fx.Node) -> bool:
 
 
 def insert_scale_and_shift(at: fx.Node, norm: fx.Node) -> tuple[fx.Node, fx.Node]:
-    """The affine map that the norm is: ``s = w / sqrt(var + eps)``, ``t = b - mean * s``, in float32 or better."""
+    """Insert the norm's affine map, in float32 or better: ``s = w / sqrt(var + eps)``, ``t = b - mean * s``."""
     *tensors, _, eps = norm.args[1:]
     weight, bias, mean, var = (None if x is None else insert_wide(at, x) for x in tensors)
     s = insert(at, aten.rsqrt.default, insert(at, aten.add.Scalar, var, eps))
@@ -122,12 +111,12 @@ def insert_scale_and_shift(at: fx.Node, norm: fx.Node) -> tuple[fx.Node, fx.Node
 
 
 def insert_wide(at: fx.Node, x: Any) -> fx.Node:
-    """A tensor in float32 or better, as torch computes norms in."""
+    """Insert a cast to float32 or better, as torch computes norms in."""
     return insert_cast(at, x, torch.promote_types(x.meta["val"].dtype, torch.float32))
 
 
 def insert_cast(at: fx.Node, x: fx.Node, dtype: torch.dtype) -> fx.Node:
-    """A tensor in a dtype."""
+    """Insert a cast to a dtype, unless it has it."""
     return x if x.meta["val"].dtype is dtype else insert(at, aten._to_copy.default, x, dtype=dtype)
 
 
@@ -142,7 +131,7 @@ def insert_weight_factor(at: fx.Node, vector: fx.Node, linear: fx.Node, dim: int
     Dimension 0 of a weight has all channels on its side of the op; dimension 1 has those of one group, of which the
     group is told by the place in dimension 0.
     """
-    args = named(linear)
+    args = name_arguments(linear)
     rows, columns, *kernel = shape_of(args["weight"])
     groups = args.get("groups", 1)
     if dim == 1 and groups != 1:
@@ -153,9 +142,9 @@ def insert_weight_factor(at: fx.Node, vector: fx.Node, linear: fx.Node, dim: int
 
 
 def merge_before(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> None:
-    """``bn(linear(x)) -> linear'(x)`` with ``W' = s W`` and ``b' = s b + t``."""
+    """Write ``bn(linear(x))`` as ``linear'(x)`` with ``W' = s W`` and ``b' = s b + t``."""
     linear: Any = norm.args[0]
-    args = named(linear)
+    args = name_arguments(linear)
     s, t = insert_scale_and_shift(norm_out, norm)
     scaled = insert_weight_factor(norm_out, s, linear, int(is_transposed(linear)))
     weight = insert(norm_out, aten.mul.Tensor, insert_wide(norm_out, args["weight"]), scaled)
@@ -172,10 +161,10 @@ def merge_before(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> N
 
 
 def merge_behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> None:
-    """``linear(bn(x)) -> linear'(x)`` with ``W' = W s`` and ``b' = b + W t``."""
+    """Write ``linear(bn(x))`` as ``linear'(x)`` with ``W' = W s`` and ``b' = b + W t``."""
     reads = tuple(norm_out.meta.get("reads", ()))
     for user in list(norm_out.users):
-        args = named(user)
+        args = name_arguments(user)
         s, t = insert_scale_and_shift(user, norm)
         w = insert_wide(user, args["weight"])
         weight = insert(user, aten.mul.Tensor, w, insert_weight_factor(user, s, user, 1))
@@ -190,7 +179,7 @@ def merge_behind(norm_out: fx.Node, norm: fx.Node, dependent: set[fx.Node]) -> N
 
 
 def write_alone(norm_out: fx.Node, norm: fx.Node, why: str) -> None:
-    """``bn(x) -> x s + t``."""
+    """Write ``bn(x)`` as ``x s + t``."""
     x, ndim = norm.args[0], len(shape_of(norm_out))
     s, t = insert_scale_and_shift(norm_out, norm)
     scaled = insert(norm_out, aten.mul.Tensor, x, insert_channel_view(norm_out, s, ndim))
@@ -201,8 +190,8 @@ def write_alone(norm_out: fx.Node, norm: fx.Node, why: str) -> None:
 
 
 def insert_with_weights(at: fx.Node, linear: fx.Node, x: Any, weight: fx.Node, bias: fx.Node) -> fx.Node:
-    """The linear op with other weights, in their old dtype; it comes from where the op comes from, not the norm."""
-    dtype = named(linear)["weight"].meta["val"].dtype
+    """Insert the linear op with other weights, in their old dtype; it comes from where the op does, not the norm."""
+    dtype = name_arguments(linear)["weight"].meta["val"].dtype
     kwargs = {name: arg for name, arg in linear.kwargs.items() if name not in ("input", "weight", "bias")}
     new = insert(
         at, linear.target, x, insert_cast(at, weight, dtype), insert_cast(at, bias, dtype), *linear.args[3:], **kwargs
@@ -214,5 +203,5 @@ def insert_with_weights(at: fx.Node, linear: fx.Node, x: Any, weight: fx.Node, b
 
 
 def find_origin(norm: fx.Node) -> tuple[frozenset[str], str]:
-    """The module calls that a norm runs in, and its name."""
+    """Find the module calls that a norm runs in, and its name."""
     return frozenset(find_modules(norm)), module_path(norm) or norm.name

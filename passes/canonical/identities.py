@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import name_arguments
 from fxlrp.ir.stop_gradient import HOLD, STRAIGHT
 from fxlrp.passes.manager import Pass, insert, is_same_shape, make_sweep, shape_of
 
@@ -12,36 +13,34 @@ aten = torch.ops.aten
 
 
 def take_first(node: fx.Node) -> fx.Node:
-    """``op(x, ...) -> x``."""
+    """Rewrite ``op(x, ...) -> x``."""
     return node.args[0]  # type: ignore[return-value]
 
 
 def drop_dropout(node: fx.Node) -> fx.Node | None:
-    """``dropout(x, p, train=False) -> x``."""
+    """Rewrite ``dropout(x, p, train=False) -> x``."""
     return take_first(node) if not node.args[2] else None
 
 
 def drop_cast(node: fx.Node) -> fx.Node | None:
-    """A cast to the same dtype and device."""
+    """Drop a cast to the same dtype and device."""
     before, after = take_first(node).meta["val"], node.meta["val"]
     return take_first(node) if (before.dtype, before.device) == (after.dtype, after.device) else None
 
 
 def drop_view(node: fx.Node) -> fx.Node | None:
-    """A view, expand or slice that keeps the shape and starts at the first entry."""
-    starts_elsewhere = node.target is aten.slice.Tensor and len(node.args) > 4 and node.args[4] != 1
-    return (
-        take_first(node) if is_same_shape(shape_of(take_first(node)), shape_of(node)) and not starts_elsewhere else None
-    )
+    """Drop a view, expand or slice that keeps the shape and makes no steps."""
+    x, has_steps = take_first(node), name_arguments(node).get("step", 1) != 1
+    return x if is_same_shape(shape_of(x), shape_of(node)) and not has_steps else None
 
 
 def rewrite_view(node: fx.Node) -> fx.Node | None:
-    """A view becomes a reshape: without clones the strides are others."""
+    """Let a view be a reshape: without clones the strides are others."""
     return drop_view(node) or insert(node, aten.reshape.default, *node.args)
 
 
 def rewrite_copy(node: fx.Node) -> fx.Node | None:
-    """``copy(a, b) -> b`` in the shape and dtype of ``a``."""
+    """Rewrite ``copy(a, b) -> b`` in the shape and dtype of ``a``."""
     old, new = node.args[:2]
     assert isinstance(old, fx.Node)
     assert isinstance(new, fx.Node)
@@ -55,7 +54,7 @@ def rewrite_copy(node: fx.Node) -> fx.Node | None:
 
 
 def rewrite_hold(node: fx.Node) -> fx.Node:
-    """The capture's ``hold`` becomes ``detach``, so that programs contain ATen ops only."""
+    """Let the capture's ``hold`` be ``detach``, so that programs contain ATen ops only."""
     return insert(node, aten.detach.default, node.args[0])
 
 
@@ -75,7 +74,7 @@ ZEROED = {
 
 
 def fill_empty(graph: fx.Graph) -> int:
-    """Zeros for memory without content, such as circular padding is written into.
+    """Put zeros in memory without content, such as circular padding is written into.
 
     All of it is overwritten, but an account of relevance multiplies by it what does not arrive, and 0 * NaN is NaN.
     """
@@ -117,7 +116,7 @@ def free_views(graph: fx.Graph) -> int:
 
 
 def take_second(node: fx.Node) -> fx.Node:
-    """``op(x, value) -> value``."""
+    """Rewrite ``op(x, value) -> value``."""
     return node.args[1]  # type: ignore[return-value]
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload
+from fxlrp.ir.ops import name_arguments
 from fxlrp.ir.program import OneOutput, is_floating
 from fxlrp.passes.canonical.batch_norm import BATCH_NORM
-from fxlrp.passes.manager import insert, named, shape_of, substitute
+from fxlrp.passes.manager import insert, shape_of, substitute
 
 aten = torch.ops.aten
 
@@ -20,7 +21,7 @@ Opener = Callable[[fx.Node, int, dict[str, Any]], "fx.Node | None"]
 
 
 def open_piece(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
-    """``split`` and ``unbind`` pieces are slices and selections."""
+    """Write pieces of ``split`` and ``unbind`` as slices and selections."""
     x, dim = args["self"], args["dim"]
     if node.target in (aten.unbind.int, aten.unbind_copy.int):
         return insert(node, aten.select.int, x, dim, index)
@@ -30,7 +31,7 @@ def open_piece(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
 
 
 def open_selection(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
-    """``topk``, ``sort``, ``max`` ... : values are gathered at the winning positions."""
+    """Gather the values of ``topk``, ``sort``, ``max`` ... at the winning positions."""
     if index != 0:
         return None
     x, dim, keepdim = args["self"], args["dim"], args.get("keepdim", True)
@@ -43,12 +44,12 @@ def open_selection(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node |
 
 
 def open_pool(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
-    """Max pooling of which only the values are wanted."""
+    """Write max pooling of which only the values are wanted."""
     return insert(node, WITHOUT_POSITIONS[node.target], *args.values()) if index == 0 else None
 
 
 def open_adaptive_pool(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
-    """Adaptive max pooling: values are gathered at the winning positions of the flattened plane."""
+    """Gather the values of adaptive max pooling at the winning positions of the flattened plane."""
     if index != 0:
         return None
     x, size = args["self"], args["output_size"]
@@ -69,7 +70,7 @@ def insert_after(previous: fx.Node, op: Any, *args: Any) -> fx.Node:
 
 
 def open_variance(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
-    """``var_mean`` is a variance and a mean."""
+    """Write ``var_mean`` as a variance and a mean."""
     if index == 0:
         return insert(
             node,
@@ -95,7 +96,7 @@ WITHOUT_POSITIONS: dict[Any, Any] = {
 
 
 def open_layer_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
-    """The norm itself; its mean and inverse deviation have no derivative in torch."""
+    """Write the norm itself; its mean and inverse deviation have no derivative in torch."""
     x, dims = args["input"], list(args["normalized_shape"])
     if index == 0:
         return insert(node, aten.layer_norm.default, x, dims, args["weight"], args["bias"], args["eps"])
@@ -105,7 +106,7 @@ def open_layer_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
 
 
 def open_group_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
-    """The norm itself, or its mean or inverse deviation written out."""
+    """Write the norm itself, or its mean or inverse deviation."""
     x, groups = args["input"], args["group"]
     if index == 0:
         return insert(node, aten.group_norm.default, x, groups, args["weight"], args["bias"], args["eps"])
@@ -114,7 +115,7 @@ def open_group_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
 
 
 def insert_statistic(node: fx.Node, index: int, x: fx.Node, dims: list[int], keepdim: bool, eps: float) -> fx.Node:
-    """Mean (output 1) or inverse deviation (output 2) of a norm."""
+    """Insert the mean (output 1) or inverse deviation (output 2) of a norm."""
     if index == 1:
         return insert(node, aten.mean.dim, x, dims, keepdim)
     variance = insert(node, aten.var.correction, x, dims, correction=0, keepdim=keepdim)
@@ -122,18 +123,18 @@ def insert_statistic(node: fx.Node, index: int, x: fx.Node, dims: list[int], kee
 
 
 def open_batch_norm(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
-    """In evaluation mode the norm is folded later, and the statistics of the batch are empty."""
+    """Write the statistics of the batch, empty in evaluation mode; the norm itself is folded later."""
     return None if index == 0 else insert(node, aten.new_zeros.default, args["input"], list(shape_of(node)))
 
 
 def open_embedding_bag(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
-    """The form of the lookup that has a derivative."""
+    """Write the form of the lookup that has a derivative."""
     args["indices"] = insert(node, aten.repeat.default, args["indices"], [1])  # the op insists on contiguous memory
     return insert(node, OneOutput(aten._embedding_bag.default, index), *args.values())
 
 
 def open_leaky_relu(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
-    """In evaluation mode a randomised ReLU has the mean of its slopes; in training mode `verify` refuses it."""
+    """Write a randomised ReLU with the mean of its slopes, which is evaluation mode; training is refused later."""
     if args["training"]:
         return insert(node, OneOutput(aten.rrelu_with_noise_functional.default, index), *node.args, **node.kwargs)
     if index == 0:
@@ -142,7 +143,7 @@ def open_leaky_relu(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node:
 
 
 def open_other(node: fx.Node, index: int, args: dict[str, Any]) -> fx.Node | None:
-    """Any other op: the call again, with one output."""
+    """Write the call of any other op again, with one output."""
     assert isinstance(node.target, OpOverload)
     return insert(node, OneOutput(node.target, index), *node.args, **node.kwargs)
 
@@ -183,7 +184,7 @@ def open_outputs(graph: fx.Graph) -> int:
         if not isinstance(source, fx.Node) or not isinstance(source.target, OpOverload) or not is_floating(node):
             continue
         open_it = OPENERS.get(source.target, open_other)
-        new = open_it(source, node.args[1], named(source))
+        new = open_it(source, node.args[1], name_arguments(source))
         if new is not None:
             substitute(node, new)
             hits += 1

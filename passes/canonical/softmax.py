@@ -7,30 +7,31 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import COPIES
 from fxlrp.passes.manager import Pass, insert, is_same_shape, make_sweep, shape_of
 
 aten = torch.ops.aten
 
-COPIES = (aten.expand.default, aten.alias.default, aten.clone.default)
-VIEWS = (*COPIES, aten.reshape.default, aten.unsqueeze.default)
+BROADCASTS = (*COPIES, aten.expand.default)
+RESHAPES = (*BROADCASTS, aten.reshape.default, aten.unsqueeze.default)
 
 
 def skip_ops(node: Any, ops: tuple[Any, ...]) -> Any:
-    """The node behind a chain of some ops on it."""
+    """Return the node behind a chain of some ops on it."""
     while isinstance(node, fx.Node) and node.target in ops:
         node = node.args[0]
     return node
 
 
 def pad_shape(node: Any, ndim: int) -> tuple[Any, ...]:
-    """The shape that a node has when it broadcasts to ``ndim`` dimensions; empty if it is no tensor."""
+    """Return the shape of a node as it broadcasts to ``ndim`` dimensions; empty if it is no tensor."""
     return (1,) * (ndim - len(shape_of(node))) + shape_of(node) if isinstance(node, fx.Node) else ()
 
 
 def find_summed_dim(node: Any, exponential: fx.Node) -> int | None:
-    """The dimension that ``node`` sums ``exponential`` over, kept or put back by broadcasting."""
-    kept = skip_ops(node, COPIES)
-    total = skip_ops(kept, VIEWS)
+    """Find the dimension that ``node`` sums ``exponential`` over, kept or put back by broadcasting."""
+    kept = skip_ops(node, BROADCASTS)
+    total = skip_ops(kept, RESHAPES)
     if not isinstance(total, fx.Node) or total.target is not aten.sum.dim_IntList or total.args[0] is not exponential:
         return None
     dims: Any = total.args[1]
@@ -43,10 +44,10 @@ def find_summed_dim(node: Any, exponential: fx.Node) -> int | None:
 
 
 def drop_offset(logits: fx.Node, dim: int) -> Any:
-    """``x - m`` is ``x`` to softmax when ``m`` is the same along the dimension, as its maximum is."""
+    """Drop ``m`` from ``x - m`` where it is the same along the dimension of softmax, as its maximum is."""
     if logits.target is not aten.sub.Tensor or logits.kwargs:
         return logits
-    x, offset = logits.args[0], skip_ops(logits.args[1], COPIES)
+    x, offset = logits.args[0], skip_ops(logits.args[1], BROADCASTS)
     if not isinstance(x, fx.Node) or not is_same_shape(shape_of(x), shape_of(logits)):
         return logits
     return x if is_same_shape(pad_shape(offset, len(shape_of(x)))[dim : dim + 1], (1,)) else logits

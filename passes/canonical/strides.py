@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from fxlrp.errors import CaptureError
+from fxlrp.ir.ops import name_arguments
 from fxlrp.ir.provenance import describe
 from fxlrp.passes.manager import Pass, insert, make_sweep, shape_of
 
@@ -15,7 +16,7 @@ aten = torch.ops.aten
 
 
 def insert_memory_row(node: fx.Node) -> tuple[fx.Node, list[int]]:
-    """The first operand as one row in the order of its memory, and that order of its dimensions.
+    """Insert the first operand as one row in the order of its memory, and return that order of its dimensions too.
 
     Later passes drop clones, after which strides are others.
 
@@ -41,28 +42,32 @@ def is_owned(node: fx.Node) -> bool:
     return bool(x.target is aten.repeat.default and x.args[1] == [1])
 
 
+def read_layout(node: fx.Node) -> tuple[Any, Any, Any]:
+    """Return size, stride and offset of what an op reads or writes."""
+    a = name_arguments(node)
+    return a["size"], a["stride"], a["storage_offset"] or 0
+
+
 def own_gather(node: fx.Node) -> fx.Node | None:
-    """``as_strided(x, ...)`` of a row with the memory of ``x``."""
+    """Write ``as_strided(x, ...)`` as one of a row with the memory of ``x``."""
     if is_owned(node):
         return None
     row, _ = insert_memory_row(node)
-    size, stride, offset = (*node.args[1:], None)[:3]
-    return insert(node, aten.as_strided.default, row, size, stride, offset or 0)
+    return insert(node, aten.as_strided.default, row, *read_layout(node))
 
 
 def own_scatter(node: fx.Node) -> fx.Node | None:
-    """``as_strided_scatter(x, src, ...)`` into such a row, which then takes the shape of ``x``."""
+    """Write ``as_strided_scatter(x, src, ...)`` into such a row, which then takes the shape of ``x``."""
     if is_owned(node):
         return None
     row, order = insert_memory_row(node)
-    src, size, stride, offset = (*node.args[1:], None)[:4]
-    filled = insert(node, aten.as_strided_scatter.default, row, src, size, stride, offset or 0)
+    filled = insert(node, aten.as_strided_scatter.default, row, node.args[1], *read_layout(node))
     ordered = insert(node, aten.reshape.default, filled, [shape_of(node)[d] for d in order])
     return insert(node, aten.permute.default, ordered, [order.index(d) for d in range(len(order))])
 
 
 def write_pairs(node: fx.Node) -> fx.Node:
-    """``view_as_complex(x) -> complex(x[..., 0], x[..., 1])``, which does not ask for pairs side by side in memory."""
+    """Write ``view_as_complex(x)`` as ``complex(x[..., 0], x[..., 1])``, wherever in memory the pairs are."""
     parts = (insert(node, aten.select.int, node.args[0], -1, i) for i in (0, 1))
     return insert(node, aten.complex.default, *parts)
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import fx
 
-from fxlrp._torch import OpOverload
 from fxlrp.errors import CaptureError
+from fxlrp.ir.ops import is_mutable, is_random
 from fxlrp.ir.program import find_op, is_floating
 from fxlrp.ir.provenance import describe
 from fxlrp.ir.rule import RULES
 from fxlrp.passes.manager import find_input_dependent
-
-aten = torch.ops.aten
 
 
 def verify_graph(graph: fx.Graph) -> int:
@@ -31,9 +26,10 @@ def verify_graph(graph: fx.Graph) -> int:
                 f"{node.op} nodes, such as the branches of control flow, are not supported: {describe(place)}\n"
                 "Export the branch that is taken, or use torch.where."
             )
-        if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
+        if is_mutable(node.target):
             raise CaptureError(f"an in-place op survived decomposition: {describe(node)}")
-        if is_random(node) and any(n in dependent and is_floating(n) for n in node.all_input_nodes):
+        given = [n for n in node.all_input_nodes if n in dependent and is_floating(n)]
+        if given and is_random(node) and not ignores_operands(node):
             raise CaptureError(
                 f"random numbers are drawn for the input: {describe(node)}\n"
                 "Another call would differ. Call model.eval(), use the mean, or add noise of torch.randn_like."
@@ -41,10 +37,7 @@ def verify_graph(graph: fx.Graph) -> int:
     return 0
 
 
-def is_random(node: fx.Node) -> bool:
-    """An op that draws random numbers and has no rule of its own, or attention with dropout."""
-    op = find_op(node)
-    if op is aten.scaled_dot_product_attention.default:
-        dropout: Any = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
-        return bool(dropout > 0)
-    return isinstance(op, OpOverload) and torch.Tag.nondeterministic_seeded in op.tags and op not in RULES
+def ignores_operands(node: fx.Node) -> bool:
+    """Whether an op makes no use of the values of its operands, as noise in the shape of an input does not."""
+    rule = RULES.get(find_op(node))
+    return rule is not None and rule.stops

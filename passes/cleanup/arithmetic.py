@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 
 def drop_neutral_operand(node: fx.Node, number: float) -> fx.Node | None:
-    """``x`` for ``op(x, number)`` of the same dtype."""
+    """Return ``x`` for ``op(x, number)`` of the same dtype."""
     x, other = node.args[:2]
     alike = (
         isinstance(x, fx.Node)
@@ -25,22 +25,22 @@ def drop_neutral_operand(node: fx.Node, number: float) -> fx.Node | None:
 
 
 def drop_one(node: fx.Node) -> fx.Node | None:
-    """``x * 1 -> x`` and ``x / 1 -> x``."""
+    """Rewrite ``x * 1 -> x`` and ``x / 1 -> x``."""
     return drop_neutral_operand(node, 1) if not node.kwargs else None
 
 
 def drop_zero(node: fx.Node) -> fx.Node | None:
-    """``x + 0 -> x``."""
+    """Rewrite ``x + 0 -> x``."""
     return drop_neutral_operand(node, 0)
 
 
 def drop_double_transpose(node: fx.Node) -> fx.Node | None:
-    """``x.t().t() -> x``."""
+    """Rewrite ``x.t().t() -> x``."""
     return take_first(take_first(node)) if take_first(node).target is aten.t.default else None
 
 
 def drop_single_cat(node: fx.Node) -> fx.Node | None:
-    """``cat([x]) -> x``."""
+    """Rewrite ``cat([x]) -> x``."""
     tensors: Any = node.args[0]
     return tensors[0] if len(tensors) == 1 else None
 
@@ -78,7 +78,7 @@ def join_pieces(graph: fx.Graph) -> int:
 
 
 def list_terms(node: fx.Node) -> list[Any]:
-    """What a sum of sums adds up, where nothing else uses the inner sums."""
+    """List what a sum of sums adds up, where nothing else uses the inner sums."""
     found: list[Any] = []
     for arg in node.args:
         inner = isinstance(arg, fx.Node) and arg.target is aten.add.Tensor and not arg.kwargs and len(arg.users) == 1
@@ -87,7 +87,7 @@ def list_terms(node: fx.Node) -> list[Any]:
 
 
 def insert_joined(node: fx.Node, parts: list[Any]) -> fx.Node | None:
-    """One concatenation of the parts, if they fill a dimension without a gap."""
+    """Insert one concatenation of the parts, if they fill a dimension without a gap."""
     ops = {part.target if isinstance(part, fx.Node) else None for part in parts}
     if len(ops) > 1 or not ops <= {aten.slice_backward.default, aten.select_backward.default}:
         return None
@@ -108,7 +108,7 @@ def insert_joined(node: fx.Node, parts: list[Any]) -> fx.Node | None:
 
 
 def locate_piece(part: fx.Node, size: int) -> tuple[int, int]:
-    """Where a piece begins and ends; nowhere if it has gaps."""
+    """Say where a piece begins and ends; nowhere if it has gaps."""
     if part.target is aten.select_backward.default:
         index: Any = part.args[3]
         return (index % size, index % size + 1) if isinstance(index, int) else (-1, -1)

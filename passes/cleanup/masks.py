@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import SUMS
 from fxlrp.passes.manager import Pass, insert, is_same_shape, make_sweep, shape_of
 
 aten = torch.ops.aten
 
-SUMS = (aten.add.Tensor, aten.sub.Tensor)
 POOL_BACKWARD = aten.max_pool2d_with_indices_backward.default
 
 
 def drop_repeated_masks(graph: fx.Graph) -> int:
-    """In ``where(z > 0, c, 0) * relu(z)`` the factor is 0 where the mask is: only ``c * relu(z)`` is left.
+    """Leave only ``c * relu(z)`` of ``where(z > 0, c, 0) * relu(z)``: the factor is 0 where the mask is.
 
     Masks are found behind sums and the adjoint of max pooling too. What they hide is finite.
     """
@@ -50,7 +50,7 @@ def strip_masks(user: fx.Node, value: object, nought: set[object]) -> int:
 
 
 def find_masked(node: fx.Node) -> object:
-    """The tensor of whose positive entries the node is a mask, ``where(z > 0, c, 0)``; None if it is no mask."""
+    """Find the tensor of whose positive entries the node is a mask, ``where(z > 0, c, 0)``; None if it is no mask."""
     if node.target is not aten.where.self:
         return None
     condition, c, other = node.args
@@ -63,7 +63,7 @@ def find_masked(node: fx.Node) -> object:
 
 
 def fuse_mask(node: fx.Node) -> fx.Node | None:
-    """``where(z > 0, c, 0) -> threshold_backward(c, relu(z), 0)``, which makes no mask in memory.
+    """Rewrite ``where(z > 0, c, 0) -> threshold_backward(c, relu(z), 0)``, which makes no mask in memory.
 
     The relu is kept for the next op anyway; without one it is ``z``.
     """

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp._torch import OpOverload
+from fxlrp.ir.ops import CUTS, is_elementwise
 from fxlrp.passes.cleanup.spans import (
-    CUTS,
     Span,
     find_selected,
     insert_cut,
@@ -56,7 +55,7 @@ def erase_with_source(node: fx.Node) -> None:
 
 
 def insert_lifted(node: Any, span: Span) -> fx.Node | None:
-    """The node computed for a span of its entries, from that part of its operands."""
+    """Insert the node computed for a span of its entries, from that part of its operands."""
     op, sizes = node.target, shape_of(node)
     if is_lone_norm(node) and span.dim < len(sizes) - len(node.args[0].args[1]):
         norm: Any = node.args[0]
@@ -69,7 +68,7 @@ def insert_lifted(node: Any, span: Span) -> fx.Node | None:
         return insert(node, op, *bias, insert_cut(x, span, (sizes[0], shape_of(x)[1]), node), weight)
     if op in REDUCED and is_reduced_apart(node, span):
         return insert(node, op, insert_cut(node.args[0], span, sizes, node), *node.args[1:], **node.kwargs)
-    if op is aten._to_copy.default or (isinstance(op, OpOverload) and torch.Tag.pointwise in op.tags):
+    if is_elementwise(op):
         args = [insert_cut(arg, span, sizes, node) for arg in node.args]
         return insert(node, op, *args, **node.kwargs)
     if (at := rearrange_span(node, span, backwards=True)) is not None:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.ir.ops import name_arguments
 from fxlrp.passes.manager import insert, shape_of
 
 aten = torch.ops.aten
 
-CUTS = (aten.slice.Tensor, aten.select.int)
 SQUEEZES = (aten.squeeze.dim, aten.squeeze.dims)
 PADS = (aten.slice_backward.default, aten.select_backward.default)
 
@@ -29,16 +29,16 @@ class Span:
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Count the entries."""
         return self.end - self.start
 
-    def of(self, sizes: tuple[int, ...]) -> list[int]:
-        """The shape of a tensor of which this is left."""
+    def cut_shape(self, sizes: tuple[int, ...]) -> list[int]:
+        """Return the shape of a tensor of which this is left."""
         return [self.size if dim == self.dim else n for dim, n in enumerate(sizes)]
 
 
 def known_shape(node: Any) -> tuple[int, ...]:
-    """The shape of a tensor whose sizes are numbers; empty for anything else."""
+    """Return the shape of a tensor whose sizes are numbers; empty for anything else."""
     sizes = shape_of(node) if isinstance(node, fx.Node) else ()
     return sizes if all(isinstance(n, int) for n in sizes) else ()
 
@@ -49,24 +49,21 @@ def is_int(n: object) -> bool:
 
 
 def find_selected(node: Any) -> Span | None:
-    """What a slice or a selection takes of its operand."""
-    sizes = known_shape(node.args[0])
-    dim: Any = node.args[1] if len(node.args) > 1 else 0
-    rest: tuple[Any, ...] = node.args[2:]
-    if not sizes or not all(map(is_int, (dim, *rest))):
+    """Find what a slice or a selection takes of its operand."""
+    sizes, a = known_shape(node.args[0]), name_arguments(node)
+    given = [n for name, n in a.items() if name != "self" and n is not None]
+    if not sizes or not all(map(is_int, given)):
         return None
-    dim %= len(sizes)
+    dim = a["dim"] % len(sizes)
     if node.target is aten.select.int:
-        start = rest[0] % sizes[dim]
+        start = a["index"] % sizes[dim]
         return Span(dim, start, start + 1)
-    defaults: list[Any] = [0, sizes[dim], 1]
-    start, end, step = [*rest, *defaults[len(rest) :]]
-    start, end, _ = slice(start, end).indices(sizes[dim])
+    start, end, step = slice(a["start"], a["end"], a["step"]).indices(sizes[dim])
     return Span(dim, start, end) if step == 1 and end > start else None
 
 
 def find_padded(node: Any) -> Span | None:
-    """Where a tensor is not zero, if it is a piece with zeros around it."""
+    """Find where a tensor is not zero, if it is a piece with zeros around it."""
     if not isinstance(node, fx.Node) or node.target not in PADS or not known_shape(node):
         return None
     args: Any = node.args
@@ -83,7 +80,7 @@ def find_padded(node: Any) -> Span | None:
 
 
 def insert_cut(x: Any, span: Span, like: tuple[int, ...], before: fx.Node) -> Any:
-    """The part of an operand that belongs to a span of a result with the shape ``like``."""
+    """Insert the part of an operand that belongs to a span of a result with the shape ``like``."""
     dim = span.dim - (len(like) - len(shape_of(x))) if isinstance(x, fx.Node) else -1
     if dim < 0 or shape_of(x)[dim] != like[span.dim]:  # a number, or broadcast
         return x
@@ -91,7 +88,7 @@ def insert_cut(x: Any, span: Span, like: tuple[int, ...], before: fx.Node) -> An
 
 
 def move_span(span: Span, sizes: tuple[int, ...], into: tuple[int, ...]) -> Span | None:
-    """The same entries after a reshape, if they are a span of one dimension there."""
+    """Find the same entries after a reshape, if they are a span of one dimension there."""
     before, n, behind = prod(sizes[: span.dim]), sizes[span.dim], prod(sizes[span.dim + 1 :])
     for dim, size in enumerate(into):
         if prod(into[:dim]) != before or not size or not n:
@@ -106,7 +103,7 @@ def move_span(span: Span, sizes: tuple[int, ...], into: tuple[int, ...]) -> Span
 
 
 def map_dimensions(node: Any) -> list[int] | None:
-    """The dimension of its operand that each dimension of a view shows, -1 for a new one; None for other ops."""
+    """Find the dimension of its operand that each one of a view shows, -1 for a new one; None for other ops."""
     before, after = known_shape(node.args[0]), known_shape(node)
     order, rest = list(range(len(before))), node.args[1:]
     if not before or not after or node.target not in ORDERS:
@@ -115,24 +112,24 @@ def map_dimensions(node: Any) -> list[int] | None:
 
 
 def swap_dimensions(order: list[int], _: Any, one: int, two: int) -> list[int]:
-    """Two dimensions changed places."""
+    """Let two dimensions change places."""
     order[one], order[two] = order[two], order[one]
     return order
 
 
 def insert_dimension(order: list[int], _: Any, dim: int) -> list[int]:
-    """A new dimension."""
+    """Insert a new dimension."""
     order.insert(dim % (len(order) + 1), -1)
     return order
 
 
 def squeeze_dimensions(order: list[int], sizes: tuple[int, ...], dims: Any) -> list[int]:
-    """Without dimensions of size 1."""
+    """Leave out dimensions of size 1."""
     return [dim for dim in order if dim not in list_squeezed(sizes, dims)]
 
 
 def list_squeezed(sizes: tuple[int, ...], dims: Any) -> list[int]:
-    """The dimensions that a squeeze drops: those among the given ones that have size 1."""
+    """List the dimensions that a squeeze drops: those among the given ones that have size 1."""
     given = {dim % len(sizes) for dim in ([dims] if is_int(dims) else dims)}
     return [dim for dim, n in enumerate(sizes) if dim in given and n == 1]
 
@@ -147,7 +144,7 @@ ORDERS: dict[Any, Callable[..., list[int]]] = {
 
 
 def rearrange_span(node: Any, span: Span, backwards: bool = False) -> Span | None:
-    """Where a view puts a span of its operand, or from where it has one of its result."""
+    """Find where a view puts a span of its operand, or from where it has one of its result."""
     if node.target is aten.reshape.default:
         sizes = known_shape(node.args[0]), known_shape(node)
         return move_span(span, *(reversed(sizes) if backwards else sizes)) if all(sizes) else None
@@ -160,9 +157,9 @@ def rearrange_span(node: Any, span: Span, backwards: bool = False) -> Span | Non
 
 
 def insert_narrowed(node: Any, x: fx.Node, span: Span) -> fx.Node:
-    """A view of part of its operand, of which ``span`` is left in the result."""
+    """Insert a view of part of its operand, of which ``span`` is left in the result."""
     if node.target is aten.reshape.default:
-        return insert(node, node.target, x, span.of(shape_of(node)))
+        return insert(node, node.target, x, span.cut_shape(shape_of(node)))
     if node.target in SQUEEZES:  # a part may have size 1 where the whole has not
         return insert(node, aten.squeeze.dims, x, list_squeezed(shape_of(node.args[0]), node.args[1]))
     return insert(node, node.target, x, *node.args[1:])
@@ -170,6 +167,5 @@ def insert_narrowed(node: Any, x: fx.Node, span: Span) -> fx.Node:
 
 def is_reduced_apart(node: Any, span: Span) -> bool:
     """Whether a reduction keeps the dimensions, and takes the entries of the span apart."""
-    dims: Any = node.args[1] if len(node.args) > 1 else ()
-    keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-    return bool(dims and keep) and all(dim % len(shape_of(node)) != span.dim for dim in dims)
+    a = name_arguments(node)
+    return bool(a["dim"] and a["keepdim"]) and all(dim % len(shape_of(node)) != span.dim for dim in a["dim"])

@@ -45,7 +45,7 @@ def is_single(node: fx.Node) -> bool:
 
 
 def narrow_operand(operand: fx.Node, before: fx.Node) -> fx.Node:
-    """The operand in bfloat16: what it was widened from, or a copy."""
+    """Return the operand in bfloat16: what it was widened from, or a copy."""
     origin = operand.args[0] if operand.target is aten._to_copy.default else None
     if isinstance(origin, fx.Node) and origin.meta["val"].dtype is torch.bfloat16:
         return origin
@@ -66,7 +66,7 @@ def widen_result(node: fx.Node) -> None:
 
 
 def insert_cast(x: fx.Node, dtype: torch.dtype, origin: fx.Node) -> fx.Node:
-    """A copy in another dtype, which comes from where ``origin`` comes from."""
+    """Insert a copy in another dtype, which comes from where ``origin`` comes from."""
     new = x.graph.call_function(aten._to_copy.default, (x,), {"dtype": dtype})
     new.meta = {k: v for k, v in origin.meta.items() if k not in ("val", "tensor_meta", "reads")}
     new.meta["val"] = cast_fake(x.meta["val"], dtype)
@@ -74,7 +74,7 @@ def insert_cast(x: fx.Node, dtype: torch.dtype, origin: fx.Node) -> fx.Node:
 
 
 def cast_fake(fake: Any, dtype: torch.dtype) -> Any:
-    """A fake tensor in another dtype."""
+    """Cast a fake tensor to another dtype."""
     with fake.fake_mode:
         return fake.to(dtype)
 

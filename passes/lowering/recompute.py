@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import SymInt, Tensor, fx
 
-from fxlrp.ir.memory_roots import find_memory_root
+from fxlrp.ir.graphs import find_memory_root
+from fxlrp.ir.ops import is_pure
 from fxlrp.ir.provenance import find_role
-from fxlrp.passes.cleanup.subexpressions import is_pure
 
 RECOMPUTED = "recomputed"
 """Role of the copies, where forward nodes have ``forward``."""
@@ -62,7 +62,7 @@ def recompute(graph: fx.Graph) -> int:
     fresh = {
         source
         for source, m in memories.items()
-        if is_pure(source.target) and source not in given and inside < SMALL_FACTOR * m.size and not m.crosses(cuts)
+        if is_pure(source) and source not in given and inside < SMALL_FACTOR * m.size and not m.crosses(cuts)
     }
     return insert_copies(graph, {n: i for n, i in forward.items() if cuts and i < cuts[-1] and roots[n] in fresh})
 
@@ -73,7 +73,7 @@ def is_forward(node: fx.Node) -> bool:
 
 
 def find_following(graph: fx.Graph, starts: Collection[fx.Node]) -> dict[fx.Node, None]:
-    """What is computed from some nodes, in order: those among them that are calls too."""
+    """Find what is computed from some nodes, in order: those among them that are calls too."""
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
         if node.op == "call_function" and (
@@ -84,7 +84,7 @@ def find_following(graph: fx.Graph, starts: Collection[fx.Node]) -> dict[fx.Node
 
 
 def measure_lifetimes(forward: Mapping[fx.Node, int], roots: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, Memory]:
-    """The memory that each forward node fills, by that node."""
+    """Measure the memory that each forward node fills, by that node."""
     found: dict[fx.Node, Memory] = {}
     for node, position in forward.items():
         source = roots[node]
@@ -98,7 +98,7 @@ def measure_lifetimes(forward: Mapping[fx.Node, int], roots: Mapping[fx.Node, fx
 
 
 def count_bytes(val: Any) -> int:
-    """Bytes of a value; sizes that are symbols count as in the example."""
+    """Count the bytes of a value; sizes that are symbols count as in the example."""
     if isinstance(val, (tuple, list)):
         return sum(map(count_bytes, val))
     if not isinstance(val, Tensor):
@@ -109,7 +109,7 @@ def count_bytes(val: Any) -> int:
 
 
 def find_best_cuts(memories: Sequence[Memory], n: int) -> tuple[list[int], int]:
-    """Positions where segments begin, and the bytes of the largest inside; no position if that saves nothing.
+    """Find where segments begin, and the bytes of the largest inside; no position if that saves nothing.
 
     Args:
         memories: What the forward walk fills.
@@ -134,7 +134,7 @@ def find_best_cuts(memories: Sequence[Memory], n: int) -> tuple[list[int], int]:
 
 
 def cut_within(budget: float, filled: Sequence[int], across: Sequence[int]) -> list[int]:
-    """Cuts where little crosses, such that about ``budget`` bytes are inside each segment.
+    """Cut where little crosses, such that about ``budget`` bytes are inside each segment.
 
     Args:
         budget: Bytes.
@@ -155,7 +155,7 @@ def cut_within(budget: float, filled: Sequence[int], across: Sequence[int]) -> l
 
 
 def measure_cost(memories: Iterable[Memory], cuts: Sequence[int]) -> tuple[int, int]:
-    """Bytes kept at borders together with the largest inside of a segment, and that inside."""
+    """Return the bytes kept at borders together with the largest inside of a segment, and that inside."""
     kept, insides = 0, [0] * (len(cuts) + 1)
     for m in memories:
         if m.crosses(cuts):
@@ -187,7 +187,7 @@ def insert_copies(graph: fx.Graph, fresh: Mapping[fx.Node, int]) -> int:
 
 
 def find_missing(wanted: Iterable[fx.Node], fresh: Collection[fx.Node], copies: Collection[fx.Node]) -> set[fx.Node]:
-    """The nodes without a copy that some nodes are computed from, themselves among them."""
+    """Find the nodes without a copy that some nodes are computed from, themselves among them."""
     found: set[fx.Node] = set()
     stack = list(wanted)
     while stack:

@@ -19,7 +19,7 @@ import fxlrp
 from fxlrp import ArtifactError, FxlrpError
 from fxlrp.artifacts.description import clauses
 from fxlrp.artifacts.description.fields import MAX_CHARACTERS
-from fxlrp.artifacts.description.fitting import named_results
+from fxlrp.artifacts.description.fitting import name_results
 from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER
 from fxlrp.artifacts.description.manifest_json import read_manifest, write_manifest
 from fxlrp.artifacts.pt2.archive import find_full_name
@@ -171,10 +171,10 @@ def test_a_batch_that_no_input_counts(saved: Path, manifest: dict[str, Any]) -> 
 def test_results_are_those_of_the_manifest(saved: Path) -> None:
     about = fxlrp.load(saved).manifest
     right = [torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, 6)]
-    assert list(named_results(about, right)) == ["output", "relevance.input", "read.0"]
+    assert list(name_results(about, right)) == ["output", "relevance.input", "read.0"]
     for wrong in (right[:2], [*right[:2], None], [*right[:2], right[2].double()], [*right[:2], torch.zeros(2, 7)]):
         with pytest.raises(ArtifactError, match="and its manifest says"):
-            named_results(about, wrong)
+            name_results(about, wrong)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fxlrp.ir.rule import RULES, Rule, Site, Table
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.linear import affine
 from fxlrp.rules.presets import PRESETS, epsilon_gamma_box
-from fxlrp.rules.weighted import epsilon, gamma, z_box
+from fxlrp.rules.weighted import alpha_beta, epsilon, flat, gamma, w_square, z_box, z_plus
 
 aten = torch.ops.aten
 
@@ -222,12 +222,26 @@ def test_the_box_preset_takes_its_bounds(nodes: list[fx.Node]) -> None:
     assert preset.overrides[0].rule.name == z_box(-1.0, 2.0).name == "z_box(-1, 2)"
 
 
-def test_rules_with_parameters_carry_them_in_their_names() -> None:
-    assert [str(rule) for rule in (gamma(0.1), epsilon(1e-3), z_box(0, 1))] == [
-        "gamma(0.1)",
-        "epsilon(0.001)",
-        "z_box(0, 1)",
-    ]
+def test_rules_carry_what_they_were_made_with_in_their_names() -> None:
+    """The stabiliser where it is not the usual one, and every digit of a number."""
+    made = {
+        "gamma(0.1)": gamma(0.1),
+        "gamma(0.1, 1e-09)": gamma(0.1, 1e-9),
+        "gamma(0.1234567)": gamma(0.1234567),
+        "epsilon(1e-06)": epsilon(),
+        "epsilon(0.001)": epsilon(1e-3),
+        "z_box(0, 1)": z_box(0, 1),
+        "z_box(-3, 3, 0.01)": z_box(-3.0, 3.0, 0.01),
+        "alpha_beta(2, 1)": alpha_beta(),
+        "alpha_beta(1.5, 0.5, 0)": alpha_beta(1.5, 0.5, 0.0),
+        "z_plus": z_plus(),
+        "z_plus(0.1)": z_plus(0.1),
+        "flat": flat(),
+        "flat(0.1)": flat(0.1),
+        "w_square": w_square(),
+        "w_square(0.1)": w_square(0.1),
+    }
+    assert {name: str(rule) for name, rule in made.items()} == {name: name for name in made}
 
 
 @pytest.mark.parametrize(
@@ -248,7 +262,7 @@ def test_a_result_that_does_not_fit_is_refused(model: nn.Module, made: Any, text
     assert "rule wrong returned" in str(raised.value)
     assert "aten.tanh.default (node 'tanh" in str(raised.value)
     assert "module 'blocks.1" in str(raised.value)
-    assert "test_rule.py" in str(raised.value)
+    assert "made_rules.py" in str(raised.value)
     assert "one coefficient per operand" in str(raised.value)
 
 

@@ -64,7 +64,7 @@ def live_ops(made: Plan) -> list[str]:
 def operands_of(made: Plan, name: str) -> list[list[str]]:
     """For each live op of a name the names of the nodes in its operand slots."""
     slots = {node: twin.slots for node, twin in made.twins.items()}
-    return [[n.name for n in liveness.list_operands(node, slots)] for node in made.twins if op(node) == name]
+    return [[n.name for n in liveness.list_operands(node, slots[node])] for node in made.twins if op(node) == name]
 
 
 # sources
@@ -240,7 +240,7 @@ class Values(fx.Interpreter):
 @pytest.mark.parametrize("function", [everything_nonnegative, mixed], ids=lambda f: f.__name__)
 def test_signs_hold_on_random_inputs(function: Function) -> None:
     captured = canonical(function)
-    proved = liveness.nonnegative(captured.graph)
+    proved = liveness.find_nonnegative(captured.graph)
     placeholders = [n for n in captured.graph.nodes if n.op == "placeholder"]
     for seed in range(20):
         x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * (1 + seed)
@@ -253,14 +253,14 @@ def test_signs_hold_on_random_inputs(function: Function) -> None:
 
 def test_signs_are_proved_where_they_can_be() -> None:
     captured = canonical(everything_nonnegative)
-    proved = liveness.nonnegative(captured.graph)
+    proved = liveness.find_nonnegative(captured.graph)
     linear = [n for n in captured.graph.nodes if op(n) == "linear"]
     calls = [n for n in captured.graph.nodes if n.op == "call_function" and is_floating(n) and n not in linear]
-    depends = passes.manager.reaches(captured.graph)
+    depends = passes.manager.find_input_dependent(captured.graph)
     assert [n.name for n in calls if n not in proved and n in depends] == []
     assert captured.explained in proved
     assert not proved & set(linear)
-    assert captured.explained not in liveness.nonnegative(canonical(mixed).graph)
+    assert captured.explained not in liveness.find_nonnegative(canonical(mixed).graph)
 
 
 # dead sides and chains

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 import fxlrp
 from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.rule import Rule, Site
-from fxlrp.passes import CANONICAL, run
+from fxlrp.passes import CANONICAL, run_passes
 from fxlrp.passes.analyses import signs
 from fxlrp.rules import PRESETS
 
@@ -115,7 +115,7 @@ def test_signs_by_type_and_option(name: str) -> None:
     """What is proved, and no more: a negative entry is found at the places where nothing may be."""
     function, proved = PROVED[name]
     captured = capture(Model(function).eval(), (X,), {})
-    run(captured.module, CANONICAL)
+    run_passes(captured.module, CANONICAL)
     assert (captured.explained in signs.find_nonnegative(captured.graph)) is proved
     values = [function(scale * torch.cat([X[:1], -X[:1]])) for scale in (1, 100)]
     if proved:
@@ -127,7 +127,7 @@ def test_sizes_are_not_negative() -> None:
     for function, proved in ((lambda x: x.relu() * x.shape[0], True), (lambda x: x.relu() * (x.shape[0] - 9), False)):
         shapes = {"x": {0: torch.export.Dim("n", min=2, max=64)}}
         captured = capture(Model(function).eval(), (X,), {}, dynamic_shapes=shapes)
-        run(captured.module, CANONICAL)
+        run_passes(captured.module, CANONICAL)
         assert (captured.explained in signs.find_nonnegative(captured.graph)) is proved
 
 

@@ -49,7 +49,7 @@ def image(*size: int) -> Tensor:
 
 def wrong(op: Any, amount: float) -> Callable[[fx.GraphModule, Any], dict[str, int]]:
     """Canonical passes that end with a defect: what an op returns is multiplied."""
-    original = passes.run
+    original = passes.run_passes
 
     def run(module: fx.GraphModule, table: Any, *args: Any) -> dict[str, int]:
         counts = original(module, table, *args)
@@ -250,5 +250,5 @@ def test_programs_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> Non
             attributor(x, targets=[target])
             attributor.ledger(x, target=target)
     assert len(attributor._programs) == 3
-    for entry in attributor._programs._entries.values():
-        assert len(entry.programs) == len(entry.many) == len(entry.books) == 2
+    for kept in attributor._programs._signatures.values():
+        assert len(kept.programs) == len(kept.many) == len(kept.reports) == 2

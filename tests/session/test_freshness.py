@@ -285,7 +285,7 @@ def test_programs_that_are_gone_are_watched_no_longer(monkeypatch: pytest.Monkey
             return self.layer(x) * (torch.tensor([1.0, 2.0]) + 1)
 
     attributor = fxlrp.compile(Constant().eval(), rules="epsilon_plus")
-    monkeypatch.setattr(attributor._programs._entries, "size", 2)
+    monkeypatch.setattr(attributor._programs._signatures, "size", 2)
     for n in range(1, 8):
         attributor(torch.ones(n, 3), target=1)
         gc.collect()

@@ -12,14 +12,13 @@ from graphs import FLOOR, Choose, Graph, Pack, build
 from steps import PLAIN, SIGNED
 from torch import Tensor, fx
 
-from fxlrp.emit.lower import drop_broken_facts
 from fxlrp.emit.walk import walk_backward
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.provenance import module_path
 from fxlrp.ir.rule import Facts
 from fxlrp.passes.analyses.liveness import list_operands
-from fxlrp.plan.read_points import Point, start_and_mask
+from fxlrp.plan.read_points import Point, drop_broken_facts, start_and_mask
 from fxlrp.rules import PRESETS
 
 NAMES = (*SIGNED, *SIGNED, *PLAIN)
@@ -118,6 +117,6 @@ def untrue(node: fx.Node, twin: Twin, env: Env, found: Env) -> str:
     out = numerics.widen(env[node])
     if twin.facts.dead_below and (numerics.to_coefficient(found[node], out)[out < 0] != 0).any():
         return f"no dead side: {node.target}"
-    if twin.facts.nonnegative and any((env[n] < 0).any() for n in list_operands(node, {node: twin.slots})):
+    if twin.facts.nonnegative and any((env[n] < 0).any() for n in list_operands(node, twin.slots)):
         return f"negative operand: {node.target}"
     return ""

@@ -13,6 +13,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from journey import count_entries
+from torch import nn
 
 import fxlrp
 import fxlrp.api
@@ -91,6 +94,26 @@ def test_private_parts_of_torch_are_in_one_module(path: Path) -> None:
 def test_the_core_is_short() -> None:
     core = (ROOT / "fxlrp" / "emit" / "walk.py", ROOT / "fxlrp" / "ir" / "rule.py")
     assert sum(len(path.read_text().splitlines()) for path in core) < 250
+
+
+def test_a_call_goes_straight_through_the_rooms() -> None:
+    """The first one goes down the pipeline; later ones find everything in the session, and run it."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).eval()
+    x = torch.rand(2, 1, 4, 4)
+    made: list[fxlrp.Attributor] = []
+
+    def first() -> None:
+        made.append(fxlrp.compile(model))
+        made[0](x, target=1)
+
+    entries = count_entries(first)
+    rooms = {"api", "attributor", "session", "capture", "plan", "emit", "backends"}
+    assert entries.keys() == rooms | {"passes"}
+    assert all(entries[room] <= 3 for room in rooms)
+    once = dict.fromkeys(("attributor", "session", "capture", "backends"), 1)
+    assert count_entries(lambda: made[0](x, target=1)) == once
+    made[0](x, targets=[0, 1])
+    assert count_entries(lambda: made[0](x, targets=[0, 1])) == {**once, "backends": 2}  # the halves of its program
 
 
 def test_import_brings_no_compiler_of_torch() -> None:

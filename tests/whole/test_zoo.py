@@ -190,7 +190,7 @@ def test_program_is_the_walk(name: str, rules: str, tmp_path: Path) -> None:
     traced = named(attributor, attributor(*args, target=start, **kwargs))
     leaves = tree_leaves((args, dict(sorted(kwargs.items()))))
 
-    (entry,) = attributor._programs._entries.values()
+    (entry,) = attributor._programs._signatures.values()
     captured, twins = entry.plan.captured, entry.plan.twins
     with torch.no_grad():
         env = walk_forward(captured.graph, {**captured.constants, **dict(zip(captured.inputs, leaves, strict=True))})

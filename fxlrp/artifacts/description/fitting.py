@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fxlrp.artifacts.description import clauses
 from fxlrp.artifacts.description.manifest import TARGET, Manifest
 from fxlrp.artifacts.description.specs import Spec
 from fxlrp.errors import ArtifactError, SignatureError
+from fxlrp.session.fitting import count_unusable, fit_sizes
 
 
 def check_inputs(about: Manifest, tensors: Mapping[str, Any]) -> dict[str, int]:
@@ -25,63 +27,54 @@ def check_inputs(about: Manifest, tensors: Mapping[str, Any]) -> dict[str, int]:
     if list(tensors) != names:
         given = ", ".join(tensors) or "nothing"
         raise SignatureError(f"the artefact takes {', '.join(names)}, not {given}\n{about.signature()}")
-    sizes: dict[str, int] = {}
     for spec in takes:
-        tensor = tensors[spec.name]
-        if not isinstance(tensor, Tensor):
-            raise SignatureError(f"'{spec.name}' must be a tensor, not {type(tensor).__name__}\n{about.signature()}")
-        dtype = name_of(tensor)
-        if dtype != spec.dtype or tensor.layout is not torch.strided:
-            raise SignatureError(f"'{spec.name}' must be of {spec.dtype}, not {dtype}\n{about.signature()}")
-        if tensor.is_meta:
-            raise SignatureError(
-                f"'{spec.name}' is on the device meta, where there are no numbers: give it on one that has them"
-            )
-        if not matches(about, spec, tuple(tensor.shape), sizes):
-            raise SignatureError(
-                f"'{spec.name}' has shape {tuple(tensor.shape)}, which does not fit\n{about.signature()}"
-            )
-        if tensor.is_floating_point() and bool((tensor.isnan() | tensor.isposinf()).any()):
-            raise SignatureError(f"'{spec.name}' has NaN or +inf in it; clean it before explaining")
-    check_sizes(about, {spec.name: (spec, tuple(tensors[spec.name].shape)) for spec in takes}, sizes)
-    return sizes
-
-
-def check_sizes(about: Manifest, shapes: Mapping[str, tuple[Spec, tuple[int, ...]]], sizes: Mapping[str, int]) -> None:
-    """Check the sizes that are computed of others, and the conditions.
-
-    Raises:
-        SignatureError: If one does not hold.
-    """
-    for name, (spec, shape) in shapes.items():
-        for n, size in zip(shape, spec.shape, strict=True):
-            if isinstance(size, str) and size not in sizes and clauses.evaluate_clause(size, sizes) not in (n, None):
-                raise SignatureError(f"'{name}' has shape {shape}, which does not fit\n{about.signature()}")
+        check_type(about, spec, tensors[spec.name])
+    shapes = [tuple(tensors[name].shape) for name in names]
+    sizes, misfit = fit_sizes([spec.shape for spec in takes], shapes, partial(note_size, about), agrees_with_sizes)
+    if misfit is not None:
+        raise SignatureError(f"'{names[misfit]}' has shape {shapes[misfit]}, which does not fit\n{about.signature()}")
     doubled = {name: max(2, n) for name, n in sizes.items()}  # one sample was compared when this was saved
     for condition in about.conditions:
         if not clauses.evaluate_clause(condition, doubled):
             raise SignatureError(f"the program holds where {condition}, not for {dict(sizes)}\n{about.signature()}")
+    for name in names:
+        if count_unusable(tensors[name]):
+            raise SignatureError(f"'{name}' has NaN or +inf in it; clean it before explaining")
+    return sizes
 
 
-def matches(about: Manifest, spec: Spec, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
-    """Whether a shape fits; remembers what named sizes stand for."""
-    if len(shape) != len(spec.shape):
-        return False
-    for n, size in zip(shape, spec.shape, strict=True):
-        if isinstance(size, int):
-            fits = n == size
-        else:
-            limits = about.sizes.get(size)  # none: a size computed of others, which the program checks
-            fits = limits is None or (
-                sizes.setdefault(size, n) == n and limits.min <= n and (limits.max is None or n <= limits.max)
-            )
-        if not fits:
-            return False
-    return True
+def check_type(about: Manifest, spec: Spec, tensor: Any) -> None:
+    """Refuse what is no tensor of the type that an input has, with numbers in it.
+
+    Raises:
+        SignatureError: Naming the input.
+    """
+    if not isinstance(tensor, Tensor):
+        raise SignatureError(f"'{spec.name}' must be a tensor, not {type(tensor).__name__}\n{about.signature()}")
+    dtype = name_dtype(tensor)
+    if dtype != spec.dtype or tensor.layout is not torch.strided:
+        raise SignatureError(f"'{spec.name}' must be of {spec.dtype}, not {dtype}\n{about.signature()}")
+    if tensor.is_meta:
+        raise SignatureError(
+            f"'{spec.name}' is on the device meta, where there are no numbers: give it on one that has them"
+        )
 
 
-def named_results(about: Manifest, found: Sequence[Any]) -> dict[str, Tensor]:
-    """The results of a program by name.
+def note_size(about: Manifest, size: str, n: int, sizes: dict[str, int]) -> bool:
+    """Whether a named size may be a number; it is noted. Sizes that are computed of others have no limits and pass."""
+    limits = about.sizes.get(size)
+    return limits is None or (
+        sizes.setdefault(size, n) == n and limits.min <= n and (limits.max is None or n <= limits.max)
+    )
+
+
+def agrees_with_sizes(size: str, n: int, sizes: dict[str, int]) -> bool:
+    """Whether a size that is computed of others is a number; where a size is missing, the program tells."""
+    return size in sizes or clauses.evaluate_clause(size, sizes) in (n, None)
+
+
+def name_results(about: Manifest, found: Sequence[Any]) -> dict[str, Tensor]:
+    """Give the results of a program their names.
 
     Raises:
         ArtifactError: If they are not what the artefact says that it returns.
@@ -89,12 +82,12 @@ def named_results(about: Manifest, found: Sequence[Any]) -> dict[str, Tensor]:
     if len(found) != len(about.outputs):
         raise ArtifactError(f"the program returns {len(found)} results, and its manifest says {len(about.outputs)}")
     for spec, result in zip(about.outputs, found, strict=True):
-        fits = isinstance(result, Tensor) and name_of(result) == spec.dtype and result.ndim == len(spec.shape)
+        fits = isinstance(result, Tensor) and name_dtype(result) == spec.dtype and result.ndim == len(spec.shape)
         if not fits or any(
             isinstance(size, int) and size != n for n, size in zip(result.shape, spec.shape, strict=True)
         ):
             given = (
-                f"({', '.join(map(str, result.shape))}) {name_of(result)}"
+                f"({', '.join(map(str, result.shape))}) {name_dtype(result)}"
                 if isinstance(result, Tensor)
                 else "no tensor"
             )
@@ -102,6 +95,6 @@ def named_results(about: Manifest, found: Sequence[Any]) -> dict[str, Tensor]:
     return {spec.name: result for spec, result in zip(about.outputs, found, strict=True)}
 
 
-def name_of(tensor: Tensor) -> str:
-    """The name of a tensor's type."""
+def name_dtype(tensor: Tensor) -> str:
+    """Return the name of a tensor's type."""
     return str(tensor.dtype).removeprefix("torch.")

@@ -32,7 +32,7 @@ def find_ranges(plan: Plan, names: Mapping[str, str], ones: Collection[str]) -> 
     for node in plan.captured.inputs:
         for size in read_shape(node.meta["val"]):
             if str(size) in names:
-                least, most = plan.captured.guards.limits(size.node.expr)
+                least, most = plan.captured.guards.find_limits(size.node.expr)
                 ranges[names[str(size)]] = Range(1 if str(size) in ones else least, most)
     return ranges
 
@@ -57,7 +57,7 @@ def write_clauses(guards: Guards, names: Mapping[str, str]) -> list[str]:
     Raises:
         ArtifactError: If there is one of a size that has no name.
     """
-    found = dict.fromkeys(expression for expression in guards.conditions() if expression.free_symbols)
+    found = dict.fromkeys(expression for expression in guards.list_conditions() if expression.free_symbols)
     for expression in found:
         unknown = [str(symbol) for symbol in expression.free_symbols if not names.get(str(symbol))]
         if unknown:

@@ -19,7 +19,7 @@ FONT = {"fontname": "Helvetica,Arial,sans-serif", "fontsize": "11"}
 
 
 def render(picture: Picture, format: str, program: bool = False, depth: int | None = None) -> bytes:
-    """A graph as a file of graphviz.
+    """Draw a graph as a file of graphviz.
 
     Args:
         picture: What to draw.
@@ -41,7 +41,7 @@ def render(picture: Picture, format: str, program: bool = False, depth: int | No
 
 
 def make_digraph(picture: Picture, program: bool = False, depth: int | None = None) -> graphviz.Digraph:
-    """The picture in the language of graphviz."""
+    """Write the picture in the language of graphviz."""
     view = list(picture.views.values())[program]
     nodes = [node for node in view.nodes if not NODE_KINDS[node.kind].quiet]
     if depth is None:
@@ -61,7 +61,7 @@ def make_digraph(picture: Picture, program: bool = False, depth: int | None = No
 
 
 def find_depth(nodes: list[Node]) -> int:
-    """The greatest depth of open modules at which few enough things are drawn."""
+    """Find the greatest depth of open modules at which few enough things are drawn."""
     deepest = max((len(node.boxes) for node in nodes), default=0)
     for depth in range(deepest, 0, -1):
         if len({node.boxes[: depth + 1] if len(node.boxes) > depth else node.name for node in nodes}) <= MAX_DRAWN:
@@ -70,18 +70,18 @@ def find_depth(nodes: list[Node]) -> int:
 
 
 def find_closed_module(boxes: Boxes, depth: int, open_boxes: set[Boxes]) -> Boxes:
-    """The outermost closed module around a node; nothing if all are open."""
+    """Find the outermost closed module around a node; nothing if all are open."""
     sizes = (size for size in range(depth + 1, len(boxes) + 1) if boxes[:size] not in open_boxes)
     return boxes[: next(sizes, 0)]
 
 
 def identify(item: Node | Boxes) -> Any:
-    """What identifies a drawn thing."""
+    """Return what identifies a drawn thing."""
     return item.name if isinstance(item, Node) else item
 
 
 def draw_modules(graph: graphviz.Digraph, shown: Mapping[str, Node | Boxes], names: Mapping[Any, str]) -> None:
-    """Nodes and closed modules inside nested clusters."""
+    """Draw nodes and closed modules inside nested clusters."""
     inside: dict[Boxes, dict[Any, Node | Boxes]] = defaultdict(dict)
     count = Counter(identify(item) for item in shown.values())
     for item in shown.values():
@@ -106,17 +106,17 @@ def draw_modules(graph: graphviz.Digraph, shown: Mapping[str, Node | Boxes], nam
 
 
 def escape_text(text: str) -> str:
-    """Text that graphviz takes as it stands."""
+    """Escape text so that graphviz takes it as it stands."""
     return str(graphviz.escape(text))
 
 
 def shorten_path(path: str, outer: str) -> str:
-    """A module's path without that of the module around it, of whichever call."""
+    """Cut the path of the module around it, of whichever call, from a module's path."""
     return path.removeprefix(f"{outer.partition('@')[0]}.") if outer else path
 
 
 def style_node(node: Node) -> dict[str, str]:
-    """How a node looks."""
+    """Say how a node looks."""
     kind = NODE_KINDS[node.kind]
     parts = node.op.split(".")
     title = ".".join(parts[1:2] if parts[0] == "aten" else parts[:2]) if len(parts) > 1 else node.name
@@ -139,15 +139,15 @@ def style_node(node: Node) -> dict[str, str]:
 
 
 def style_box(chain: Boxes, count: int) -> dict[str, str]:
-    """How a closed module looks."""
+    """Say how a closed module looks."""
     path, kind = chain[-1]
     label = f"{shorten_path(path, chain[-2][0] if len(chain) > 1 else '')}\n{kind.rpartition('.')[2]}, {count} ops"
-    return {"label": escape_text(label), "shape": "box3d", "style": "filled", "fillcolor": "#ffffff", "color": "#8d97a8",
-            "class": "module", "tooltip": escape_text(path)}  # fmt: skip
+    return {"label": escape_text(label), "shape": "box3d", "style": "filled", "fillcolor": "#ffffff",
+            "color": "#8d97a8", "class": "module", "tooltip": escape_text(path)}  # fmt: skip
 
 
 def style_cluster(chain: Boxes) -> dict[str, str]:
-    """How an open module looks."""
+    """Say how an open module looks."""
     path, kind = chain[-1]
     title = f"{shorten_path(path, chain[-2][0] if len(chain) > 1 else '')}: {kind.rpartition('.')[2]}"
     return {"label": escape_text(title), "labeljust": "l", "style": "rounded,filled", "color": "#b9c1cd",
@@ -155,7 +155,7 @@ def style_cluster(chain: Boxes) -> dict[str, str]:
 
 
 def merge_edges(view: View, shown: Mapping[str, Node | Boxes]) -> dict[tuple[Any, Any], list[Edge]]:
-    """Edges by what they join in the picture."""
+    """Group edges by what they join in the picture."""
     found: dict[tuple[Any, Any], list[Edge]] = defaultdict(list)
     for edge in view.edges:
         if edge.start in shown and edge.end in shown:
@@ -166,12 +166,12 @@ def merge_edges(view: View, shown: Mapping[str, Node | Boxes]) -> dict[tuple[Any
 
 
 def find_strongest(view: View) -> float:
-    """The most relevance along any edge."""
+    """Find the most relevance along any edge."""
     return max((edge.weight for edge in view.edges if edge.weight is not None), default=0.0)
 
 
 def style_edge(edges: list[Edge], most: float) -> dict[str, str]:
-    """How an edge looks: the more relevance, the wider."""
+    """Say how an edge looks: the more relevance, the wider."""
     if not any(edge.live for edge in edges):
         return {"color": "#9da6b5", "penwidth": "0.8"}
     weight = sum(edge.weight or 0.0 for edge in edges)
@@ -181,7 +181,7 @@ def style_edge(edges: list[Edge], most: float) -> dict[str, str]:
 
 
 def write_legend(picture: Picture, nodes: list[Node]) -> str:
-    """Title, ops without a rule, and what the colours mean, as a table above the graph."""
+    """Write title, ops without a rule, and what the colours mean, as a table above the graph."""
     counts = Counter(node.kind for node in nodes)
     cells = "".join(
         f'<TD BGCOLOR="{kind.fill}" COLOR="{kind.line}" BORDER="1"><FONT COLOR="{choose_text_colour(name)}">'
@@ -200,5 +200,5 @@ def write_legend(picture: Picture, nodes: list[Node]) -> str:
 
 
 def choose_text_colour(kind: str) -> str:
-    """Colour of text on a kind's ground."""
+    """Choose the colour of text on a kind's ground."""
     return "white" if kind in ("missing", "input") else "black"

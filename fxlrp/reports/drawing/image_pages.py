@@ -27,12 +27,12 @@ Numbers = NDArray[np.floating[Any]]
 
 
 def find_picture_path(out: Path, row: int) -> Path:
-    """Where the picture of a row is."""
+    """Say where the picture of a row is."""
     return out / FOLDER / f"{row:08}.png"
 
 
 def find_page_path(out: Path) -> Path:
-    """Where the page is."""
+    """Say where the page is."""
     return out / FOLDER / "index.html"
 
 
@@ -55,7 +55,7 @@ def write_image(path: Path, pixels: Numbers, relevance: Numbers) -> None:
 
 
 def colour_relevance(relevance: Numbers) -> Numbers:
-    """White for 0, red for and blue against, on a scale of its own."""
+    """Colour relevance: white for 0, red for and blue against, on a scale of its own."""
     size = np.nan_to_num(np.abs(relevance), posinf=0.0)
     limit = float(np.quantile(size, COLOURED_SHARE)) or float(size.max()) or 1.0
     share = np.clip(size / limit, 0, 1)[..., None]
@@ -79,7 +79,7 @@ def write_page(out: Path, title: str, explained: str) -> None:
 
 
 def write_figures(part: Path, explained: str) -> Iterator[str]:
-    """The figures of a shard."""
+    """Write the figures of a shard."""
     parquet = require("pyarrow.parquet", "ray")
     wanted = ["row", "file", "target", explained, f"{explained}.shape"]
     there = set(parquet.read_schema(part).names)
@@ -93,7 +93,7 @@ def write_figures(part: Path, explained: str) -> Iterator[str]:
 
 
 def write_caption(target: Any, output: Any, shape: Any) -> str:
-    """What was explained, and its value, as far as results have them."""
+    """Say what was explained, and its value, as far as results have them."""
     index = tuple(target) if isinstance(target, list) else (target,)
     index = () if None in index else index
     words = [f"explains {', '.join(map(str, index))}"] if index else []

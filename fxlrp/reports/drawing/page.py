@@ -23,12 +23,12 @@ class TextTable:
         self.numbers: dict[str, int] = {}
 
     def __call__(self, text: str) -> int:
-        """The text's number."""
+        """Return the text's number."""
         return self.numbers.setdefault(text, len(self.numbers))
 
 
 def make_page(picture: Picture, program: bool = False) -> str:
-    """The HTML of a picture, which shows the model first, or its program."""
+    """Write the HTML of a picture, which shows the model first, or its program."""
     assets = files("fxlrp.reports.drawing") / "assets"
     frame, style, *scripts = (
         (assets / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", *SCRIPTS)
@@ -39,7 +39,7 @@ def make_page(picture: Picture, program: bool = False) -> str:
 
 
 def write_data(picture: Picture, program: bool) -> str:
-    """The picture as JSON that may stand inside a script element."""
+    """Write the picture as JSON that may stand inside a script element."""
     strings = TextTable()
     strings("")
     content = {
@@ -56,7 +56,7 @@ def write_data(picture: Picture, program: bool) -> str:
 
 
 def make_columns(view: View, strings: TextTable) -> dict[str, Any]:
-    """A view by columns; boxes are a tree of (path, class, number of the box around it or -1)."""
+    """Turn a view into columns; boxes are a tree of (path, class, number of the box around it or -1)."""
     boxes: dict[Boxes, int] = {}
     index = {node.name: i for i, node in enumerate(view.nodes)}
     texts = ("name", "op", "kind", "rule", "formula", "shape", "dtype", "source", "origin")
@@ -73,17 +73,17 @@ def make_columns(view: View, strings: TextTable) -> dict[str, Any]:
 
 
 def number_box(chain: Boxes, boxes: dict[Boxes, int]) -> int:
-    """Number of the innermost box of a chain; the boxes around it come first."""
+    """Return the number of the innermost box of a chain; the boxes around it come first."""
     for size in range(1, len(chain) + 1):
         boxes.setdefault(chain[:size], len(boxes))
     return boxes.get(chain, -1)
 
 
 def round_numbers(node: Node) -> Mapping[str, float | str]:
-    """The node's numbers; JSON has none that are not finite."""
+    """Round the node's numbers; JSON has none that are not finite."""
     return {name: round_number(number) for name, number in node.numbers.items()}
 
 
 def round_number(number: float) -> float | str:
-    """Six digits are enough to look at."""
+    """Round to six digits, which are enough to look at."""
     return float(f"{number:.6g}") if math.isfinite(number) else str(number)

@@ -12,10 +12,10 @@ from fxlrp.ir.program import Program
 from fxlrp.ir.provenance import find_modules, source_line
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.passes.analyses.liveness import find_dependents, find_path, flatten_arguments
+from fxlrp.passes.analyses.liveness import find_dependents, find_path
 from fxlrp.plan.decide import Plan
 from fxlrp.reports.drawing.picture import KIND_OF_RULE, Boxes, Edge, Node, Picture, View
-from fxlrp.reports.edge_relevance import Flow
+from fxlrp.reports.edge_relevance import Flow, find_live_operands
 
 
 def make_picture(
@@ -42,7 +42,7 @@ def make_picture(
         known.setdefault(name, {}).update(row)
     model = view_model(plan, rules, flow, known)
     emitted = view_program(program, {node.name: node for node in model.nodes})
-    relevance = topology.to_flow_graph({node: find_live_operands(node, plan) for node in plan.twins})
+    relevance = topology.to_flow_graph({node: find_live_operands(node, twin) for node, twin in plan.twins.items()})
     inputs = [source.node.name for source in plan.sources]
     end = plan.captured.explained.name
     missing = {n.name: tuple(topology.find_cut_off_inputs(relevance, [n.name], inputs, end)) for n in plan.missing}
@@ -55,14 +55,8 @@ def make_picture(
     return Picture(title, rules.name, {"model": model, "relevance program": emitted}, missing, notes)
 
 
-def find_live_operands(node: fx.Node, plan: Plan) -> list[fx.Node]:
-    """The nodes that a live node gives relevance to."""
-    given = flatten_arguments(node)
-    return [given[i] for i in plan.twins[node].slots]
-
-
 def view_model(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[str, Mapping[str, float]]) -> View:
-    """The model's canonical graph."""
+    """View the model's canonical graph."""
     graph, end = plan.captured.graph, plan.captured.explained
     look = find_appearances(plan, rules)
     boxes = place_nodes(graph, {n: tuple((p, c) for p, c in find_modules(n).items() if p) for n in graph.nodes})
@@ -85,7 +79,7 @@ def view_model(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[s
                 numbers=numbers.get(node.name, {}),
             )
         )
-        live = set(find_live_operands(node, plan)) if node in plan.twins else set()
+        live = set(find_live_operands(node, plan.twins[node])) if node in plan.twins else set()
         for n in node.all_input_nodes:
             weight = flow.edges.get((n.name, node.name), 0.0) if flow and n in live else None
             edges.append(Edge(n.name, node.name, n in live, weight))
@@ -93,7 +87,7 @@ def view_model(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[s
 
 
 def find_appearances(plan: Plan, rules: RuleSet) -> dict[fx.Node, tuple[str, str, str]]:
-    """Kind, rule and formula of every node of the model."""
+    """Find kind, rule and formula of every node of the model."""
     graph = plan.captured.graph
     starts = {source.node: source.name for source in plan.sources}
     dependent = find_dependents(graph, starts)
@@ -117,7 +111,7 @@ def find_appearances(plan: Plan, rules: RuleSet) -> dict[fx.Node, tuple[str, str
 
 
 def describe_unruled(node: fx.Node, rule: Rule | None, fixed: bool, constant: bool) -> tuple[str, str, str]:
-    """Kind, rule and formula of a node that passes no relevance on."""
+    """Return kind, rule and formula of a node that passes no relevance on."""
     if constant or node.op in ("output", "placeholder"):
         return ("constant" if constant else {"output": "output"}.get(node.op, "step")), "", ""
     if fixed and rule is not None and rule.stops:
@@ -128,7 +122,7 @@ def describe_unruled(node: fx.Node, rule: Rule | None, fixed: bool, constant: bo
 
 
 def view_program(program: Program, model: Mapping[str, Node]) -> View:
-    """The emitted graph: what computes the output, then what computes relevance."""
+    """View the emitted graph: what computes the output, then what computes relevance."""
     graph = program.module.graph
     origins = {n: origin for n in graph.nodes if (origin := n.meta.get("custom", {}).get("node")) in model}
     roles = {n: n.meta["custom"]["fxlrp"] for n in origins}
@@ -172,14 +166,14 @@ def view_program(program: Program, model: Mapping[str, Node]) -> View:
 
 
 def name_op(node: fx.Node) -> str:
-    """What the node does."""
+    """Say what the node does."""
     if node.op == "call_function":
         return str(node.target) if hasattr(node.target, "_schema") else node._pretty_print_target(node.target)
     return {"placeholder": "input", "get_attr": f"parameter {node.target}"}.get(node.op, node.op)
 
 
 def place_nodes(graph: fx.Graph, boxes: Mapping[fx.Node, Boxes]) -> dict[fx.Node, Boxes]:
-    """The modules around each node; a constant is where all its users are."""
+    """Find the modules around each node; a constant is where all its users are."""
     found = dict(boxes)
     for node in graph.nodes:
         free = node.op in ("placeholder", "get_attr") and not node.meta.get("user_input")
@@ -189,14 +183,14 @@ def place_nodes(graph: fx.Graph, boxes: Mapping[fx.Node, Boxes]) -> dict[fx.Node
 
 
 def find_common_modules(chains: Iterable[Boxes]) -> Boxes:
-    """What all of them begin with."""
+    """Find what all of them begin with."""
     first, *rest = chains
     size = next((i for i, box in enumerate(first) if any(chain[i : i + 1] != (box,) for chain in rest)), len(first))
     return first[:size]
 
 
 def describe_value(node: fx.Node) -> tuple[str, str]:
-    """Shape and dtype of a node's value."""
+    """Return shape and dtype of a node's value."""
     val: Any = node.meta.get("val")
     if isinstance(val, Tensor):
         return str(tuple(val.shape)).replace(",)", ")"), str(val.dtype).removeprefix("torch.")

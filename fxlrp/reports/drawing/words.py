@@ -42,17 +42,17 @@ class Sentence:
 
     @classmethod
     def of(cls, text: str, encoding: Any) -> Sentence:
-        """From the encoding of a fast tokenizer that was asked for offsets."""
+        """Split a text by the encoding of a fast tokenizer that was asked for offsets."""
         spans = [(int(start), int(end)) for start, end in encoding["offset_mapping"][0]]
         return cls(text, encoding.tokens(0), spans, encoding.word_ids(0))
 
     @classmethod
     def of_tokens(cls, text: str, tokens: Sequence[str]) -> Sentence:
-        """From pieces whose places in the text are not known; each counts as a word."""
+        """Take pieces whose places in the text are not known; each counts as a word."""
         return cls(text, tokens, [(0, 0)] * len(tokens), [None] * len(tokens))
 
     def words(self, relevance: Iterable[float]) -> list[Word]:
-        """Words with the summed relevance of their pieces."""
+        """Join pieces to words, with the sum of their relevance."""
         found: list[Word] = []
         end, last = -1, None
         for token, span, word, r in zip(self.tokens, self.spans, self.word_ids, relevance, strict=True):
@@ -69,19 +69,19 @@ class Sentence:
 
 
 def find_largest(*texts: Sequence[Word]) -> float:
-    """The largest absolute relevance of any word."""
+    """Find the largest absolute relevance of any word."""
     return max((abs(word.relevance) for words in texts for word in words), default=0.0)
 
 
 def choose_colour(share: float) -> tuple[int, int, int]:
-    """White for 0, towards red for 1 and blue for -1."""
+    """Choose a colour: white for 0, towards red for 1 and blue for -1."""
     full = RED if share > 0 else BLUE
     r, g, b = (round(255 - DEPTH * min(abs(share), 1.0) * (255 - channel)) for channel in full)
     return r, g, b
 
 
 def colour_words(words: Sequence[Word], largest: float) -> Text:
-    """Words on coloured ground, for a terminal."""
+    """Put words on coloured ground, for a terminal."""
     line = Text()
     for word in words:
         r, g, b = choose_colour(word.relevance / (largest or 1.0))
@@ -90,18 +90,18 @@ def colour_words(words: Sequence[Word], largest: float) -> Text:
 
 
 def format_signed(relevance: float, largest: float) -> str:
-    """A number with its sign, with as many decimals as the largest needs for three digits."""
+    """Write a number with its sign, with as many decimals as the largest needs for three digits."""
     decimals = 2 - math.floor(math.log10(largest)) if largest > 0 else 2
     return f"{relevance:+.{min(max(decimals, 0), 12)}f}"
 
 
 def number_words(words: Sequence[Word], largest: float) -> Text:
-    """Words with their relevance behind them, for output without colours."""
+    """Write words with their relevance behind them, for output without colours."""
     return Text("  ".join(f"{word.text} {format_signed(word.relevance, largest)}" for word in words))
 
 
 def mark_up_words(words: Sequence[Word], largest: float) -> str:
-    """Words as HTML that shows each number when pointed at."""
+    """Write words as HTML that shows each number when pointed at."""
     return " ".join(
         '<span class="word" data-relevance="{}" style="background:rgb({},{},{})">{}</span>'.format(
             format_signed(word.relevance, largest), *choose_colour(word.relevance / (largest or 1.0)), escape(word.text)
@@ -135,7 +135,7 @@ p { margin: .4rem 0; }
 def make_word_page(
     title: str, intro: str, texts: Sequence[tuple[str, Sequence[Word]]], table: Sequence[Sequence[str]], note: str
 ) -> str:
-    """A self-contained HTML page: coloured texts, the legend and a table of sums.
+    """Write a self-contained HTML page: coloured texts, the legend and a table of sums.
 
     Args:
         title: Heading.
