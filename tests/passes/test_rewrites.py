@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+import fxlrp.rules  # noqa: F401  the table says which random ops make no use of values
 from fxlrp import passes
 from fxlrp._torch import make_fx
 from fxlrp.capture.functional_graph import capture
