@@ -14,6 +14,7 @@ from fxlrp.api import compile, load_extensions, presets
 from fxlrp.cli import artifacts, explain, serve
 from fxlrp.cli import bench as timing
 from fxlrp.cli import demo as demos
+from fxlrp.cli.new_rule import new_rule
 from fxlrp.cli.options import (
     Backend,
     Debug,
@@ -196,7 +197,7 @@ def bench(
     make_console().print(times.loss(), soft_wrap=True, markup=False)
 
 
-for command in (artifacts.export, artifacts.run, serve.serve, artifacts.batch):
+for command in (artifacts.export, artifacts.run, serve.serve, artifacts.batch, new_rule):
     app.command()(command)
 
 
