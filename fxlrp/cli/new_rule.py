@@ -9,17 +9,17 @@ from typing import Annotated
 import typer
 
 from fxlrp.api import load_extensions
-from fxlrp.cli.models import summary
+from fxlrp.cli.models import summarize_error
 from fxlrp.cli.op_samples import Traits, draw_sample, find_op, measure, operand_names
 from fxlrp.cli.options import Debug
-from fxlrp.cli.prologue import reported
+from fxlrp.cli.prologue import report_errors
 from fxlrp.cli.rule_stubs import HEADER, Stub, names_in, write_stubs
 from fxlrp.errors import RuleError
 from fxlrp.ir.rule import RULES
-from fxlrp.reports.terminal import console
+from fxlrp.reports.terminal import make_console
 
 
-@reported
+@report_errors
 def new_rule(
     op: Annotated[str, typer.Argument(help="An op without a rule: aten.add.Tensor, or mylib::op of your own.")],
     module: Annotated[str | None, typer.Option(help="Module that registers the op, imported first.")] = None,
@@ -46,7 +46,7 @@ def new_rule(
     if own is None and not str(found).startswith("aten."):
         own = Path(f"{found.namespace}_rules.py")
     stubs = write_stubs(found, sample, traits, folder, own)
-    out = console()
+    out = make_console()
     tensors, others = operand_names(found)
     out.print(str(found._schema), markup=False, soft_wrap=True)
     out.print(f"Tensors: {', '.join(tensors)}; other arguments: {', '.join(others) or 'none'}.", soft_wrap=True)
@@ -68,7 +68,7 @@ def import_registering(module: str) -> None:
     try:
         import_module(module)
     except Exception as error:
-        raise RuleError(f"{module} could not be imported: {summary(error)}") from error
+        raise RuleError(f"{module} could not be imported: {summarize_error(error)}") from error
 
 
 def insert(stubs: list[Stub], folder: Path, namespace: str) -> list[Path]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fxlrp._torch import OpOverload, OpOverloadPacket, tree_flatten
 from fxlrp.errors import RuleError
-from fxlrp.ir.numerics import adjoint
+from fxlrp.ir.numerics import apply_adjoint
 from fxlrp.ir.overloads import check_overload
 from fxlrp.ir.rule import Site
 
@@ -119,7 +119,7 @@ def draw_argument(argument: Any, shape: tuple[int, ...], low: float | None) -> t
 def is_served(sample: Sample) -> bool:
     """Whether a call returns one tensor of finite numbers."""
     try:
-        out = sample()
+        out: Any = sample()
     except Exception:  # kernels of torch and of others raise what they like for what they do not take
         return False
     return isinstance(out, Tensor) and out.is_floating_point() and bool(out.isfinite().all())
@@ -163,7 +163,9 @@ def measure(sample: Sample) -> Traits:
     if derivative and not any(part.any() for part in adjoints(sample)):
         return replace(base, kind="silent", evidence="the derivative is 0", keeps=0.0)
     if len(xs) == 1 and finite and not origin.any() and is_elementwise(sample):
-        return replace(base, kind="pointwise", evidence="entry by entry, f(0) = 0", keeps=1.0, slope=slope_at_zero(f))
+        slope = slope_at_zero(f)
+        if math.isfinite(slope):
+            return replace(base, kind="pointwise", evidence="entry by entry, f(0) = 0", keeps=1.0, slope=slope)
     if not derivative:
         return replace(base, evidence=f"{said}, and the op has no derivative", keeps=total)
     return replace(base, kind="taylor", evidence=f"{said}; nothing better than first order was found", keeps=total)
@@ -212,7 +214,7 @@ def is_batched(sample: Sample) -> bool:
 
 def adjoints(sample: Sample) -> tuple[Tensor, ...]:
     """Return ``J^T 1``, a part per operand."""
-    return adjoint(sample, sample.operands, torch.ones_like(sample()))
+    return apply_adjoint(sample, sample.operands, torch.ones_like(sample()))
 
 
 def has_derivative(sample: Sample) -> bool:
@@ -230,7 +232,7 @@ def has_derivative(sample: Sample) -> bool:
 def is_smooth_at_zero(sample: Sample) -> bool:
     """Whether value and derivative are finite at operands that are 0."""
     noughts = tuple(torch.zeros_like(x) for x in sample.operands)
-    return all(bool(part.isfinite().all()) for part in adjoint(sample, noughts, torch.ones_like(sample())))
+    return all(bool(part.isfinite().all()) for part in apply_adjoint(sample, noughts, torch.ones_like(sample())))
 
 
 def slope_at_zero(f: Callable[..., Tensor]) -> float:
