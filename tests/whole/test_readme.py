@@ -23,12 +23,9 @@ MODULE = "# mypackage/models.py\n"
 NOT_RUN = {
     "pip install": "needs a network",
     "pre-commit install": "writes into the repository",
-    "git clone": "needs a network",
     ".ci/": "runs for minutes, and these tests too",
     "pytest": "is what runs this",
     "ruff": "is a check of its own",
-    "mypy": "is a check of its own",
-    "lint-imports": "is a check of its own",
     "fxlrp demo": "trains for a minute: tests/demos and .ci/run",
     "fxlrp serve": "does not end: tests/serving",
     "curl": "needs the service: tests/serving",
@@ -39,7 +36,6 @@ NOT_RUN = {
     "build/explain": "needs the compiled consumer: tests/artifacts",
     "fxlrp explain hf:./folder": "needs a model of transformers: tests/cli",
     "fxlrp new-rule aten.foo.default": "stands for an op of the reader's",
-    "fxlrp new-rule mylib::op": "stands for an op of the reader's",
     "fxlrp rules --markdown": "rewrites a page: tests/rules",
 }
 """Commands by how they begin, and why they are not run here; all others are."""
