@@ -152,7 +152,6 @@ def rule(
     Raises:
         RuleError: For what is no overload, or has a rule already.
     """
-
     chosen = RULES if table is None else table
 
     def register(function: Callable[[Site, Tensor], Parts] | Rule) -> Rule:
