@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxlrp.api import load_extensions
-from fxlrp.cli.models import summarize_error
-from fxlrp.cli.op_samples import Traits, draw_sample, find_op, measure, operand_names
 from fxlrp.cli.options import Debug
 from fxlrp.cli.prologue import report_errors
-from fxlrp.cli.rule_stubs import HEADER, Stub, names_in, write_stubs
 from fxlrp.errors import RuleError
-from fxlrp.ir.rule import RULES
 from fxlrp.reports.terminal import make_console
+
+if TYPE_CHECKING:
+    from fxlrp.cli.rule_stubs import Stub
 
 
 @report_errors
@@ -31,6 +31,11 @@ def new_rule(
     debug: Debug = False,
 ) -> None:
     """Begin a rule: what its op does, and stubs of the rule, its record in the tests and its literal reference."""
+    from fxlrp.api import load_extensions
+    from fxlrp.cli.op_samples import Traits, draw_sample, find_op, list_arguments, measure
+    from fxlrp.cli.rule_stubs import write_stubs
+    from fxlrp.ir.rule import RULES
+
     if module is not None:
         import_registering(module)
     load_extensions()
@@ -42,20 +47,21 @@ def new_rule(
         )
     sample = draw_sample(found)
     traits = measure(sample) if sample else Traits()
-    own = file if file is not None and Path("rules") not in file.parents else None
-    if own is None and not str(found).startswith("aten."):
-        own = Path(f"{found.namespace}_rules.py")
-    stubs = write_stubs(found, sample, traits, folder, own)
+    own = found.namespace != "aten" or (file is not None and file.parent != Path("rules"))
+    if write and file is None and not (own or traits.kind):
+        raise RuleError(f"nothing could be measured of {found}: name the file of its rule, --file rules/MODULE.py")
+    place = file or Path(f"{found.namespace}_rules.py" if own else f"rules/{traits.kind or 'MODULE'}.py")
+    stubs = write_stubs(found, sample, traits, folder, place, own)
     out = make_console()
-    tensors, others = operand_names(found)
+    tensors, others = list_arguments(found)
     out.print(str(found._schema), markup=False, soft_wrap=True)
     out.print(f"Tensors: {', '.join(tensors)}; other arguments: {', '.join(others) or 'none'}.", soft_wrap=True)
     out.print(f"Kind: {traits.kind or 'unknown'} ({traits.evidence}).\n", soft_wrap=True, markup=False)
     for stub in stubs if not write else ():
         out.print(str(stub), markup=False, soft_wrap=True)
-    for path in insert(stubs[:1] if own else stubs, folder, found.namespace) if write else ():
+    for path in insert_stubs(stubs[:1] if own else stubs, folder, found.namespace) if write else ():
         out.print(f"Wrote {path}", markup=False, soft_wrap=True)
-    if own is None:
+    if not own:
         out.print("Then: fxlrp rules --markdown rules/README.md && pytest tests/rules", markup=False)
 
 
@@ -65,28 +71,34 @@ def import_registering(module: str) -> None:
     Raises:
         RuleError: If that fails.
     """
+    from fxlrp.cli.models import summarize_error
+
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         import_module(module)
     except Exception as error:
         raise RuleError(f"{module} could not be imported: {summarize_error(error)}") from error
 
 
-def insert(stubs: list[Stub], folder: Path, namespace: str) -> list[Path]:
+def insert_stubs(stubs: list[Stub], folder: Path, namespace: str) -> list[Path]:
     """Write stubs into their files, all or none, and return the files.
 
     Raises:
         RuleError: If a file of the project is not there, or one of the user does not import what a rule needs.
     """
+    from fxlrp.cli.rule_stubs import HEADER, find_names
+
     texts: dict[Path, str] = {}
     for stub in stubs:
         path = folder / stub.file
         if path.is_file():
-            texts[path] = stub.inserted(path.read_text())
+            texts[path] = stub.insert_into(path.read_text())
         elif "@fxlrp.rule" in stub.text:
-            texts[path] = stub.inserted(HEADER.format(namespace=namespace))
+            texts[path] = stub.insert_into(HEADER.format(namespace=namespace))
         else:
             raise RuleError(f"there is no file {path}: give the root of fxlrp's sources by --folder")
-        missing = {"torch", "fxlrp"} - names_in(path) if path.is_file() and "@fxlrp.rule" in stub.text else set()
+        missing = {"torch", "fxlrp"} - find_names(path) if path.is_file() and "@fxlrp.rule" in stub.text else set()
         if missing:
             raise RuleError(f"{path} does not import {' and '.join(sorted(missing))}, which the rule needs")
     for path, text in texts.items():

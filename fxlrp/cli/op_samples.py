@@ -83,7 +83,7 @@ class Sample:
 def draw_sample(op: OpOverload) -> Sample | None:
     """Return a call whose result is one finite tensor; None if no arguments that are tried give one."""
     for shape, low in product(SHAPES, (None, 0.1, 1.1)):
-        made = [draw_argument(argument, shape, low) for argument in op._schema.arguments if required(argument)]
+        made = [draw_argument(argument, shape, low) for argument in op._schema.arguments if is_required(argument)]
         if any(pair is None for pair in made):
             return None
         values = tuple(pair[0] for pair in made if pair is not None)
@@ -96,7 +96,7 @@ def draw_sample(op: OpOverload) -> Sample | None:
     return None
 
 
-def required(argument: Any) -> bool:
+def is_required(argument: Any) -> bool:
     """Whether an argument has no default; one that may be None gets none."""
     return not argument.has_default_value() and not str(argument.type).startswith("Optional")
 
@@ -154,16 +154,16 @@ def measure(sample: Sample) -> Traits:
     derivative = has_derivative(sample)
     zero = finite and (not derivative or is_smooth_at_zero(sample))
     base = Traits(batch=is_batched(sample), zero=zero)
-    total = degree(f, xs, range(len(xs)))
+    total = measure_degree(f, xs, range(len(xs)))
     said = f"f(2x) = {2**total:g} f(x)" if total is not None else "f(2x) is no multiple of f(x)"
     if total == 1 and derivative and is_additive(f, xs):
         return replace(base, kind="linear", evidence=f"{said}, f(x + y) = f(x) + f(y)", keeps=1.0)
-    if len(xs) > 1 and derivative and total == len(xs) and all(degree(f, xs, [i]) == 1 for i in range(len(xs))):
+    if len(xs) > 1 and derivative and total == len(xs) and all(measure_degree(f, xs, [i]) == 1 for i in range(len(xs))):
         return replace(base, kind="products", evidence=f"{said}, of degree 1 in each of {len(xs)} operands", keeps=1.0)
-    if derivative and not any(part.any() for part in adjoints(sample)):
+    if derivative and not any(part.any() for part in compute_adjoints(sample)):
         return replace(base, kind="silent", evidence="the derivative is 0", keeps=0.0)
     if len(xs) == 1 and finite and not origin.any() and is_elementwise(sample):
-        slope = slope_at_zero(f)
+        slope = measure_slope(f)
         if math.isfinite(slope):
             return replace(base, kind="pointwise", evidence="entry by entry, f(0) = 0", keeps=1.0, slope=slope)
     if not derivative:
@@ -176,7 +176,7 @@ def is_close(x: Tensor, y: Tensor) -> bool:
     return torch.allclose(x, y, rtol=1e-9, atol=1e-12)
 
 
-def degree(f: Callable[..., Tensor], xs: tuple[Tensor, ...], scaled: Any) -> float | None:
+def measure_degree(f: Callable[..., Tensor], xs: tuple[Tensor, ...], scaled: Any) -> float | None:
     """Return the k of ``f(2x) = 2^k f(x)`` if there is one; some operands are scaled, the others stay."""
     one, two = f(*xs), f(*(2 * x if i in scaled else x for i, x in enumerate(xs)))
     if one.shape != two.shape or not (one.any() and two.isfinite().all()):
@@ -212,7 +212,7 @@ def is_batched(sample: Sample) -> bool:
     return alone.ndim > 0 and alone.shape == out[:1].shape and is_close(alone, out[:1])
 
 
-def adjoints(sample: Sample) -> tuple[Tensor, ...]:
+def compute_adjoints(sample: Sample) -> tuple[Tensor, ...]:
     """Return ``J^T 1``, a part per operand."""
     return apply_adjoint(sample, sample.operands, torch.ones_like(sample()))
 
@@ -220,7 +220,7 @@ def adjoints(sample: Sample) -> tuple[Tensor, ...]:
 def has_derivative(sample: Sample) -> bool:
     """Whether the op's derivative is there, and agrees with differences."""
     try:
-        found = adjoints(sample)
+        found = compute_adjoints(sample)
     except Exception:  # whatever the author of an op raises where no derivative was written
         return False
     ways = tuple(torch.cos(3 * x) for x in sample.operands)
@@ -235,13 +235,13 @@ def is_smooth_at_zero(sample: Sample) -> bool:
     return all(bool(part.isfinite().all()) for part in apply_adjoint(sample, noughts, torch.ones_like(sample())))
 
 
-def slope_at_zero(f: Callable[..., Tensor]) -> float:
+def measure_slope(f: Callable[..., Tensor]) -> float:
     """Return the derivative of an element-wise function at 0, by differences of second order."""
     h = torch.full((2, 3), 1e-5, dtype=torch.float64)
     return round(float(((f(h) - f(-h)) / (2 * h)).flatten()[0]), 9)
 
 
-def operand_names(op: OpOverload) -> tuple[list[str], list[str]]:
+def list_arguments(op: OpOverload) -> tuple[list[str], list[str]]:
     """Return the names of the tensors in a schema, and of the other arguments."""
     tensors = [a.name for a in op._schema.arguments if "Tensor" in str(a.type)]
     return tensors, [a.name for a in op._schema.arguments if a.name not in tensors]

@@ -9,12 +9,13 @@ from pathlib import Path
 from textwrap import indent
 
 from fxlrp._torch import OpOverload
-from fxlrp.cli.op_samples import Sample, Traits, operand_names
+from fxlrp.cli.op_samples import Sample, Traits, list_arguments
 from fxlrp.errors import RuleError
 
 CASES, REFERENCE = Path("tests/support/cases.py"), Path("tests/support/reference.py")
 LISTS = {
-    "linear": "SUMS", "products": "PRODUCTS", "pointwise": "POINTWISE", "silent": "SILENT", "taylor": "TAYLOR",
+    "linear": "SUMS", "products": "PRODUCTS", "reductions": "SCATTERED", "pointwise": "POINTWISE", "norms": "NORMS",
+    "softmax": "SOFTMAX", "attention": "ATTENTION", "selection": "WINNERS", "silent": "SILENT", "taylor": "TAYLOR",
 }  # fmt: skip
 """Where the records of a kind are."""
 REFERENCES = {"linear": "linear", "products": "product", "silent": "nothing", "taylor": "taylor"}
@@ -82,30 +83,30 @@ class Stub:
         place = f"{self.file}, {f'in {self.inside}' if self.inside else 'at the end'}"
         return f"# {place}\n\n{self.text}"
 
-    def inserted(self, source: str) -> str:
+    def insert_into(self, source: str) -> str:
         """Return a file's source with the stub in its place."""
         if not self.inside:
             return f"{source.rstrip()}\n\n\n{self.text}"
         lines = source.splitlines(keepends=True)
-        end = next((node.end_lineno for node in ast.parse(source).body if assigned(node) == self.inside), None)
+        end = next((node.end_lineno for node in ast.parse(source).body if find_assigned(node) == self.inside), None)
         if end is None:
             raise RuleError(f"{self.file} has no {self.inside} to write a line into")
         return "".join([*lines[: end - 1], self.text, *lines[end - 1 :]])
 
 
-def assigned(node: ast.stmt) -> str:
+def find_assigned(node: ast.stmt) -> str:
     """Return the name that a statement gives a value to; empty if it is none."""
     target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def names_in(path: Path) -> set[str]:
+def find_names(path: Path) -> set[str]:
     """Return the names of a module's functions, imports and variables; none of a file that is not there."""
     body = ast.parse(path.read_text()).body if path.is_file() else []
     imported = {
         alias.asname or alias.name for n in body if isinstance(n, (ast.Import, ast.ImportFrom)) for alias in n.names
     }
-    return imported | {getattr(node, "name", "") or assigned(node) for node in body}
+    return imported | {getattr(node, "name", "") or find_assigned(node) for node in body}
 
 
 def choose_name(op: OpOverload, *taken: set[str]) -> str:
@@ -116,7 +117,9 @@ def choose_name(op: OpOverload, *taken: set[str]) -> str:
     return name if free else f"{name}_rule"
 
 
-def write_stubs(op: OpOverload, sample: Sample | None, traits: Traits, folder: Path, own: Path | None) -> list[Stub]:
+def write_stubs(
+    op: OpOverload, sample: Sample | None, traits: Traits, folder: Path, file: Path, own: bool
+) -> list[Stub]:
     """Return the rule, its record and, where none that is there serves, its reference.
 
     Args:
@@ -124,22 +127,22 @@ def write_stubs(op: OpOverload, sample: Sample | None, traits: Traits, folder: P
         sample: A call of it, if one could be made up.
         traits: What was measured.
         folder: Root of the project, in whose files no name must come twice.
-        own: File of the rule; by default the module of its kind.
+        file: File of the rule.
+        own: Whether that is no module of `fxlrp.rules`, but a file of the user.
     """
-    file = own or Path("rules") / f"{traits.kind or 'taylor'}.py"
-    name = choose_name(op, names_in(folder / file), names_in(folder / REFERENCE))
+    name = choose_name(op, find_names(folder / file), find_names(folder / REFERENCE))
     reference = REFERENCES.get(traits.kind, name)
     called = f"ref.passing(ref.{name}, {traits.slope!r})" if traits.kind == "pointwise" else f"ref.{reference}"
-    stubs = [
-        Stub(file, f'    "{REASON}": ({op},),\n', "REASONS")
-        if traits.kind == "taylor" and own is None
-        else Stub(file, write_rule(op, name, traits, own is not None)),
-        Stub(CASES, write_record(op, called, sample, traits), LISTS.get(traits.kind, "TAYLOR")),
-    ]
-    if traits.kind not in REFERENCES:
-        stub = FORMULA if traits.kind == "pointwise" else WHOLE
-        stubs.append(Stub(REFERENCE, stub.format(name=name, op=op)))
-    return stubs
+    rule = Stub(file, write_rule(op, name, traits, own))
+    if file.stem == "taylor" and not own:
+        rule = Stub(file, f'    "{REASON}": ({op},),\n', "REASONS")
+    record = Stub(
+        CASES, write_record(op, called, sample, traits), LISTS.get(traits.kind if own else file.stem, "PRODUCTS")
+    )
+    if traits.kind in REFERENCES:
+        return [rule, record]
+    stub = FORMULA if traits.kind == "pointwise" else WHOLE
+    return [rule, record, Stub(REFERENCE, stub.format(name=name, op=op))]
 
 
 def write_rule(op: OpOverload, name: str, traits: Traits, own: bool) -> str:
@@ -161,7 +164,7 @@ def write_rule(op: OpOverload, name: str, traits: Traits, own: bool) -> str:
 
 def write_record(op: OpOverload, reference: str, sample: Sample | None, traits: Traits) -> str:
     """Return the line of an op in the table of records."""
-    texts = sample.texts if sample else [f"normal(2, 3)  # {name}" for name in operand_names(op)[0]]
+    texts = sample.texts if sample else [f"normal(2, 3)  # {name}" for name in list_arguments(op)[0]]
     slots = sample.slots if sample else (0,)
     batch = slots if traits.batch else ()
     keeps = "CURVED" if traits.keeps is None else repr(traits.keeps)

@@ -119,6 +119,25 @@ def test_says_so_where_nothing_can_be_measured() -> None:
     assert "raise NotImplementedError" in said
 
 
+def test_the_file_may_be_another_module_of_the_rules() -> None:
+    said = run("aten.special_bessel_j1.default", "--file", "rules/reductions.py")
+    assert "# rules/reductions.py, at the end\n\n@rule(aten.special_bessel_j1.default)\n" in said
+    assert "# tests/support/cases.py, in SCATTERED" in said
+    said = run("aten._weight_norm_interface.default", "--write", code=2)
+    assert "nothing could be measured of aten._weight_norm_interface.default: name the file" in said
+
+
+def test_a_module_of_ones_own_is_imported_from_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made_here.py").write_text(
+        "import torch\n@torch.library.custom_op('madehere::twice', mutates_args=())\n"
+        "def twice(x: torch.Tensor) -> torch.Tensor:\n    return 2 * x\n"
+    )
+    said = run("madehere::twice", "--module", "made_here")
+    assert "the op has no derivative" in said or "Kind: pointwise" in said
+    assert "# madehere_rules.py, at the end" in said
+
+
 def test_a_rule_of_an_op_of_ones_own_serves_at_once(tmp_path: Path) -> None:
     """A file that is not there is made; the rule in it needs nothing filled in."""
     run("newrule::swish", "--file", "mine.py", "--write", "--folder", tmp_path)
