@@ -168,12 +168,9 @@ def write_record(op: OpOverload, reference: str, sample: Sample | None, traits: 
     slots = sample.slots if sample else (0,)
     batch = slots if traits.batch else ()
     keeps = "CURVED" if traits.keeps is None else repr(traits.keeps)
-    options = [
-        *([f"live={slots!r}"] if slots != (0,) else []),
-        *([f"keeps={keeps}"] if keeps != "1.0" else []),
-        *([f"batch={batch!r}"] if batch != (0,) else []),
-        *([] if traits.zero else ["zero=False"]),
-    ]
+    usual = {"live": "(0,)", "keeps": "1.0", "batch": "(0,)", "zero": "True"}
+    found = {"live": repr(slots), "keeps": keeps, "batch": repr(batch), "zero": repr(traits.zero)}
+    options = [f"{key}={text}" for key, text in found.items() if text != usual[key]]
     name = str(op) if str(op).startswith("aten.") else f"torch.ops.{op}"
     if sample is None:
         rows = "".join(f"        {text.replace('  #', ',  #')}\n" for text in texts)
