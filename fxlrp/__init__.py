@@ -1,4 +1,15 @@
-"""fxlrp: any PyTorch model becomes a relevance program."""
+"""Compile any PyTorch model into a program that returns its output and the relevance of every input.
+
+Begin with `compile`; what it returns, an `Attributor`, is called as the model is, and gives a `Result`:
+
+    attributor = fxlrp.compile(model)
+    result = attributor(x, target=3)
+    result.relevance  # as the input, and sums to the explained output
+
+`Attributor.verify` checks the program on your own model, `Attributor.ledger` accounts for what was lost on the way.
+`load`, `batch` and `Artifact` are for programs in files; `rule`, `Site`, `RuleSet` and `fxlrp.rules` for rules of your
+own. What goes wrong is an `FxlrpError` that says what failed, where, and what to do.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -152,7 +152,7 @@ RULES: Table = {}
 
 
 def rule(
-    *ops: OpOverload, kind: str | None = None, table: Table = RULES, **traits: Any
+    *ops: OpOverload, kind: str | None = None, table: Table | None = None, **traits: Any
 ) -> Callable[[Callable[[Site, Tensor], Parts] | Rule], Rule]:
     """Register a rule for op overloads.
 
@@ -165,15 +165,16 @@ def rule(
     Raises:
         RuleError: For what is no overload, or has a rule already.
     """
+    chosen = RULES if table is None else table
 
     def register(function: Callable[[Site, Tensor], Parts] | Rule) -> Rule:
         own = kind or function.__module__.rpartition(".")[2]
         made = function if isinstance(function, Rule) else Rule(function.__name__, own, function, **traits)
         for op in ops:
             check_overload(op)
-            if op in table:
-                raise RuleError(f"{op} has two rules: {table[op]} and {made}. Override it in a rule set instead.")
-            table[op] = made
+            if op in chosen:
+                raise RuleError(f"{op} has two rules: {chosen[op]} and {made}. Override it in a rule set instead.")
+            chosen[op] = made
         return made
 
     return register

@@ -23,7 +23,7 @@ KIND_ORDER = (
 )  # fmt: skip
 """The order of the page; kinds of other packages follow."""
 TAYLOR_REASONS = {op: why for why, ops in REASONS.items() for op in ops}
-HEAD = """# The table of rules
+HEAD = """# Presets and the table of rules
 
 Made by `fxlrp rules --markdown rules/README.md`; a test fails when it is out of date.
 
@@ -93,7 +93,7 @@ def write_markdown(rows: Iterable[RuleRow]) -> str:
             ops = ", ".join(f"`{one.op.removeprefix('aten.')}`" for one in same)
             lines.append(f"| {name} | {formula}{f' *Why: {reason}.*' if reason else ''} | {ops} | {published} |")
         parts.append("\n".join(lines) + "\n")
-    return "\n".join([*parts, write_weighted_section()])
+    return "\n".join([*parts, write_weighted_section(), write_preset_section()])
 
 
 def write_weighted_section() -> str:
@@ -107,6 +107,17 @@ def write_weighted_section() -> str:
             lines.append(
                 f"| `{name}({given})` | {escape_cell(doc.partition(chr(10))[0])} | {escape_cell(find_published(doc))} |"
             )
+    return "\n".join(lines) + "\n"
+
+
+def write_preset_section() -> str:
+    """Return the section on rule sets by name."""
+    lines = [
+        "## presets\n\nRule sets by name: the table above, and what differs from it.\n",
+        "| preset | what it is |",
+        "|---|---|",
+    ]
+    lines += [f"| `{name}` | {escape_cell(preset.summary)} |" for name, preset in rules.PRESETS.items()]
     return "\n".join(lines) + "\n"
 
 
