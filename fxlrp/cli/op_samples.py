@@ -14,7 +14,7 @@ from torch import Tensor
 from fxlrp._torch import OpOverload, OpOverloadPacket, tree_flatten
 from fxlrp.errors import RuleError
 from fxlrp.ir.numerics import apply_adjoint
-from fxlrp.ir.overloads import check_overload
+from fxlrp.ir.ops import check_overload
 from fxlrp.ir.rule import Site
 
 SHAPES = (2, 3), (2, 3, 3), (3, 3), (2, 3, 4), (2, 3, 4, 4), (3,)
