@@ -322,7 +322,7 @@ def test_a_backward_pass_that_is_not_honoured_is_named(function: Any) -> None:
         fxlrp.compile(Plain(stop).double().eval())(X, target=1)
     (text,) = (str(w.message) for w in warned)
     assert f"{function.__name__} has a backward pass of its own" in text
-    assert "test_stops.py:" in text
+    assert "test_author_stops.py:" in text
     assert "return function.apply(function.apply(f(x))) * 1" in text
     assert torch.autograd.Function.__dict__["apply"] is before
 

@@ -248,7 +248,7 @@ def test_a_result_that_does_not_fit_is_refused(model: nn.Module, made: Any, text
     assert "rule wrong returned" in str(raised.value)
     assert "aten.tanh.default (node 'tanh" in str(raised.value)
     assert "module 'blocks.1" in str(raised.value)
-    assert "test_rule.py" in str(raised.value)
+    assert "made_rules.py" in str(raised.value)
     assert "one coefficient per operand" in str(raised.value)
 
 
