@@ -14,6 +14,7 @@ import torch
 from reference import Call, Reference
 from torch import Tensor
 
+from fxlrp._torch import CHOLESKY
 from fxlrp.ir.program import OneOutput
 from fxlrp.ir.rule import RULES, Rule
 from fxlrp.ir.stop_gradient import STRAIGHT
@@ -710,7 +711,7 @@ LU = factor_rows()
 MATRICES = [
     case(OneOutput(aten._linalg_det.default, 0), ref.degree(torch.tensor(3.0)), matrices()),
     case(OneOutput(aten._linalg_slogdet.default, 1), ref.taylor, matrices(), keeps=OFFSET, **SINGULAR),
-    case(aten.cholesky.default, ref.taylor_symmetric, symmetric(), **HALF_DEGREE),
+    *(case(op, ref.taylor_symmetric, symmetric(), **HALF_DEGREE) for op in CHOLESKY),
     case(OneOutput(aten.linalg_cholesky_ex.default, 0), ref.taylor_symmetric, symmetric(), **HALF_DEGREE),
     case(aten.cholesky_inverse.default, ref.taylor, torch.linalg.cholesky(symmetric()), keeps=-2.0, **SINGULAR),
     case(OneOutput(aten.linalg_lu_factor_ex.default, 0), ref.taylor, matrices(), keeps=SEVERAL, **SINGULAR),
