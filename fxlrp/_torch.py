@@ -32,6 +32,9 @@ from torch.utils._pytree import tree_map_only as tree_map_only
 from torch.utils._pytree import tree_unflatten as tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
 
+# torch 2.14 removed `torch.cholesky`; `torch.linalg.cholesky` is another op
+CHOLESKY: tuple[OpOverload, ...] = (torch.ops.aten.cholesky.default,) if hasattr(torch.ops.aten, "cholesky") else ()
+
 
 def print_specializations() -> Any:
     """Let torch log every size that it specialises, inside a context."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp._torch import OpOverload
+from fxlrp._torch import CHOLESKY, OpOverload
 from fxlrp.ir.ops import GATES
 from fxlrp.ir.rule import Rule, Site, rule
 
@@ -55,7 +55,7 @@ REASONS: dict[str, tuple[OpOverload, ...]] = {
         aten._pdist_forward.default,
     ),
     "a matrix decomposition: its outputs are of different degrees and each depends on every entry": (
-        aten.cholesky.default,
+        *CHOLESKY,
         aten.linalg_cholesky_ex.default,
         aten.linalg_lu.default,
         aten.linalg_lu_factor_ex.default,

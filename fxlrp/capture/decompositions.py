@@ -19,10 +19,10 @@ KEEP_WHOLE = frozenset(
         "softplus", "log_sigmoid", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d",
         "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d",
         "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d",
-        "upsample_trilinear3d", "_safe_softmax", "special_log_ndtr",
+        "upsample_trilinear3d", "_safe_softmax", "special_log_ndtr", "linalg_vector_norm",
     }
 )  # fmt: skip
-"""Ops that have a rule of their own; everything else is decomposed to core ATen."""
+"""Ops that have a rule of their own, though torch would decompose them (`linalg_vector_norm` since 2.14)."""
 
 
 FEW_EXPERTS = 16

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from fxlrp._torch import CHOLESKY
 from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES, Rule, Site, Table
 from fxlrp.reports.rule_catalogue import KIND_ORDER, find_published, list_rules, write_markdown
@@ -20,7 +21,8 @@ OWN: Table = {op: rule for op, rule in RULES.items() if rule.apply.__module__.st
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text() == write_markdown(list_rules(OWN)), "run: fxlrp rules --markdown rules/README.md"
+    page = PAGE.read_text() if CHOLESKY else PAGE.read_text().replace("`cholesky.default`, ", "")
+    assert page == write_markdown(list_rules(OWN)), "run: fxlrp rules --markdown rules/README.md"
 
 
 def test_every_op_has_a_row() -> None:

@@ -268,7 +268,7 @@ def test_hooks_on_all_modules_are_seen() -> None:
     torch.testing.assert_close(attributor(x, target=1).output, model(x).detach())
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")  # a FutureWarning since torch 2.14
 def test_modules_of_torchscript_are_refused() -> None:
     for model in (torch.jit.script(nn.Linear(3, 2).eval()), torch.jit.trace(nn.Linear(3, 2).eval(), torch.ones(1, 3))):
         with pytest.raises(fxlrp.CaptureError, match="TorchScript"):

@@ -14,6 +14,7 @@ import torch
 from reference import Call, Reference
 from torch import Tensor
 
+from fxlrp._torch import CHOLESKY
 from fxlrp.ir.program import OneOutput
 from fxlrp.ir.rule import RULES, Rule
 from fxlrp.ir.stop_gradient import STRAIGHT
@@ -489,6 +490,8 @@ def first_loses(a: float, b: float) -> float:
 TIES = torch.tensor([[3.0, 1, 3, 2, 0, 3], [0, 0, 0, 0, 0, 0]]).double()
 LEFT = torch.tensor([[1.0, 2, 0, -1]]).double().repeat(2, 1)
 RIGHT = torch.tensor([[1.0, 1, 0, 3]]).double().repeat(2, 1)
+TIE = 0.5 if torch.__version__ >= (2, 14) else 1.0
+"""What the first operand of fmax or fmin takes of a tie: torch before 2.14 gives it all."""
 CLIPPED = "what is clipped is a constant"
 WINNERS = [
     case(aten.max_pool1d.default, ref.max_pool, x8(), [3], [2], [1]),
@@ -511,8 +514,8 @@ WINNERS = [
         for ops, wins, loses in (
             ((aten.maximum.default, aten.max.other), first_wins, first_loses),
             ((aten.minimum.default, aten.min.other), first_loses, first_wins),
-            ((aten.fmax.default,), lambda a, b: float(a >= b), lambda a, b: float(a < b)),
-            ((aten.fmin.default,), lambda a, b: float(a <= b), lambda a, b: float(a > b)),
+            ((aten.fmax.default,), lambda a, b: TIE if a == b else a > b, lambda a, b: 1 - TIE if a == b else a < b),
+            ((aten.fmin.default,), lambda a, b: TIE if a == b else a < b, lambda a, b: 1 - TIE if a == b else a > b),
         )
         for op in ops
     ),
@@ -710,7 +713,7 @@ LU = factor_rows()
 MATRICES = [
     case(OneOutput(aten._linalg_det.default, 0), ref.degree(torch.tensor(3.0)), matrices()),
     case(OneOutput(aten._linalg_slogdet.default, 1), ref.taylor, matrices(), keeps=OFFSET, **SINGULAR),
-    case(aten.cholesky.default, ref.taylor_symmetric, symmetric(), **HALF_DEGREE),
+    *(case(op, ref.taylor_symmetric, symmetric(), **HALF_DEGREE) for op in CHOLESKY),
     case(OneOutput(aten.linalg_cholesky_ex.default, 0), ref.taylor_symmetric, symmetric(), **HALF_DEGREE),
     case(aten.cholesky_inverse.default, ref.taylor, torch.linalg.cholesky(symmetric()), keeps=-2.0, **SINGULAR),
     case(OneOutput(aten.linalg_lu_factor_ex.default, 0), ref.taylor, matrices(), keeps=SEVERAL, **SINGULAR),
