@@ -184,10 +184,3 @@ def find_device(node: fx.Node) -> torch.device:
     """Return where the value is; a fake tensor itself says meta while another thread computes with its like."""
     val = node.meta["val"]
     return val.fake_device if isinstance(val, FakeTensor) else val.device
-
-
-def find_example(node: fx.Node) -> Tensor:
-    """Return the fake tensor that stands for the node's value."""
-    val = node.meta["val"]
-    assert isinstance(val, torch.Tensor)
-    return val
