@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -117,18 +118,27 @@ def load_exported(path: Path, trust: bool) -> LoadedModel:
     return LoadedModel(program, tuple(args), kwargs)
 
 
-def load_callable(spec: str) -> LoadedModel:
-    """Call a function without arguments that returns a module, or a module and example inputs."""
-    path, _, name = spec.partition(":")
+def import_by_name(path: str) -> ModuleType:
+    """Import a module of the user, from the current folder or the Python path.
+
+    Raises:
+        FxlrpError: If that fails.
+    """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        module = import_module(path)
+        return import_module(path)
     except Exception as error:
         raise FxlrpError(
             f"{path} could not be imported: {summarize_error(error)}\n"
             "The current folder and the Python path were searched."
         ) from error
+
+
+def load_callable(spec: str) -> LoadedModel:
+    """Call a function without arguments that returns a module, or a module and example inputs."""
+    path, _, name = spec.partition(":")
+    module = import_by_name(path)
     if not hasattr(module, name):
         close = ", ".join(get_close_matches(name, dir(module))) or "nothing"
         raise FxlrpError(f"{path} has no {name!r}; close to it: {close}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,12 +29,13 @@ def new_rule(
 ) -> None:
     """Begin a rule: what its op does, and stubs of the rule, its record in the tests and its literal reference."""
     from fxlrp.api import load_extensions
+    from fxlrp.cli.models import import_by_name
     from fxlrp.cli.op_samples import Traits, draw_sample, find_op, list_arguments, measure
     from fxlrp.cli.rule_stubs import write_stubs
     from fxlrp.ir.rule import RULES
 
     if module is not None:
-        import_registering(module)
+        import_by_name(module)
     load_extensions()
     found = find_op(op)
     if found in RULES:
@@ -63,22 +61,6 @@ def new_rule(
         out.print(f"Wrote {path}", markup=False, soft_wrap=True)
     if not own:
         out.print("Then: fxlrp rules --markdown rules/README.md && pytest tests/rules", markup=False)
-
-
-def import_registering(module: str) -> None:
-    """Import a module of the user.
-
-    Raises:
-        RuleError: If that fails.
-    """
-    from fxlrp.cli.models import summarize_error
-
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        import_module(module)
-    except Exception as error:
-        raise RuleError(f"{module} could not be imported: {summarize_error(error)}") from error
 
 
 def insert_stubs(stubs: list[Stub], folder: Path, namespace: str) -> list[Path]:
