@@ -266,7 +266,7 @@ UNKNOWN: dict[str, Callable[..., Tensor]] = {
 
 @pytest.mark.parametrize("op", UNKNOWN)
 def test_other_ways_to_look_something_up_are_refused_by_name(op: str) -> None:
-    with pytest.raises(SignatureError, match=rf"(?s)no known lookup.*at .*{op}.*test_lookups\.py:\d+.*aten.{op}"):
+    with pytest.raises(SignatureError, match=rf"(?s)no known lookup.*at .*{op}.*test_sources\.py:\d+.*aten.{op}"):
         explained(UNKNOWN[op], IDS, torch.ones(2, dtype=torch.float64))
 
 

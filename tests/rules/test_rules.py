@@ -245,9 +245,8 @@ def test_every_op_with_a_rule_has_a_row() -> None:
 
 
 def test_every_weighted_rule_has_a_row() -> None:
-    makers = {
-        name for name, f in inspect.getmembers(weighted, inspect.isfunction) if f.__annotations__["return"] == "Rule"
-    }
+    functions = inspect.getmembers(weighted, lambda f: inspect.isfunction(f) and f.__module__ == weighted.__name__)
+    makers = {name for name, f in functions if f.__annotations__["return"] == "Rule"}
     assert makers == {name.removeprefix("strong ") for name in CLOSURES}
     assert {row.rule.name for row in WEIGHTED if row.rule} == {
         make(e)[0].name for make in CLOSURES.values() for e in (1e-6, FINE)

@@ -282,7 +282,7 @@ class Walked(LedgerProgram):
     def __init__(self, made: Plan) -> None:
         self.plan = made
         self.passed = {}
-        self.twins = {node: replace(twin, rule=self.recorded(node, twin.rule)) for node, twin in made.twins.items()}
+        self.twins = {node: replace(twin, rule=self.record_rule(node, twin.rule)) for node, twin in made.twins.items()}
 
 
 @torch.no_grad()
