@@ -468,6 +468,7 @@ def test_torch_alone(archive: Path, attributor: fxlrp.Attributor, tmp_path: Path
     assert torch.equal(found["relevance.input"], expected.relevance)
 
 
+@pytest.mark.external
 def test_machine_code(attributor: fxlrp.Attributor, tmp_path: Path) -> None:
     """AOTInductor in Python and in a program of C++, and only if allowed, whoever signed it."""
     key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()

@@ -47,7 +47,10 @@ from fxlrp.reports.drawing.words import BLUE, RED
 
 ROWS = 80
 
-pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # of Ray, in itself
+pytestmark = [
+    pytest.mark.external,
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),  # of Ray, in itself
+]
 
 DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

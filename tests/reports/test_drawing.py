@@ -381,6 +381,7 @@ IN_SIGHT = """(() => {
 })()"""
 
 
+@pytest.mark.external
 @pytest.mark.parametrize(
     ("name", "module", "deep"),
     [("resnet50", "layer3", "layer3.4.conv2"), ("llama", "model.layers.11.mlp", "model.layers.14.self_attn.q_proj"),
@@ -448,6 +449,7 @@ def repeated(view: View, times: int) -> View:
     return View(nodes, tuple(edges))
 
 
+@pytest.mark.external
 def test_a_large_model_stays_closed(clean: Browser, tmp_path: Path) -> None:
     made = pictured(compiled("flan_t5"))
     large = replace(made, views={name: repeated(view, 24) for name, view in made.views.items()})
@@ -465,6 +467,7 @@ def test_a_large_model_stays_closed(clean: Browser, tmp_path: Path) -> None:
     assert 24 <= len([g for g in root.iter(f"{SVG}g") if "node" in g.get("class", "").split()]) <= dot.MAX_DRAWN
 
 
+@pytest.mark.external
 def test_everything_opens_and_is_drawn_once(small, clean: Browser, tmp_path: Path) -> None:
     clean.open(small.graph(tmp_path / "page.html"))
     clean.evaluate("document.getElementById('all').click()")
@@ -484,6 +487,7 @@ def test_everything_opens_and_is_drawn_once(small, clean: Browser, tmp_path: Pat
     assert shown(clean, ".item[data-path]") < 5
 
 
+@pytest.mark.external
 def test_missing_ops_are_red_and_one_click_away(small, clean: Browser, tmp_path: Path) -> None:
     clean.open(small.graph(tmp_path / "page.html"))
     banner = clean.evaluate("document.getElementById('missing').innerText")
@@ -499,6 +503,7 @@ def test_missing_ops_are_red_and_one_click_away(small, clean: Browser, tmp_path:
     assert clean.evaluate("document.querySelector('.item.chosen').dataset.name") == next(iter(pictured(small).missing))
 
 
+@pytest.mark.external
 def test_a_module_tells_what_stays_in_it(small, clean: Browser, tmp_path: Path) -> None:
     x, other = torch.randn(2, 2, 4, dtype=torch.float64)
     ledger = small.ledger(x, other, target=1)
@@ -514,6 +519,7 @@ def test_a_module_tells_what_stays_in_it(small, clean: Browser, tmp_path: Path) 
     assert sums == pytest.approx(row, rel=1e-3, abs=1e-9)
 
 
+@pytest.mark.external
 def test_a_module_that_opens_stays_in_sight(clean: Browser, tmp_path: Path) -> None:
     clean.open(compiled("llama").graph(tmp_path / "page.html"))
     find(clean, "model.layers.1.self_attn")
@@ -530,6 +536,7 @@ def test_a_module_that_opens_stays_in_sight(clean: Browser, tmp_path: Path) -> N
     assert right >= 0
 
 
+@pytest.mark.external
 def test_what_is_chosen_stays_in_sight_when_all_is_shown(clean: Browser, tmp_path: Path) -> None:
     clean.open(compiled("flan_t5").graph(tmp_path / "page.html"))
     find(clean, "decoder.block.1.layer.2")
@@ -550,6 +557,7 @@ def test_parameters_stand_in_the_forward_pass(drawn) -> None:
     assert {part.get(name) for name in used} == {"forward pass"}
 
 
+@pytest.mark.external
 def test_keys_walk_along_the_wires(small, clean: Browser, tmp_path: Path) -> None:
     clean.open(small.graph(tmp_path / "page.html"))
     find(clean, "other")

@@ -22,6 +22,8 @@ from fxlrp.serving.inference_messages import DATATYPES, HEADER_LENGTH
 from fxlrp.serving.request_handling import Limits
 from fxlrp.serving.service import Service
 
+pytestmark = pytest.mark.external
+
 
 class Words(nn.Module):
     """Ids and a mask, so that there are several inputs of several types."""

@@ -37,6 +37,8 @@ from fxlrp.serving.request_handling import Limits
 from fxlrp.serving.server import ServerSettings, check_open_files, listen, make_server, make_tls_context
 from fxlrp.serving.service import Service
 
+pytestmark = pytest.mark.external
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -53,6 +53,8 @@ from fxlrp.serving.server import ServerSettings, listen, serve_until_stopped
 from fxlrp.serving.server import make_server as server_of
 from fxlrp.serving.service import Service
 
+pytestmark = pytest.mark.external
+
 MOST = 8
 
 

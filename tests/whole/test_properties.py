@@ -40,6 +40,7 @@ def packs(draw: st.DrawFn) -> list[Graph]:
     return [build(lambda n: draw(st.integers(0, n - 1))) for _ in range(TOGETHER)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 @settings(
     deadline=None,
