@@ -17,6 +17,8 @@ import_torchvision()
 
 import transformers  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SIZES = {
     "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0,

@@ -12,6 +12,8 @@ from op_db import ENTRIES, Call, Calls, samples, verdicts
 import fxlrp
 from fxlrp.errors import SignatureError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 12
 """Entries that are captured together."""
 

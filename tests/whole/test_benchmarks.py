@@ -25,6 +25,8 @@ from torch import Tensor, nn
 import fxlrp
 from fxlrp.datasets.ray_workers import silence_stderr
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 

@@ -22,6 +22,8 @@ import fxlrp  # noqa: E402
 from fxlrp.rules.presets import epsilon_gamma_box  # noqa: E402
 from fxlrp.rules.weighted import epsilon, gamma, z_plus  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 aten = torch.ops.aten
 LOW, HIGH = -2.0, 2.5
 CLASSES = [3, 7]

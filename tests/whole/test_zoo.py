@@ -22,6 +22,8 @@ from fxlrp.capture.functional_graph import capture
 from fxlrp.emit.source_relevance import read_attributed_input
 from fxlrp.emit.walk import walk_backward, walk_forward
 
+pytestmark = pytest.mark.slow
+
 BATCH = 8
 # the scope makes the tests of a model follow each other, so that they share what is kept
 every_model = pytest.mark.parametrize("name", ZOO, scope="module")
