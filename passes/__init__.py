@@ -13,6 +13,7 @@ CANONICAL: tuple[tuple[str, Pass], ...] = (
     ("erase metadata checks", identities.erase_assertions),
     ("fill empty memory", identities.fill_empty),
     ("give as_strided its memory", strides.own_memory),
+    ("write pairs as complex numbers", strides.own_pairs),
     ("drop identities", identities.drop_identities),
     ("open multi-output ops", single_output.open_outputs),
     ("open bags of rows", bags.open_bags),
@@ -25,6 +26,7 @@ CANONICAL: tuple[tuple[str, Pass], ...] = (
 CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("drop detachments", identities.drop_detachments),
     ("let views copy", identities.free_views),
+    ("write pairs as complex numbers", strides.own_pairs),
     ("drop neutral arithmetic", arithmetic.drop_neutral_arithmetic),
     ("share subexpressions", subexpressions.share_subexpressions),
     ("drop repeated masks", masks.drop_repeated_masks),

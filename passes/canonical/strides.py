@@ -72,9 +72,9 @@ def write_pairs(node: fx.Node) -> fx.Node:
     return insert(node, aten.complex.default, *parts)
 
 
+own_pairs: Pass = make_sweep({aten.view_as_complex.default: write_pairs})
 own_memory: Pass = make_sweep(
     {
-        aten.view_as_complex.default: write_pairs,
         aten.as_strided.default: own_gather,
         aten.as_strided_copy.default: own_gather,
         aten.as_strided_scatter.default: own_scatter,

@@ -223,7 +223,7 @@ STRIDES = [
             lambda x: torch.as_strided_scatter(x.t().contiguous(), x[:2, :2] * 3, (2, 2), (1, 4), 1), (X,),
             strides.own_memory, 1, {"clone.default": 1}, LAID),
     Rewrite("view_as_complex of a permuted clone",
-            lambda x: torch.view_as_complex(x.t()[:, :2].contiguous()).abs(), (X,), strides.own_memory, 1,
+            lambda x: torch.view_as_complex(x.t()[:, :2].contiguous()).abs(), (X,), strides.own_pairs, 1,
             {"clone.default": 1, "view_as_complex.default": 1}, {"complex.default": 1, "view_as_complex.default": 0}),
     Rewrite("view and slice", lambda x: x.view(4, 3)[1:] * 2, (X,), strides.own_memory, 0, {}, {"repeat.default": 0}),
 ]  # fmt: skip
