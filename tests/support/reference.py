@@ -524,14 +524,14 @@ def w_square(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
 
 
 def z_box(low: float, high: float) -> Weighted:
-    """Montavon et al. 2017, box-constrained domain, every term with its part of the bias."""
+    """Montavon et al. 2017, box-constrained domain, by connection; every term with its part of the bias, which cancels.
+
+    Sums over outputs of each of the three terms, as it is written for layers, cancel where ``x`` is at a corner.
+    """
 
     def formula(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
-        lows, highs = torch.full_like(x, low), torch.full_like(x, high)
-        z = w @ x + b
-        box = z - (positive(w) @ lows + positive(b)) - (negative(w) @ highs + negative(b))
-        s = c * z / stab(box, e)
-        return x * (w.T @ s) - lows * (positive(w).T @ s) - highs * (negative(w).T @ s)
+        parts = x * w - low * positive(w) - high * negative(w)
+        return parts.T @ (c * (w @ x + b) / stab(parts.sum(1), e))
 
     return formula
 
