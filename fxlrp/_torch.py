@@ -1,9 +1,12 @@
 """Every private torch import, in one place, so that an upstream move is a one-line fix."""
 
 import contextlib
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch.export.dynamic_shapes
+import torch.export.exported_program
 import torch.fx._lazy_graph_module
 import torch.fx.experimental._config
 import torch.fx.graph_module
@@ -13,6 +16,7 @@ from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing as disable_proxy_modes_tracing
 from torch.fx.experimental.proxy_tensor import make_fx as make_fx
 from torch.fx.experimental.symbolic_shapes import is_concrete_int as is_concrete_int
@@ -34,6 +38,38 @@ from torch.utils._sympy.printers import PythonPrinter
 
 # torch 2.14 removed `torch.cholesky`; `torch.linalg.cholesky` is another op
 CHOLESKY: tuple[OpOverload, ...] = (torch.ops.aten.cholesky.default,) if hasattr(torch.ops.aten, "cholesky") else ()
+
+
+def decompose(exported: torch.export.ExportedProgram, table: Mapping[Any, Any]) -> torch.export.ExportedProgram:
+    """Call `run_decompositions`, which on small graphs takes five times as long.
+
+    It overrides 500 composite ops one by one by what they are anyway, each time; here, only those that become other
+    than they are.
+    """
+    registered = tuple(torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"))
+    overridden, decomposed = split_decompositions(registered, tuple(table.items()))
+    with unset_fake_temporarily():
+        whole: torch.export.ExportedProgram = torch.export.exported_program._decompose_exported_program(
+            exported,
+            cia_to_decomp=overridden,
+            python_decomp_table=dict(decomposed),
+            joint_loss_index=None,
+            decompose_custom_triton_ops=False,
+        )
+    return whole
+
+
+@functools.lru_cache(maxsize=2)
+def split_decompositions(registered: tuple[str, ...], items: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Split a table into composite ops that become other than they are, and ops that are not composite.
+
+    Args:
+        registered: Names of all composite ops, on which the result depends.
+        items: Of the table.
+    """
+    split = torch.export.exported_program._split_decomp_table_to_cia_and_python_decomp
+    composite, decomposed = split(dict(items))
+    return {op: f for op, f in composite.items() if getattr(f, "keywords", {}).get("kernel") is not op}, decomposed
 
 
 def print_specializations() -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec
 
+from fxlrp._torch import decompose
 from fxlrp.capture.author_stops import keep_stops
 from fxlrp.capture.decompositions import make_decompositions
 from fxlrp.capture.explained_output import Objective, Output, append_explained
@@ -124,8 +125,7 @@ def decompose_exported(model: nn.Module | ExportedProgram, exported: ExportedPro
         # torch 2.13 copies tree specs of a class that it deprecated itself
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         try:
-            whole: ExportedProgram = exported.run_decompositions(dict(make_decompositions()))
-            return whole
+            return decompose(exported, make_decompositions())
         except Exception as error:
             raise CaptureError(explain_capture_failure(model, error)) from error
 

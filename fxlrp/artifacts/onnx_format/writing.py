@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from fxlrp._torch import decompose
 from fxlrp.artifacts.export import Exported
 from fxlrp.artifacts.keys import sign_manifest
 from fxlrp.artifacts.onnx_format.checks import drop_remarks
@@ -39,7 +40,7 @@ def write_onnx(exported: Exported, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            opened = program.run_decompositions({**make_decompositions(), **PLAIN_FORMS})
+            opened = decompose(program, {**make_decompositions(), **PLAIN_FORMS})
             made = torch.onnx.export(
                 opened,
                 dynamo=True,
