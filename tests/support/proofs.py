@@ -113,9 +113,10 @@ def largest(r: Tensor) -> float:
 
 
 def untrue(node: fx.Node, twin: Twin, env: Env, found: Env) -> str:
-    """Which proof about a node does not hold."""
-    out = numerics.widen(env[node])
-    if twin.facts.dead_below and (numerics.to_coefficient(found[node], out)[out < 0] != 0).any():
+    """Which proof about a node does not hold; a dead side is one of coefficients, and not of relevance without one."""
+    out, carried = numerics.widen(env[node]), found[node]
+    c = torch.as_tensor(carried.coefficient if isinstance(carried, numerics.Relevance) else carried)
+    if twin.facts.dead_below and (c.expand(out.shape)[out < 0] != 0).any():
         return f"no dead side: {node.target}"
     if twin.facts.nonnegative and any((env[n] < 0).any() for n in list_operands(node, twin.slots)):
         return f"negative operand: {node.target}"
