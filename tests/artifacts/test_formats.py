@@ -106,6 +106,7 @@ def test_one_meaning_of_every_index(saved: Path, attributor: fxlrp.Attributor) -
     assert torch.equal(none.relevance, artifact(x[:2], target=[3, int(largest[1])]).relevance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_sequences_of_any_length(name: str, tmp_path: Path) -> None:
     """One artefact for two lengths, padded or not; relevance of padding is zero."""

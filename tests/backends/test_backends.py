@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiers import leave_to_slow
 from torch import Tensor, fx, nn
 from zoo import ZOO, enliven, targets
 
@@ -103,7 +104,7 @@ def test_layers_alone_are_no_blocks() -> None:
     assert len(parts) == 1
 
 
-@pytest.mark.parametrize("name", ["bert", "flan_t5", "lstm", "resnet50"])
+@pytest.mark.parametrize("name", leave_to_slow(["bert", "flan_t5", "lstm", "resnet50"], but={"bert"}))
 def test_segments_are_the_program(name: str) -> None:
     """Every call once, and nothing is used before it is there."""
     model, args, kwargs = ZOO[name](2)
@@ -123,6 +124,7 @@ def test_segments_are_the_program(name: str) -> None:
 # inductor
 
 
+@pytest.mark.slow
 def test_each_kind_is_compiled_once(compiled: list[fx.GraphModule]) -> None:
     """However deep the model is."""
     counts = []
@@ -152,6 +154,7 @@ def test_weights_may_change(compiled: list[fx.GraphModule]) -> None:
     assert compiled
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by Inductor
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_inductor_agrees_on_repeated_blocks(dynamic: bool) -> None:
@@ -268,6 +271,7 @@ def test_cpu_falls_back_with_one_warning() -> None:
         assert torch.equal(found, fxlrp.compile(own)(x, target=1).relevance)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("anywhere")
 def test_recordings_follow_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of batch norm are folded once, into memory that recordings read."""

@@ -91,6 +91,7 @@ def same(found: Any, again: Any) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # by ops of the catalogue
 def test_every_other_op_reads_every_order() -> None:
     """On samples of torch's catalogue, forward and backward."""
@@ -156,6 +157,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.parametrize("name", MODELS)
 def test_inputs_come_in_any_order(monkeypatch: pytest.MonkeyPatch, name: str, backend: str) -> None:

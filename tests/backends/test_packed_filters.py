@@ -118,6 +118,7 @@ def test_backends_follow_the_weights(monkeypatch: pytest.MonkeyPatch, backend: s
             exact[0].weight.mul_(-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by Inductor
 def test_inductor_compiles_packed_convolutions() -> None:
     own = network()

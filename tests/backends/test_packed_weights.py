@@ -94,6 +94,7 @@ def test_inductor_packs_a_copy_and_follows_the_weights(monkeypatch: pytest.Monke
     assert count(attributor.program.module.graph, PACK, PRODUCT) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by Inductor
 def test_inductor_compiles_packed_products() -> None:
     own = layers()

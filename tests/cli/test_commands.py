@@ -431,6 +431,7 @@ def hub(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HUB)
 def test_models_of_transformers(hub, tmp_path, name):
     _, tokenizer, key, target = HUB[name]

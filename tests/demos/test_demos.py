@@ -62,6 +62,7 @@ def shallow(encoder):
     return tokenizer, model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_demo", "sentences_demo"])
 def test_files_are_written_and_named(request, name):
     folder, out = request.getfixturevalue(name)

@@ -143,6 +143,7 @@ def beside(group: str) -> tuple[nn.Module, list[Tensor]]:
     return model, inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ACCOUNTED)
 def test_the_account_of_merged_norms_and_others_closes(group: str) -> None:
     model, inputs = beside(group)
@@ -151,6 +152,7 @@ def test_the_account_of_merged_norms_and_others_closes(group: str) -> None:
     assert abs(ledger.gap) < 1e-8 * max(abs(ledger.explained), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_norm_beside_any_linear_op_is_the_models(group: str) -> None:
     """Output and gradient are right, and as many norms are merged as can be."""

@@ -109,6 +109,7 @@ def test_weights_of_bfloat16_are_not_copied() -> None:
     assert {n.args[1].op for n in weights} == {"get_attr"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_b_16", "bert", "llama", "resnet50"])
 def test_the_error_is_that_of_rounding(name: str) -> None:
     """Of bfloat16 about 1e-2, of float32 about 1e-6; and it is what is reported."""

@@ -31,6 +31,7 @@ def test_proofs_change_nothing() -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 def test_every_signed_step() -> None:
     """None is left to chance: each behind values of both signs, and behind none that is negative."""
     behind = [("linear",), ("linear", "relu")]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiers import leave_to_slow
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.profiler import ProfilerActivity, profile
@@ -89,6 +90,7 @@ def peaks(module: fx.GraphModule, tensors: tuple[Tensor, ...], folder: Path) -> 
     return peak(lambda: module(*tensors), folder), peak(lambda: low(*tensors), folder)
 
 
+@pytest.mark.slow
 def test_no_more_than_autograd_and_with_low_at_most_half(tmp_path: Path) -> None:
     model, inputs = llama(12, 128)
     baseline = peak(lambda: input_times_gradient(model, inputs), tmp_path)
@@ -99,6 +101,7 @@ def test_no_more_than_autograd_and_with_low_at_most_half(tmp_path: Path) -> None
     assert low <= 0.5 * baseline
 
 
+@pytest.mark.slow
 def test_peak_grows_as_the_root_of_depth(tmp_path: Path) -> None:
     """Four times the depth: about twice the memory, where keeping everything takes four times as much."""
     x, target = torch.randn(64, 32), torch.full((64, 1), -1)
@@ -113,7 +116,7 @@ def test_peak_grows_as_the_root_of_depth(tmp_path: Path) -> None:
 DEEP = ("resnet50", "wav2vec2", "whisper", "siglip2", "mamba", "lstm", "mixtral")
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", leave_to_slow(DEEP, but={"lstm"}))
 def test_same_numbers(name: str) -> None:
     """Convolutions, two towers, an encoder beside a decoder, steps in time, experts."""
     model, args, kwargs = ZOO[name](2)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from browser import Browser
 from deep import DEEP
+from tiers import leave_to_slow
 from torch import Tensor, nn
 from typer.testing import CliRunner
 from zoo import ZOO
@@ -102,7 +103,7 @@ def compiled(name: str) -> fxlrp.attributor.Attributor:
     return fxlrp.compile(model, args, kwargs)
 
 
-@pytest.fixture(scope="module", params=["resnet50", "llama", "flan_t5", "mixtral"])
+@pytest.fixture(scope="module", params=leave_to_slow(["resnet50", "llama", "flan_t5", "mixtral"], but={"llama"}))
 def drawn(request: pytest.FixtureRequest) -> tuple[fxlrp.attributor.Attributor, Picture]:
     attributor = compiled(request.param)
     return attributor, pictured(attributor)

@@ -74,6 +74,7 @@ def test_sound_models_pass(model: Callable[[], nn.Module], args: Any, target: An
     assert next(c for c in found.checks if "float64" in c.check).error < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_language_models_pass(name: str) -> None:
     model, args, kwargs = ZOO[name](2)

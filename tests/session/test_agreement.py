@@ -239,6 +239,7 @@ def test_an_exported_program_is_verified(monkeypatch: pytest.MonkeyPatch) -> Non
         fxlrp.compile(exported)(image(2, 1, 8, 8), target=1)
 
 
+@pytest.mark.slow
 def test_programs_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signature, "MAX_FORMS", 2)
     monkeypatch.setattr(programs, "MAX_SIGNATURES", 3)

@@ -670,6 +670,7 @@ def test_exported_program(dynamic: bool) -> None:
     close(exported.module()(X), own(X))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # by Inductor's own imports
 def test_inductor_equals_eager() -> None:
     torch.manual_seed(9)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiers import leave_to_slow
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,7 +47,7 @@ def check(attributor: fxlrp.Attributor, targets: Any, *args: Any, chunk: int = 8
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", leave_to_slow(ZOO, but={"bert", "llama"}))
 def test_equal_to_separate_calls(name: str) -> None:
     """Three targets, two at a time: the second chunk has a target less."""
     model, args, kwargs = ZOO[name](2)
@@ -112,6 +113,7 @@ def test_objective() -> None:
     check(attributor, [None, None], X)
 
 
+@pytest.mark.slow
 def test_inputs_of_other_sizes() -> None:
     model, _, kwargs = ZOO["llama"](4)
     free = {name: {0: Dim.AUTO, 1: Dim.AUTO} for name in kwargs}
@@ -167,6 +169,7 @@ def test_the_model_runs_once(memory: str, expected: int | None) -> None:
     assert expected is None or counts[0] == 2 * expected
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by Inductor
 def test_inductor() -> None:
     eager, compiled = fxlrp.compile(cnn()), fxlrp.compile(cnn(), backend="inductor")

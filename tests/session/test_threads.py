@@ -92,6 +92,7 @@ def test_first_and_later_calls(attributors: int) -> None:
     check_threads([fxlrp.compile(model, rules="epsilon_plus") for _ in range(attributors)], model, rounds=20)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by Inductor
 def test_first_calls_of_inductor() -> None:
     model = network()

@@ -58,6 +58,7 @@ def test_random_graphs(part: int, graphs: list[Graph]) -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", LEDGERS)
 def test_every_step(rules: str) -> None:
     """None is left to chance."""

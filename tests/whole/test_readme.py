@@ -104,6 +104,7 @@ def test_issues_are_asked_for_what_shows_them() -> None:
     assert all({"model", "verify", "versions"} <= fields for name, fields in asked.items() if "feature" not in name)
 
 
+@pytest.mark.slow
 def test_python_is_well_typed(tmp_path: Path) -> None:
     """All blocks as one file, under the project's settings except that functions need no annotations."""
     parts = [block for _, block in blocks("python") if not block.startswith(MODULE)]
