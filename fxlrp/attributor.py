@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from fxlrp.ir.program import FixedSize, Program
 from fxlrp.ir.targets import Target
 from fxlrp.session.call import Call
+from fxlrp.session.conditions import Condition
 from fxlrp.session.explain import compile_program, explain
 from fxlrp.session.options import Options
 from fxlrp.session.programs import Programs
@@ -55,6 +56,7 @@ class Attributor:
         chunk: int = 8,
         inject: Mapping[str, Tensor] | None = None,
         keep: Mapping[str, Tensor] | None = None,
+        conditions: Sequence[Condition] | None = None,
         **kwargs: Any,
     ) -> Result:
         """Run the model and attribute one number per sample of its output to the inputs.
@@ -66,22 +68,26 @@ class Attributor:
                 sample, a floating point seed shaped as the output, or `fxlrp.contrast`.
             targets: Several of these, all of one kind, in place of ``target``: every relevance gets a leading
                 dimension for them. The model runs once.
-            chunk: The most of ``targets`` whose relevance is computed at a time.
+            chunk: The most of ``targets`` or ``conditions`` whose relevance is computed at a time.
             inject: Coefficients by the name of a module output or graph node: relevance starts there, with
                 ``R = x * c``, in place of the target. At an op that a batch norm was merged into, they are of the op's
-                own output.
+                own output. Names take the views that ``read=`` takes, such as ``layer4:channels=3``: what a view leaves
+                out is 0, and the features of a head share its number.
             keep: Masks by such names, shaped as the node or expanding to it: what arrives there is multiplied by the
                 mask and goes on, as conditional relevance (Achtibat et al. 2023). ``read`` shows what arrived.
+            conditions: Several of these, such as ``[{"layer4": 3}, {"layer4": [3, 5], "layer3": 1}]``: every relevance
+                gets a leading dimension for them, and the model runs once. A number or a list stands for channels that
+                go on alone, of dimension 1; write ``name:neurons`` for the last dimension. With ``targets``, one each.
             kwargs: Keyword arguments of the model.
 
         Raises:
             CaptureError, MissingRules: At the first call of a signature, as in `fxlrp.compile`.
-            SignatureError: If an input is not finite or does not fit the model, or a name of ``inject`` or ``keep``
-                is of no node that passes relevance on.
+            SignatureError: If an input is not finite or does not fit the model, or a name of ``inject``, ``keep``
+                or ``conditions`` is of no node that passes relevance on.
             TargetError: If the target does not select one number of each sample.
             VerificationError: If the program's output is not the model's own (``verify=`` of `fxlrp.compile`).
         """
-        return explain(self._programs, Call(args, kwargs, target, targets, chunk, inject, keep))
+        return explain(self._programs, Call(args, kwargs, target, targets, chunk, inject, keep, conditions))
 
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
         """Capture and compile for these inputs without running."""

@@ -14,7 +14,7 @@ from fxlrp.ir.program import Program
 from fxlrp.ir.targets import Form
 from fxlrp.passes.analyses.positions import find_tail
 from fxlrp.plan.decide import Plan
-from fxlrp.plan.named_places import find_passing_point
+from fxlrp.plan.passing_places import find_passing_point
 from fxlrp.plan.read_points import drop_broken_facts
 
 

@@ -12,8 +12,8 @@ from fxlrp.ir.provenance import find_modules
 from fxlrp.plan.read_points import Point, list_points
 
 
-def find_module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> Point:
-    """Find the one value with relevance that a module takes from outside.
+def find_module_input(graph: fx.Graph, path: str, live: Collection[fx.Node], label: str) -> Point:
+    """Find the one value with relevance that a module takes from outside; errors begin with the label.
 
     Raises:
         SignatureError: If there is none, or several, naming them.
@@ -31,13 +31,11 @@ def find_module_input(graph: fx.Graph, path: str, live: Collection[fx.Node]) -> 
             taken[find_entry_point(node, path)] = None
         hidden = [norm.name for norm in node.meta.get("fronted", ()) if path not in norm.inside]
         if node in inside and hidden and any(n in live for n in given):
-            raise SignatureError(
-                f"read='{path}:input': the norm {hidden[-1]} was merged into {node.name}, which takes its input"
-            )
+            raise SignatureError(f"{label}: the norm {hidden[-1]} was merged into {node.name}, which takes its input")
     found = [point for point in taken if point.node in live]
     if len(found) != 1:
         listed = ", ".join(point.node.name for point in found) or "none"
-        raise SignatureError(f"read='{path}:input': relevance leaves {path} by {len(found)} inputs; read one: {listed}")
+        raise SignatureError(f"{label}: relevance leaves {path} by {len(found)} inputs; name one: {listed}")
     return found[0]
 
 

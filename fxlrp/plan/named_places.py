@@ -108,8 +108,9 @@ def find_places(
         inside = views[:1] == ["input"]
         note = note_hidden_norm(captured.graph, path)
         for name in match_names(path, [calls] if inside else [values, parameters], pattern, note):
-            point = find_module_input(captured.graph, name, live) if inside else known[name]
-            found[":".join([name, *views])] = apply_views(point, views[inside:], pattern)
+            label = f"read={pattern!r}"
+            point = find_module_input(captured.graph, name, live, f"read='{name}:input'") if inside else known[name]
+            found[":".join([name, *views])] = apply_views(point, views[inside:], label)
     return found
 
 
@@ -125,8 +126,13 @@ def match_names(path: str, tables: Sequence[Mapping[str, bool]], pattern: str, n
     raise SignatureError(f"read={pattern!r} {why}. Close to it: {close or 'nothing'}{note}")
 
 
-def apply_views(point: Point, views: list[str], pattern: str) -> Place:
+def apply_views(point: Point, views: list[str], label: str) -> Place:
     """Return the place behind the views of a name.
+
+    Args:
+        point: The point of that name.
+        views: What stands behind its colons.
+        label: What an error calls it.
 
     Raises:
         SignatureError: If a view is unknown or does not fit the value.
@@ -135,11 +141,11 @@ def apply_views(point: Point, views: list[str], pattern: str) -> Place:
     for view in views:
         name, _, numbers = view.partition("=")
         if name not in VIEWS:
-            raise SignatureError(f"read={pattern!r}: there is no view {name!r}; there are input, {', '.join(VIEWS)}")
+            raise SignatureError(f"{label}: there is no view {name!r}; there are input, {', '.join(VIEWS)}")
         try:
             place = VIEWS[name](place, [int(n) for n in numbers.split(",")] if numbers else [])
         except ValueError as error:
-            raise SignatureError(f"read={pattern!r}: {error}") from None
+            raise SignatureError(f"{label}: {error}") from None
     return place
 
 
@@ -191,19 +197,3 @@ VIEWS: dict[str, Callable[[Place, list[int]], Place]] = {
     "coefficient": view_coefficient,
 }
 """What can stand behind a colon."""
-
-
-def find_passing_point(captured: Captured, name: str, twins: Collection[fx.Node], option: str) -> Point:
-    """Find the point of that name, which passes relevance on.
-
-    Raises:
-        SignatureError: If there is none.
-    """
-    known = {n: point for n, point in name_points(captured).items() if point.node in twins}
-    if name not in known:
-        close = ", ".join(get_close_matches(name, known, 5, 0.3))
-        raise SignatureError(
-            f"{option}={name!r} is no module output and no graph node that passes relevance on. "
-            f"Close to it: {close or 'nothing'}{note_hidden_norm(captured.graph, name)}"
-        )
-    return known[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from fxlrp._torch import tree_leaves
 from fxlrp.errors import TargetError
 from fxlrp.ir.targets import Form, Target
-from fxlrp.session.conditions import lower_conditions, lower_targets
+from fxlrp.session.conditions import Condition, check_chunk, lower_masks, lower_target, lower_targets
 from fxlrp.session.programs import Programs
 from fxlrp.session.signature import CapturedSignature
 
@@ -29,6 +29,7 @@ class Call:
     chunk: int = 8
     inject: Mapping[str, Tensor] | None = None
     keep: Mapping[str, Tensor] | None = None
+    conditions: Sequence[Condition] | None = None
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors among the arguments of the model."""
@@ -43,8 +44,9 @@ class FittedCall(Generic[Made]):
         signature: The signature.
         form: Form of its target.
         tensors: Inputs of the model.
-        numbers: Tensors of the target; for several targets with a leading dimension for them.
+        numbers: Tensors of the target.
         masks: Tensors that coefficients are multiplied by.
+        varying: Places among `values` of those that have a leading dimension, for several targets or conditions.
         made: What was made for this signature and form.
     """
 
@@ -53,11 +55,12 @@ class FittedCall(Generic[Made]):
     tensors: list[Tensor]
     numbers: list[Tensor]
     masks: list[Tensor]
+    varying: tuple[int, ...]
     made: Made
 
     @property
     def values(self) -> list[Tensor]:
-        """List all that a program for one target takes."""
+        """List all that a program takes."""
         return [*self.tensors, *self.numbers, *self.masks]
 
 
@@ -75,13 +78,22 @@ def fit_call(programs: Programs, call: Call, make: Callable[[CapturedSignature, 
     """
     if call.targets is not None and not (call.target is None and call.inject is None):
         raise TargetError("targets= is in place of target= and inject=: give one of the three")
+    check_chunk(call.chunk)
     signature, leaves, sizes = programs.find_signature(call.args, call.kwargs)
     signature.check_finite(leaves)
     if call.targets is None:
-        form, numbers, masks = lower_conditions(signature, sizes, call.target, call.inject, call.keep)
+        form, numbers = lower_target(signature, sizes, call.target, call.inject)
     else:
-        form, numbers, masks = lower_targets(signature, sizes, call.targets, call.chunk, call.keep)
+        form, numbers = lower_targets(signature, sizes, call.targets)
+    kept, masks, conditional = lower_masks(signature, sizes, call.keep, call.conditions)
+    tensors = [x for x in leaves if isinstance(x, Tensor)]
+    values = [*tensors, *numbers, *masks]
+    chosen = range(len(tensors), len(tensors) + len(numbers)) if call.targets is not None else ()
+    varying = (*chosen, *range(len(values) - conditional, len(values)))
+    if len({len(values[i]) for i in varying}) > 1:
+        raise TargetError(f"there are {len(numbers[0])} targets and {len(masks[-1])} conditions: give one for each")
+    form = replace(form, kept=kept)
     made = make(signature, form)
     if not signature.admits(sizes):
         return fit_call(programs, call, make)
-    return FittedCall(signature, form, [x for x in leaves if isinstance(x, Tensor)], numbers, masks, made)
+    return FittedCall(signature, form, tensors, numbers, masks, varying, made)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fxlrp.ir.targets import split_target
-from fxlrp.session.call import Call, FittedCall, fit_call
+from fxlrp.session.call import Call, fit_call
 from fxlrp.session.doubts import Question
 from fxlrp.session.programs import Programs
 from fxlrp.session.result import Result, make_result
@@ -19,14 +17,16 @@ def explain(programs: Programs, call: Call) -> Result:
         FxlrpError: As `fxlrp.Attributor.__call__`.
     """
     with plain_mode():
-        many = call.targets is not None
-        fitted: FittedCall[Any] = fit_call(programs, call, programs.find_many if many else programs.find_program)
+        fitted = fit_call(programs, call, programs.find_program)
         program, run = fitted.made
-        given = (fitted.tensors, fitted.numbers, fitted.masks, call.chunk) if many else fitted.values
-        question = Question(programs.choose_explained, fitted.form, tuple(fitted.numbers), many)
-        result = make_result(fitted.signature, program, list(run(*given)), question)
+        if fitted.varying:
+            run = programs.find_many(fitted.signature, fitted.form, fitted.varying, call.chunk)
+        question = Question(programs.choose_explained, fitted.form, tuple(fitted.numbers), call.targets is not None)
+        result = make_result(fitted.signature, program, list(run(*fitted.values)), question)
         inputs = call.args, call.kwargs
-        programs.compare_with_model(fitted.signature, (many, fitted.form), inputs, result.output, fitted.tensors)
+        programs.compare_with_model(
+            fitted.signature, (fitted.varying, fitted.form), inputs, result.output, fitted.tensors
+        )
     return result
 
 

@@ -1,4 +1,4 @@
-"""Many targets of one input: one forward walk, and the relevance pass for several of them at a time."""
+"""Many targets or conditions of one input: one forward walk, and the relevance pass for several of them at a time."""
 
 from __future__ import annotations
 
@@ -50,16 +50,15 @@ class ManyTargets:
 
     Args:
         program: The program for one target.
-        inputs: Number of its placeholders for the inputs of the model.
-        numbers: Number of those for the target, which follow.
+        varying: Places of its inputs that come with a leading dimension: tensors of the target, masks of conditions.
         backend: What makes a program run.
     """
 
-    def __init__(self, program: Program, inputs: int, numbers: int, backend: Callable[[Program], Runner]) -> None:
+    def __init__(self, program: Program, varying: Sequence[int], backend: Callable[[Program], Runner]) -> None:
         graph = program.module.graph
         results: Any = graph.output_node().args[0]
-        self.program, self.backend = program, backend
-        self.given = graph.find_nodes(op="placeholder")[inputs : inputs + numbers]
+        self.program, self.backend, self.varying = program, backend, varying
+        self.given = [graph.find_nodes(op="placeholder")[i] for i in varying]
         self.found: Sequence[fx.Node] = results[program.outputs :]
         self.late = find_following(graph, {*self.given, *(n for n in graph.nodes if find_role(n) == RECOMPUTED)})
         fixed = find_constant_nodes(graph)  # what depends on weights alone: the backend keeps it between calls
@@ -73,23 +72,20 @@ class ManyTargets:
         self.first = backend(self.forward([*results[: program.outputs], *self.saved]))
         self.second: Cache[Any, Runner] = Cache(MAX_PROGRAMS)
 
-    def __call__(
-        self, tensors: Sequence[Tensor], numbers: Sequence[Tensor], masks: Sequence[Tensor], chunk: int
-    ) -> list[Tensor]:
+    def __call__(self, chunk: int, *values: Tensor) -> list[Tensor]:
         """Return outputs of the model, then every relevance with a leading dimension for the targets.
 
         Args:
-            tensors: Inputs of the model.
-            numbers: Tensors of the target, with a leading dimension for the targets.
-            masks: Tensors that the program takes behind those of the target.
             chunk: The most targets at a time.
+            values: Inputs of the program, some with a leading dimension for the targets.
         """
-        count = len(numbers[0])
+        stacks = [values[i] for i in self.varying]
+        count = len(stacks[0])
         size = -(-count // -(-count // chunk))  # chunks alike, so that one program serves all of them
-        values = self.first(*tensors, *masks)
-        own, saved = values[: self.program.outputs], dict(zip(self.saved, values[self.program.outputs :], strict=True))
+        early = self.first(*(x for i, x in enumerate(values) if i not in self.varying))
+        own, saved = early[: self.program.outputs], dict(zip(self.saved, early[self.program.outputs :], strict=True))
         chunks = [
-            dict(zip(self.given, (pad_chunk(t[start : start + size], size) for t in numbers), strict=True))
+            dict(zip(self.given, (pad_chunk(t[start : start + size], size) for t in stacks), strict=True))
             for start in range(0, count, size)
         ]
         run = self.find_second_half(saved | chunks[0])
@@ -102,7 +98,7 @@ class ManyTargets:
         return self.second(key, lambda: self.backend(self.build_second_half(values)))
 
     def forward(self, results: Sequence[fx.Node]) -> Program:
-        """Make the first half, from inputs and masks to some results."""
+        """Make the first half, from what is the same for all targets to some results."""
         graph = self.program.module.graph
         early = [n for n in graph.nodes if n not in self.late and n not in self.given and n.op != "output"]
         part = extract(early, [n for n in early if n.op == "placeholder"], results)

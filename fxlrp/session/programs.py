@@ -129,13 +129,18 @@ class Programs:
         self._last = signature, found[0]
         return found
 
-    def find_many(self, signature: CapturedSignature, form: Form) -> tuple[Program, ManyTargets]:
-        """Return the program of a signature for a form of target, and what runs it for many of them."""
+    def find_many(self, signature: CapturedSignature, form: Form, varying: tuple[int, ...], chunk: int) -> Runner:
+        """Return what runs the program of a form for many targets or conditions, at most ``chunk`` at a time.
+
+        Args:
+            signature: The signature.
+            form: The form of target.
+            varying: Places of those inputs of the program that have a leading dimension for them.
+            chunk: The most at a time.
+        """
         program, _ = self.find_program(signature, form)
-        inputs = sum(isinstance(node.meta["val"], Tensor) for node in signature.plan.captured.inputs)
-        numbers = len(form.weights) or 1
-        make = partial(ManyTargets, program, inputs, numbers, self.prepare_runner)
-        return program, signature.many(form, make)
+        make = partial(ManyTargets, program, varying, self.prepare_runner)
+        return partial(signature.many((form, varying), make), chunk)
 
     def compare_with_model(
         self, signature: CapturedSignature, kind: Hashable, inputs: Inputs, output: Any, tensors: Sequence[Tensor]

@@ -50,7 +50,7 @@ class CapturedSignature:
     leaves: tuple[Any, ...]  # a tensor by its kind
     number: int
     programs: Cache[Form, tuple[Program, Runner]] = field(default_factory=lambda: Cache(MAX_FORMS))
-    many: Cache[Form, ManyTargets] = field(default_factory=lambda: Cache(MAX_FORMS))
+    many: Cache[Hashable, ManyTargets] = field(default_factory=lambda: Cache(MAX_FORMS))
     reports: Cache[Hashable, Any] = field(default_factory=lambda: Cache(MAX_FORMS))
     verified: Cache[Hashable, bool] = field(default_factory=lambda: Cache(64 * MAX_FORMS))
 

@@ -186,7 +186,7 @@ class Twice(nn.Module):
         (cnn, "1:heads=two", "heads=two|invalid literal"),
         (cnn, "conv9:input", "fits no module, no graph node and no parameter"),
         (cnn, "9.weight", r"read='9.weight' fits no module.*Close to it: 5.weight"),
-        (Twice, "inner:input", "relevance leaves inner by 2 inputs; read one: relu, tanh"),
+        (Twice, "inner:input", "relevance leaves inner by 2 inputs; name one: relu, tanh"),
     ],
 )
 def test_views_that_do_not_fit(make: Any, read: str, message: str) -> None:
