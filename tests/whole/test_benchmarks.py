@@ -180,6 +180,12 @@ def test_speed_compares_with_autograd(script: Callable[..., dict[str, Any]]) -> 
     assert all(r["seconds"]["count"] == 2 for r in report["rows"])
 
 
+def test_conditions_are_those_of_calls_apart(script: Callable[..., dict[str, Any]]) -> None:
+    report = script("conditions", "--models", "vgg16", "--channels", "3", "--chunks", "2")
+    assert [r["method"] for r in report["rows"]] == ["3 calls", "one call, 2 at a time"]
+    assert report["differences"]["vgg16"] < 1e-6
+
+
 def test_peers_agree_where_the_method_is_the_same(script: Callable[..., dict[str, Any]]) -> None:
     (first, *_) = rows = script(
         "peers", "--here", "--methods", "zennit", "captum", "--models", "vgg16", "--backends", "eager"
