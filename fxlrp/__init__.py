@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from fxlrp.artifacts.artifact import Artifact
     from fxlrp.artifacts.load import load
     from fxlrp.attributor import Attributor
+    from fxlrp.averaging.integrate import integrate
+    from fxlrp.averaging.smooth import smooth
     from fxlrp.datasets.run import batch
     from fxlrp.ir.rule import Facts, Rule, Site, rule
     from fxlrp.ir.rule_set import RuleSet
@@ -63,11 +65,13 @@ __all__ = [
     "batch",
     "compile",
     "contrast",
+    "integrate",
     "load",
     "presets",
     "rule",
     "rule_set",
     "rules",
+    "smooth",
 ]
 
 HOMES = {
@@ -75,6 +79,8 @@ HOMES = {
     "artifacts.artifact": ("Artifact",),
     "artifacts.load": ("load",),
     "attributor": ("Attributor",),
+    "averaging.integrate": ("integrate",),
+    "averaging.smooth": ("smooth",),
     "datasets.run": ("batch",),
     "ir.rule": ("Facts", "Rule", "Site", "rule"),
     "ir.rule_set": ("RuleSet",),
