@@ -13,7 +13,7 @@ from fxlrp.capture.functional_graph import capture
 from fxlrp.ir.program import Captured
 from fxlrp.session.signature import bind_arguments
 
-RULES = ("attnlrp", "cp_lrp", "epsilon", "epsilon_gamma_box")
+PRESETS = tuple(fxlrp.presets())
 
 
 # the scope makes the tests of a model follow each other, so that they share what is kept
@@ -49,7 +49,12 @@ def scale(ledger: fxlrp.Ledger) -> float:
 @pytest.mark.parametrize(
     ("name", "rules"),
     leave_to_slow(
-        [(name, rules) for i, name in enumerate(ZOO) for rules in ("attnlrp", RULES[1 + i % 3])], but={"vgg16", "bert"}
+        [
+            (name, rules)
+            for i, name in enumerate(ZOO)
+            for rules in dict.fromkeys(("attnlrp", PRESETS[i % len(PRESETS)]))
+        ],
+        but={"vgg16", "bert"},
     ),
     scope="module",
 )

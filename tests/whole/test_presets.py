@@ -1,0 +1,89 @@
+"""What holds of every preset, on a network of images and one of sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiers import leave_to_slow
+from torch import Tensor, nn
+
+import fxlrp
+
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+SEQUENCE = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+
+
+class Residual(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def images() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(1)
+    block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), Residual(block), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5)
+    return nn.Sequential(*layers).eval(), IMAGE
+
+
+class Last(nn.Module):
+    """A transformer's layer, a recurrent one, and the last position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
+        self.recurrent, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.recurrent(self.block(x))[0][:, -1])
+
+
+def sequences() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(2)
+    return Last().eval(), SEQUENCE
+
+
+every_preset = pytest.mark.parametrize("preset", list(fxlrp.presets()))
+every_model = pytest.mark.parametrize("make", leave_to_slow([images, sequences], but={images}))
+Make = Callable[[], tuple[nn.Module, Tensor]]
+
+
+@every_model
+@every_preset
+def test_the_account_closes(preset: str, make: Make) -> None:
+    model, x = make()
+    attributor = fxlrp.compile(model.double(), rules=preset)
+    ledger = attributor.ledger(x.double(), target=3)
+    scale = max(abs(ledger.explained), *map(abs, ledger.inputs.values()), *(abs(e.received) for e in ledger.entries))
+    assert abs(ledger.gap) <= 1e-8 * scale
+    found = float(attributor(x.double(), target=3).relevance.sum())
+    assert sum(ledger.inputs.values()) == pytest.approx(found, abs=1e-9 * scale)
+
+
+@every_model
+@every_preset
+def test_half_precision_is_finite(preset: str, make: Make) -> None:
+    model, x = make()
+    found = fxlrp.compile(model.bfloat16(), rules=preset)(x.bfloat16(), target=3)
+    assert found.relevance.isfinite().all()
+    assert found.relevance.abs().max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by Inductor
+@every_model
+@every_preset
+def test_every_way_to_run_gives_the_same(preset: str, make: Make, tmp_path: Path) -> None:
+    model, x = make()
+    attributor = fxlrp.compile(model, rules=preset)
+    relevance = attributor(x, target=3).relevance
+    compiled = fxlrp.compile(model, rules=preset, backend="inductor")(x, target=3).relevance
+    saved = fxlrp.load(attributor.save(tmp_path / "model.pt2", x))(x, target=3).relevance
+    for other in (compiled, saved):
+        torch.testing.assert_close(other, relevance, rtol=1e-3, atol=1e-4 * float(relevance.abs().max()))
