@@ -39,6 +39,10 @@ from torch.utils._sympy.printers import PythonPrinter
 # torch 2.14 removed `torch.cholesky`; `torch.linalg.cholesky` is another op
 CHOLESKY: tuple[OpOverload, ...] = (torch.ops.aten.cholesky.default,) if hasattr(torch.ops.aten, "cholesky") else ()
 
+# Inductor before torch 2.13 makes a scatter onto a constant float32, whatever the dtype of the constant
+BEFORE_2_13 = torch.__version__ < (2, 13)  # type: ignore[operator]
+INDUCTOR: dict[str, Any] = {"optimize_scatter_upon_const_tensor": False} if BEFORE_2_13 else {}
+
 
 def decompose(exported: torch.export.ExportedProgram, table: Mapping[Any, Any]) -> torch.export.ExportedProgram:
     """Call `run_decompositions`, which on small graphs takes five times as long.
@@ -124,18 +128,23 @@ def without_function_modes() -> Any:
     return torch._C.DisableTorchFunction()
 
 
-def compile_graph(*args: Any, **kwargs: Any) -> Any:
+def compile_graph(module: torch.fx.GraphModule, values: list[Any]) -> Any:
     """Call `torch._inductor.compile`, whose import takes a second or two."""
     import torch._inductor
 
-    return torch._inductor.compile(*args, **kwargs)
+    return torch._inductor.compile(module, values, options=INDUCTOR or None)
 
 
-def compile_ahead(*args: Any, **kwargs: Any) -> Any:
+def compile_open(module: torch.fx.GraphModule) -> Any:
+    """Call `torch.compile` for a graph with open sizes."""
+    return torch.compile(module, fullgraph=True, dynamic=True, options=INDUCTOR or None)
+
+
+def compile_ahead(module: torch.fx.GraphModule, values: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Call `torch._inductor.aot_compile`."""
     import torch._inductor
 
-    return torch._inductor.aot_compile(*args, **kwargs)
+    return torch._inductor.aot_compile(module, values, options=options | INDUCTOR)
 
 
 def load_package(path: str) -> Any:

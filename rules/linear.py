@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
 
-from fxlrp.ir.numerics import widen_dtype
+from fxlrp.ir.numerics import Relevance, widen_dtype
 from fxlrp.ir.ops import AFFINE, AVERAGE_POOLS, MOVES, OFFSETS, REDUCTIONS
-from fxlrp.ir.rule import Site, rule
+from fxlrp.ir.rule import Parts, Site, rule
 from fxlrp.ir.stop_gradient import STRAIGHT
 from fxlrp.rules.unchanged import pass_moved
 
@@ -103,7 +104,6 @@ def linear(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     aten.scatter.value,
     aten.diagonal_scatter.default,
     aten.permute_copy.default,
-    aten.narrow_copy.default,
     takes_relevance=True,
 )
 @pass_moved
@@ -114,6 +114,12 @@ def move(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     Source: Bach et al. 2015, eq. 56-58 with epsilon -> 0, divided by the input; Euler's identity for k = 1.
     """
     return site.adjoint(c)
+
+
+@rule(aten.narrow_copy.default, takes_relevance=True)
+def move_narrowed(site: Site, c: Tensor | Relevance) -> Parts:
+    """``c_x = J^T c``, of the view: torch has no derivative of the copy before 2.12."""
+    return move(replace(site, op=aten.narrow.default), c)
 
 
 @rule(*AFFINE)

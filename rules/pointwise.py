@@ -80,10 +80,20 @@ def hold_direction(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
     return (1,)
 
 
-@rule(aten.copysign.Tensor, aten.copysign.Scalar, aten.nextafter.default, holds=hold_direction)
+@rule(aten.copysign.Tensor, aten.copysign.Scalar, holds=hold_direction)
 def directed(site: Site, c: Tensor) -> tuple[Tensor, ...]:
-    """``c_x = J^T c``: the size is that of x; what gives the sign or the direction passes nothing on."""
+    """``c_x = J^T c``: the size is that of x; what gives the sign passes nothing on."""
     return site.adjoint(c)
+
+
+@rule(aten.nextafter.default, holds=hold_direction)
+def neighbour(site: Site, c: Tensor) -> tuple[Tensor, ...]:
+    """``c_x = c * 1[x != y]``: the size is that of x; y, which gives the direction, passes nothing on.
+
+    Torch has no derivative of it before 2.13.
+    """
+    x, y = (site.arguments[name] for name in ("self", "other"))
+    return (torch.where(x != y, c, 0.0).sum_to_size(x.shape),)
 
 
 @rule(aten.frexp.Tensor)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import SymInt, Tensor, fx, nn
 
-from fxlrp._torch import compile_graph, generate_code
+from fxlrp._torch import compile_graph, compile_open, generate_code
 from fxlrp.backends.constants import ConstantStore, copy_program, split_constants
 from fxlrp.backends.dense import order_operands
 from fxlrp.backends.packed_filters import pack_convolutions
@@ -44,7 +44,7 @@ class SegmentKind(nn.Module):
         module = extract_segment(self.part)
         write_out_erfc(module)
         if self.dynamic:
-            return torch.compile(module, fullgraph=True, dynamic=True)
+            return compile_open(module)  # type: ignore[no-any-return]
         return compile_graph(module, list(values))  # type: ignore[no-any-return]
 
 

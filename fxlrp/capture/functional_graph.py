@@ -120,6 +120,8 @@ def decompose_exported(model: nn.Module | ExportedProgram, exported: ExportedPro
         check_graph(graph)
         check_random_masks(graph)
     keep_stops(exported.graph_module)
+    for graph in list_graphs(exported.graph_module):
+        pass_through_dropout(graph)
     name_outputs(exported)
     with warnings.catch_warnings():
         # torch 2.13 copies tree specs of a class that it deprecated itself
@@ -171,6 +173,13 @@ def check_random_masks(graph: fx.Graph) -> None:
                 f"a random mask is drawn: {describe(node)}\n"
                 "Another call would differ. Call model.eval(), or use the mean."
             )
+
+
+def pass_through_dropout(graph: fx.Graph) -> None:
+    """Say of dropout that drops nothing that it returns its input: torch copies it, or since 2.14 leaves no node."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.dropout.default):
+        node.target, node.args, node.kwargs = torch.ops.aten.alias.default, node.args[:1], {}
+    graph.owning_module.recompile()  # type: ignore[union-attr]
 
 
 def drop_effects(graph: fx.Graph, specs: Sequence[OutputSpec]) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ def write_aoti(exported: Exported, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about torch
-            files = compile_ahead(module, tuple(given), options={"aot_inductor.package": True})
+            files = compile_ahead(module, tuple(given), {"aot_inductor.package": True})
     except Exception as error:
         raise ArtifactError(
             f"AOTInductor cannot compile the relevance program\n  {type(error).__name__}: {error}\n"
