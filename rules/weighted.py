@@ -3,7 +3,9 @@
 With ``z`` the true output, ``z'`` the rule's pre-activation and ``s = c * z / stab(z')``, every one of them is an
 adjoint applied to ``s``. Nothing is divided by ``x``.
 
-A name tells the numbers that a rule was made with, and its stabiliser where that is not the usual one.
+A name tells the numbers that a rule was made with, and its stabiliser where that is not the usual one. With
+``bias=False`` a rule leaves biases out of ``z'``, so that they take no share; the output ``z`` stays that of the model.
+Flat and z-box count none in any case.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from fxlrp.rules.weights import (
     drop_dead,
     fill_like,
     fixed_weights,
+    leave_out_bias,
     make_rule,
     pull_back,
     replace_weights,
@@ -32,8 +35,10 @@ from fxlrp.rules.weights import (
 
 
 @by_value
-def epsilon(e: float = EPSILON) -> Rule:
+def epsilon(e: float = EPSILON, bias: bool = True) -> Rule:
     """Epsilon rule for any op of degree 1: ``s = c * z / (z + e * sgn z)``, ``c_x = J^T s``.
+
+    Without bias the denominator of a layer is ``x w + e * sgn(x w)``; ops that have none stay as they are.
 
     Source: Bach et al. 2015, eq. 58.
     """
@@ -41,22 +46,26 @@ def epsilon(e: float = EPSILON) -> Rule:
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = J^T (c * z / (z + e sgn z))``."""
         z, floor = drop_dead(site), bound_epsilon(e, site.out.dtype)
+        if not bias and (plain := leave_out_bias(site)) is not site:
+            return site.adjoint(c * z / stabilise(plain(*site.operands), e))
         if site.facts.dead_below:
             return site.adjoint(c * z / (z + floor))
         return site.adjoint(c / (1 + floor / z.abs()))  # the same for infinite z too, as masked logits are
 
-    return Rule(write_call("epsilon", e), "weighted", apply, limit=epsilon(0.0) if e else None)
+    limit, unbiased = epsilon(0.0, bias) if e else None, epsilon(e, False) if bias else None
+    return Rule(write_call("epsilon", e, bias=bias), "weighted", apply, limit=limit, unbiased=unbiased)
 
 
 @by_value
-def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
+def gamma(g: float = 0.25, e: float = EPSILON, bias: bool = True) -> Rule:
     """Generalised gamma rule: contributions that agree with the sign of the output count ``1 + g`` times.
 
     For ``z > 0``: ``z' = x+ (w + g w+) + x- (w + g w-) + b + g b+``; for ``z < 0`` with ``w+`` and ``w-`` exchanged
     and ``b + g b-``. Outputs with ``z = 0`` pass nothing on.
 
     The contributions of either sign are half of ``z +- (|w| |x| + |b|)``, so with ``k = g / (2 + g)`` both cases are
-    ``z' = (1 + g / 2) sgn(z) (|z| + k |w| |x| + k |b|)``, of which no term cancels another.
+    ``z' = (1 + g / 2) sgn(z) (|z| + k |w| |x| + k |b|)``, of which no term cancels another. Without bias it is
+    ``z' = (1 + g / 2) (x w + sgn(z) k |w| |x|)``, where ``x w`` may have the other sign.
 
     Source: Montavon et al. 2019; Andeol et al. 2021 for negative inputs.
     """
@@ -66,14 +75,19 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
         """``r = z / (|z| + k |w| |x| + k |b|)``, ``c_x = W^T (c |r|) + sgn(x) k |W|^T (c r)``, and 0 at x = 0."""
         w, b = fixed_weights(site)
         (x,) = site.operands
-        known, z, v = site.facts, drop_dead(site), k * w.abs()
-        bias = None if b is None else k * b.abs()
-        rest = sum_sizes(site, v, bias, x if known.nonnegative else x.abs(), bound_epsilon(e * 2 / (2 + g), z.dtype))
-        if known.dead_below:
-            even = odd = c * z / (z + rest)
+        known, z, v, floor = site.facts, drop_dead(site), k * w.abs(), e * 2 / (2 + g)
+        sizes = x if known.nonnegative else x.abs()
+        if not bias and b is not None:
+            plain, side = leave_out_bias(site), torch.sign(z)
+            even = c * z / stabilise(torch.addcmul(plain(x), side, replace_weights(plain, v)(sizes)), floor)
+            odd = side * even
         else:
-            ratio = z / (z.abs() + rest)
-            even, odd = c * ratio.abs(), c * ratio
+            rest = sum_sizes(site, v, None if b is None else k * b.abs(), sizes, bound_epsilon(floor, z.dtype))
+            if known.dead_below:
+                even = odd = c * z / (z + rest)
+            else:
+                ratio = z / (z.abs() + rest)
+                even, odd = c * ratio.abs(), c * ratio
         if known.dead_below and known.nonnegative:
             return (torch.where(x > 0, replace_weights(site, w + v).adjoint(even)[0], 0.0),)
         own, other = site.adjoint(even)[0], replace_weights(site, v).adjoint(odd)[0]
@@ -82,11 +96,11 @@ def gamma(g: float = 0.25, e: float = EPSILON) -> Rule:
         sign = torch.sign(x)
         return (sign * torch.addcmul(other, sign, own),)
 
-    return make_rule(apply, gamma, g, e=e)
+    return make_rule(apply, gamma, g, e=e, bias=bias)
 
 
 @by_value
-def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rule:
+def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON, bias: bool = True) -> Rule:
     """Alpha-beta rule: positive contributions count ``alpha``, negative ones ``-beta``.
 
     ``z+ = x+ w+ + x- w- + b+`` and ``z- = x+ w- + x- w+ + b-``; ``R = alpha * share(z+) - beta * share(z-)``.
@@ -101,6 +115,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = alpha * share(x+ w+ + x- w-) - beta * share(x+ w- + x- w+)``."""
+        site = site if bias else leave_out_bias(site)
         w, b = fixed_weights(site)
         up, down = w.clamp(min=0), w.clamp(max=0)
         ups, downs = sum_sides(site, up, down, b, beta > 0, bound_epsilon(e, site.out.dtype))
@@ -111,16 +126,16 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON) -> Rul
             found = torch.add(lost if beta == 1 else beta * lost, found, alpha=alpha)
         return (found,)
 
-    return make_rule(apply, alpha_beta, alpha, beta, e=e)
+    return make_rule(apply, alpha_beta, alpha, beta, e=e, bias=bias)
 
 
 @by_value
-def z_plus(e: float = EPSILON) -> Rule:
+def z_plus(e: float = EPSILON, bias: bool = True) -> Rule:
     """z+ rule: positive contributions only; alpha-beta with 1 and 0.
 
     Source: Montavon et al. 2017, deep Taylor decomposition.
     """
-    return make_rule(alpha_beta(1.0, 0.0, e).apply, z_plus, e=e)
+    return make_rule(alpha_beta(1.0, 0.0, e, bias).apply, z_plus, e=e, bias=bias)
 
 
 @by_value
@@ -140,7 +155,7 @@ def flat(e: float = EPSILON) -> Rule:
 
 
 @by_value
-def w_square(e: float = EPSILON) -> Rule:
+def w_square(e: float = EPSILON, bias: bool = True) -> Rule:
     """w-square rule, for first layers: shares by squares. ``R_i = sum_j w_ij^2 / (sum_k w_kj^2 + b_j^2) * R_j``.
 
     Source: Montavon et al. 2017, where no layer has a bias; here, as in zennit, it keeps the share of its square.
@@ -149,9 +164,9 @@ def w_square(e: float = EPSILON) -> Rule:
     def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_x = (w^2)^T (R / (w^2 * 1 + b^2))``."""
         w, b = fixed_weights(site)
-        return (spread_evenly(site, w.square(), None if b is None else b.square(), c, e),)
+        return (spread_evenly(site, w.square(), b.square() if bias and b is not None else None, c, e),)
 
-    return replace(make_rule(apply, w_square, e=e), takes_relevance=True)
+    return replace(make_rule(apply, w_square, e=e, bias=bias), takes_relevance=True)
 
 
 @by_value

@@ -9,6 +9,7 @@ input: it is prepared once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,6 +63,12 @@ def replace_weights(site: Site, weight: Tensor, bias: Tensor | None = None) -> S
     if own is None:
         return site.fix({1: weight})
     return site.fix({1: weight, 2: torch.zeros_like(own) if bias is None else bias})
+
+
+def leave_out_bias(site: Site) -> Site:
+    """Return the site without its fixed bias, and with its true output, of whose sign nothing is known then."""
+    fixed = site.op in AFFINE and 2 not in site.slots and len(site.leaves) > 2 and isinstance(site.leaves[2], Tensor)
+    return replace(site.fix({2: None}), facts=replace(site.facts, dead_below=False)) if fixed else site
 
 
 def sum_sizes(site: Site, weight: Tensor, bias: Tensor | None, x: Tensor, e: float) -> Tensor:
@@ -128,21 +135,26 @@ def fill_like(x: Tensor, value: float) -> Tensor:
     return torch.full(x.shape, value, dtype=x.dtype, device=x.device)
 
 
-def make_rule(apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: float, e: float) -> Rule:
+def make_rule(
+    apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: float, e: float, bias: bool | None = None
+) -> Rule:
     """Make the rule of a function, named as the call that makes it, for ops with a fixed weight.
 
     Args:
         apply: The function.
-        make: What makes the rule of the numbers and a stabiliser.
+        make: What makes the rule of the numbers, a stabiliser, and whether biases count.
         numbers: What it was made of.
         e: The stabiliser.
+        bias: Whether biases count; None if they do not for any rule of the kind.
     """
-    name = write_call(make.__name__, *numbers, *([] if e == EPSILON else [e]))
-    limit = make(*numbers, 0.0) if e else None
-    return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted)
+    name = write_call(make.__name__, *numbers, *([] if e == EPSILON else [e]), bias=bias)
+    rest = () if bias is None else (bias,)
+    limit = make(*numbers, 0.0, *rest) if e else None
+    unbiased = make(*numbers, e, False) if bias else None
+    return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted, unbiased=unbiased)
 
 
-def write_call(name: str, *numbers: float) -> str:
+def write_call(name: str, *numbers: float, bias: bool | None = None) -> str:
     """Write a call with numbers as short as they are exact, such as ``gamma(0.25)``; without any only the name."""
-    shown = ", ".join(repr(float(number)).removesuffix(".0") for number in numbers)
-    return f"{name}({shown})" if shown else name
+    shown = [repr(float(number)).removesuffix(".0") for number in numbers] + ["bias=False"] * (bias is False)
+    return f"{name}({', '.join(shown)})" if shown else name
