@@ -20,8 +20,10 @@ from fxlrp.ir.numerics import EPSILON, Relevance, bound_epsilon, stabilise
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.rules.unchanged import relevance_at_output
 from fxlrp.rules.weights import (
+    Bounds,
+    check_box,
     drop_dead,
-    fill_like,
+    fill_bound,
     fixed_weights,
     leave_out_bias,
     make_rule,
@@ -170,28 +172,42 @@ def w_square(e: float = EPSILON, bias: bool = True) -> Rule:
 
 
 @by_value
-def z_box(low: float = 0.0, high: float = 1.0, e: float = EPSILON) -> Rule:
-    """z-box rule, for first layers with inputs in ``[low, high]``.
+def z_box(low: Bounds = 0.0, high: Bounds = 1.0, e: float = EPSILON) -> Rule:
+    """z-box rule, for first layers with inputs in ``[low, high]``: numbers, one per channel, or tensors like an input.
 
     ``z' = x w - low w+ - high w-`` and ``R = x * W^T s - low * W+^T s - high * W-^T s``, of which the terms of either
     sign of ``w`` are taken together: none is negative inside the box, so that none cancels another.
 
+    A list of numbers, or a tensor with one dimension, has one per channel (per input of a dense layer); other tensors
+    are broadcast to the input, as ``(3, 1, 1)`` and ``(3, 224, 224)`` are to images.
+
     Source: Montavon et al. 2017.
 
     Raises:
-        ValueError: If ``low`` is not below ``high``.
+        ValueError: Unless ``low`` is below ``high`` everywhere.
+        RuleError: When a model is compiled, if bounds have no shape that fits the input of the layer.
     """
-    if not low < high:
-        raise ValueError(f"z_box needs low < high, not {low} and {high}")
+    check_box(low, high)
 
     def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_x = (x - low) * W+^T s - (high - x) * W-^T s`` with ``z' = x w - low w+ - high w-``."""
         w, b = fixed_weights(site)
         (x,) = site.operands
+        least, most = fill_bound(site, low), fill_bound(site, high)
         up = replace_weights(site, w.clamp(min=0), None if b is None else b.clamp(min=0))
         down = replace_weights(site, w.clamp(max=0), None if b is None else b.clamp(max=0))
-        corner = up(fill_like(x, low)) + down(fill_like(x, high))
-        s = relevance_at_output(c, drop_dead(site)) / stabilise(site.out - corner, e)
-        return (Relevance(0.0, (x - low) * up.adjoint(s)[0] - (high - x) * down.adjoint(s)[0]),)
+        s = relevance_at_output(c, drop_dead(site)) / stabilise(site.out - (up(least) + down(most)), e)
+        return (Relevance(0.0, (x - least) * up.adjoint(s)[0] - (most - x) * down.adjoint(s)[0]),)
 
     return replace(make_rule(apply, z_box, low, high, e=e), takes_relevance=True)
+
+
+def normalised_z_box(mean: Bounds, std: Bounds, e: float = EPSILON) -> Rule:
+    """z-box rule for images in ``[0, 1]`` of which a mean was subtracted, and which were divided by a deviation.
+
+    That is ``z_box(-mean / std, (1 - mean) / std)``. Mean and deviation are numbers, or one per channel.
+
+    Source: Montavon et al. 2017.
+    """
+    m, s = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, std))
+    return z_box(-m / s, (1 - m) / s, e)

@@ -8,7 +8,7 @@ input: it is prepared once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,9 @@ WEIGHTED = (
     aten.mul.Tensor,
 )
 """Ops of which the second argument is the weight, and the third, if there is one, the bias."""
+
+Bounds = float | Tensor | Sequence[Any]
+"""A number, numbers per channel, or numbers for every entry of an input; nested sequences stand for tensors."""
 
 
 def refuse_unweighted(node: fx.Node, slots: tuple[int, ...]) -> str:
@@ -130,13 +133,44 @@ def spread_evenly(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor | R
     return Relevance(0.0, replace_weights(site, weight).adjoint(relevance_at_output(c, drop_dead(site)) / whole)[0])
 
 
+def check_box(low: Bounds, high: Bounds) -> None:
+    """Refuse bounds that are not finite, or of which one is not below the other."""
+    try:
+        least, most = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in (low, high)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"z_box needs bounds that are numbers, in shapes that fit each other: {error}") from error
+    if not bool(((least < most) & least.isfinite() & most.isfinite()).all()):
+        raise ValueError(f"z_box needs finite low < high, not {write_number(low)} and {write_number(high)}")
+
+
+def fill_bound(site: Site, bound: Bounds) -> Tensor:
+    """Fill a tensor in the shape of the input with a bound: a number, one per channel, or what broadcasts to it.
+
+    Raises:
+        RuleError: If it does not.
+    """
+    (x,) = site.operands
+    if isinstance(bound, (int, float)):
+        return fill_like(x, bound)
+    value = torch.tensor(bound, dtype=x.dtype, device=x.device)
+    if value.ndim == 1 and site.op in AFFINE:
+        value = value.reshape(-1, *[1] * (site.leaves[1].ndim - 2))
+    try:
+        return value.expand(x.shape)
+    except RuntimeError as error:
+        raise RuleError(
+            f"z_box has bounds of shape {tuple(value.shape)}, which do not fit inputs of shape {tuple(x.shape)}; give "
+            "a number, one per channel, or a tensor that can be broadcast to the input"
+        ) from error
+
+
 def fill_like(x: Tensor, value: float) -> Tensor:
     """Fill a tensor in the shape of the input with a number, whatever the input is."""
     return torch.full(x.shape, value, dtype=x.dtype, device=x.device)
 
 
 def make_rule(
-    apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: float, e: float, bias: bool | None = None
+    apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: Bounds, e: float, bias: bool | None = None
 ) -> Rule:
     """Make the rule of a function, named as the call that makes it, for ops with a fixed weight.
 
@@ -154,7 +188,17 @@ def make_rule(
     return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted, unbiased=unbiased)
 
 
-def write_call(name: str, *numbers: float, bias: bool | None = None) -> str:
+def write_call(name: str, *numbers: Bounds, bias: bool | None = None) -> str:
     """Write a call with numbers as short as they are exact, such as ``gamma(0.25)``; without any only the name."""
-    shown = [repr(float(number)).removesuffix(".0") for number in numbers] + ["bias=False"] * (bias is False)
+    shown = [write_number(number) for number in numbers] + ["bias=False"] * (bias is False)
     return f"{name}({', '.join(shown)})" if shown else name
+
+
+def write_number(number: Bounds) -> str:
+    """Write a number as short as it is exact, up to eight in a row, and of more their shape and range."""
+    if isinstance(number, (int, float)):
+        return repr(float(number)).removesuffix(".0")
+    if len(number) <= 8 and all(isinstance(n, (int, float)) for n in number):
+        return f"({', '.join(map(write_number, number))})"
+    values = torch.as_tensor(number, dtype=torch.float64)
+    return f"<{'x'.join(map(str, values.shape))} from {values.min():g} to {values.max():g}>"

@@ -18,6 +18,7 @@ from fxlrp.ir.rule import Rule, Site
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.taylor import adjoint
 from fxlrp.rules.weighted import epsilon, z_box, z_plus
+from fxlrp.rules.weights import Bounds
 
 aten = torch.ops.aten
 
@@ -138,16 +139,17 @@ def beta_smooth(beta: float = 10.0) -> RuleSet:
     return change_relu("beta_smooth", summary, smoothed(beta))
 
 
-def dtd(low: float = -3.0, high: float = 3.0) -> RuleSet:
-    """Return the preset ``dtd`` for inputs in ``[low, high]``."""
+def dtd(low: Bounds = -3.0, high: Bounds = 3.0) -> RuleSet:
+    """Return the preset ``dtd`` for inputs in ``[low, high]``, as `z_box` takes them."""
+    box = z_box(low, high)
     return (
         RuleSet(
             "dtd",
-            f"deep Taylor decomposition: z-box for inputs in [{low:g}, {high:g}] first, z+ without biases on all other "
+            f"deep Taylor decomposition: {box} first, for the range of the inputs, z+ without biases on all other "
             "layers, pools and sums by their shares (Montavon et al. 2017)",
             share_sums(z_plus(bias=False)),
         )
-        .where(z_box(low, high), ops=(*CONVOLUTIONS, aten.linear.default), position="first")
+        .where(box, ops=(*CONVOLUTIONS, aten.linear.default), position="first")
         .named("dtd")
     )
 
