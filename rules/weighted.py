@@ -10,6 +10,7 @@ Flat and z-box count none in any case.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,7 @@ from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.rules.unchanged import relevance_at_output
 from fxlrp.rules.weights import (
     Bounds,
+    change_weight,
     check_box,
     drop_dead,
     fill_bound,
@@ -138,6 +140,34 @@ def z_plus(e: float = EPSILON, bias: bool = True) -> Rule:
     Source: Montavon et al. 2017, deep Taylor decomposition.
     """
     return make_rule(alpha_beta(1.0, 0.0, e, bias).apply, z_plus, e=e, bias=bias)
+
+
+@by_value
+def with_weights(change: Callable[[Tensor], Tensor], e: float = EPSILON, bias: bool = True) -> Rule:
+    """Rule of one's own: shares as if weight and bias were what ``change`` makes of them.
+
+    ``z' = x f(w) + f(b)`` and ``c_x = f(W)^T (c * z / stab(z'))``: ``R_i = x_i sum_j f(w_ij) R_j / stab(z'_j)``.
+    With ``f(w) = w + g max(w, 0)`` it is the gamma rule for inputs that are not negative, with ``f(w) = max(w, 0)`` z+.
+
+    Args:
+        change: A pure function of a tensor that keeps its shape. Rules of the same function are equal; they pickle if
+            it does, which one with a name in a module does.
+        e: The stabiliser.
+        bias: Whether biases take a share.
+
+    Source: Montavon et al. 2019, the generic rule.
+
+    Raises:
+        RuleError: When a model is compiled, if the function changes a shape.
+    """
+
+    def apply(site: Site, c: Tensor) -> Parts:
+        """``c_x = f(W)^T (c * z / stab(x f(w) + f(b)))``."""
+        w, b = fixed_weights(site)
+        changed = replace_weights(site, change_weight(change, w), change_weight(change, b) if bias else None)
+        return changed.adjoint(c * drop_dead(site) / stabilise(changed(*site.operands), e))
+
+    return make_rule(apply, with_weights, change, e=e, bias=bias)
 
 
 @by_value

@@ -68,6 +68,21 @@ def replace_weights(site: Site, weight: Tensor, bias: Tensor | None = None) -> S
     return site.fix({1: weight, 2: torch.zeros_like(own) if bias is None else bias})
 
 
+def change_weight(change: Callable[[Tensor], Tensor], weight: Tensor | None) -> Any:
+    """Return what a function makes of a weight, and none of none.
+
+    Raises:
+        RuleError: If it does not keep the shape.
+    """
+    changed = None if weight is None else change(weight)
+    if weight is not None and (not isinstance(changed, Tensor) or changed.shape != weight.shape):
+        got = f"shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+        raise RuleError(
+            f"with_weights changed a weight of shape {tuple(weight.shape)} to {got}; it has to keep the shape"
+        )
+    return changed
+
+
 def leave_out_bias(site: Site) -> Site:
     """Return the site without its fixed bias, and with its true output, of whose sign nothing is known then."""
     fixed = site.op in AFFINE and 2 not in site.slots and len(site.leaves) > 2 and isinstance(site.leaves[2], Tensor)
@@ -136,10 +151,11 @@ def spread_evenly(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor | R
 def check_box(low: Bounds, high: Bounds) -> None:
     """Refuse bounds that are not finite, or of which one is not below the other."""
     try:
-        least, most = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in (low, high)))
+        least, most = (torch.as_tensor(v, dtype=torch.float64) for v in (low, high))
+        below = least < most
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(f"z_box needs bounds that are numbers, in shapes that fit each other: {error}") from error
-    if not bool(((least < most) & least.isfinite() & most.isfinite()).all()):
+    if not all(bool(fine.all()) for fine in (below, least.isfinite(), most.isfinite())):
         raise ValueError(f"z_box needs finite low < high, not {write_number(low)} and {write_number(high)}")
 
 
@@ -170,7 +186,7 @@ def fill_like(x: Tensor, value: float) -> Tensor:
 
 
 def make_rule(
-    apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: Bounds, e: float, bias: bool | None = None
+    apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: Any, e: float, bias: bool | None = None
 ) -> Rule:
     """Make the rule of a function, named as the call that makes it, for ops with a fixed weight.
 
@@ -188,14 +204,19 @@ def make_rule(
     return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted, unbiased=unbiased)
 
 
-def write_call(name: str, *numbers: Bounds, bias: bool | None = None) -> str:
+def write_call(name: str, *numbers: Any, bias: bool | None = None) -> str:
     """Write a call with numbers as short as they are exact, such as ``gamma(0.25)``; without any only the name."""
     shown = [write_number(number) for number in numbers] + ["bias=False"] * (bias is False)
     return f"{name}({', '.join(shown)})" if shown else name
 
 
-def write_number(number: Bounds) -> str:
-    """Write a number as short as it is exact, up to eight in a row, and of more their shape and range."""
+def write_number(number: Any) -> str:
+    """Write a number as short as it is exact, up to eight in a row, and of more their shape and range.
+
+    Of a function it is the name.
+    """
+    if callable(number):
+        return getattr(number, "__name__", type(number).__name__)
     if isinstance(number, (int, float)):
         return repr(float(number)).removesuffix(".0")
     if len(number) <= 8 and all(isinstance(n, (int, float)) for n in number):

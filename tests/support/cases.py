@@ -845,6 +845,11 @@ CLOSURES = {
     "flat": lambda e: (weighted.flat(e), ref.flat),
     "w_square": lambda e: (weighted.w_square(e), ref.w_square),
     "z_box": lambda e: (weighted.z_box(-3.0, 4.0, e), ref.z_box(-3.0, 4.0)),
+    "with_weights": lambda e: (weighted.with_weights(torch.abs, e), ref.with_weights(torch.abs)),
+    "with_weights without bias": lambda e: (
+        weighted.with_weights(torch.abs, e, bias=False),
+        ref.with_weights(torch.abs, bias=0.0),
+    ),
     "epsilon without bias": lambda e: (weighted.epsilon(e, bias=False), partial(ref.epsilon, bias=0.0)),
     "gamma without bias": lambda e: (weighted.gamma(0.25, e, bias=False), ref.gamma(0.25, bias=0.0)),
     "alpha_beta without bias": lambda e: (

@@ -487,6 +487,15 @@ def gamma(g: float, bias: float = 1.0) -> Weighted:
     return formula
 
 
+def with_weights(change: Callable[[Tensor], Tensor], bias: float = 1.0) -> Weighted:
+    """Montavon et al. 2019, the generic rule: ``R_i = sum_j x_i f(w_ij) / (sum_k x_k f(w_kj) + f(b_j)) R_j``."""
+
+    def formula(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
+        return change(w).T @ (c * (w @ x + b) / stab(change(w) @ x + bias * change(b), e))
+
+    return formula
+
+
 def alpha_beta(alpha: float, beta: float, bias: float = 1.0) -> Weighted:
     """Bach et al. 2015, eq. 60, for inputs of any sign."""
 
