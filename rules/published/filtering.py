@@ -25,15 +25,14 @@ aten = torch.ops.aten
 
 @by_value
 def guided() -> Rule:
-    """Guided backpropagation at a ReLU: what is positive goes on to units that are.
+    """Guided backpropagation at a ReLU: what is positive goes on to units that are. Serves all element-wise functions.
 
     Source: Springenberg et al. 2015, figure 1.
     """
 
     def apply(site: Site, c: Tensor) -> tuple[Tensor, ...]:
-        """``c_x = c * 1[c > 0] * 1[x > 0]``."""
-        (x,) = site.operands
-        return (torch.where(x > 0, c.clamp(min=0), 0.0),)
+        """``c_x = c * 1[c > 0] * f'(x)``, which for a ReLU is ``1[x > 0]``."""
+        return (torch.where(c > 0, site.adjoint(c)[0], 0.0),)
 
     return Rule("guided", "filtering", apply, filters=True, kills_negative=True)
 
