@@ -15,9 +15,11 @@ from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.attention import value_only
 from fxlrp.rules.linear import affine
 from fxlrp.rules.products import product
+from fxlrp.rules.published import PUBLISHED
 from fxlrp.rules.softmax import stopped
 from fxlrp.rules.taylor import adjoint
 from fxlrp.rules.weighted import alpha_beta, epsilon, flat, gamma, z_box, z_plus
+from fxlrp.rules.weights import Bounds
 
 aten = torch.ops.aten
 
@@ -107,16 +109,18 @@ PRESETS: dict[str, RuleSet] = {
             default=adjoint,
             freeze=False,
         ),
+        *PUBLISHED,
     )
 }
 """Every preset by name."""
 
 
-def epsilon_gamma_box(low: float, high: float) -> RuleSet:
-    """Return the preset ``epsilon_gamma_box`` for inputs in ``[low, high]``."""
-    preset = PRESETS["epsilon_gamma_box"]
+def epsilon_gamma_box(low: Bounds, high: Bounds) -> RuleSet:
+    """Return the preset ``epsilon_gamma_box`` for inputs in ``[low, high]``, as `z_box` takes them."""
+    box = z_box(low, high)
     return (
-        preset.where(z_box(low, high), ops=CONVOLUTIONS, position="first")
-        .named(f"epsilon_gamma_box({low:g}, {high:g})")
+        PRESETS["epsilon_gamma_box"]
+        .where(box, ops=CONVOLUTIONS, position="first")
+        .named(f"epsilon_gamma_box{box.name.removeprefix('z_box')}")
         .optional()
     )

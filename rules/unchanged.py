@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pkgutil import resolve_name
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from fxlrp._torch import tree_flatten
 from fxlrp.ir.numerics import Relevance
-from fxlrp.ir.rule import Parts, Site
+from fxlrp.ir.rule import Parts, Rule, Site
 
 Way = Callable[[Site, Tensor], tuple[Tensor, ...]]
 Function = Callable[[Site, Tensor], tuple[Tensor, ...]]
@@ -53,3 +55,28 @@ def pass_moved(function: Function) -> Callable[[Site, Tensor | Relevance], Parts
 def relevance_at_output(c: Tensor | Relevance, out: Tensor) -> Tensor:
     """Return relevance at the output, whose value counts as ``out`` where a coefficient stands for relevance."""
     return c.coefficient * out + c.rest if isinstance(c, Relevance) else c * out
+
+
+def refuse_several(node: fx.Node, slots: tuple[int, ...]) -> str:
+    """Say why an op cannot hand relevance to its operand entry by entry; empty if it can."""
+    shapes = [n.meta["val"].shape for n in (node, tree_flatten((node.args, node.kwargs))[0][slots[0]])]
+    return "" if len(slots) == 1 and shapes[0] == shapes[1] else "hands relevance to one operand, shaped as the output"
+
+
+def hand_down(site: Site, c: Tensor | Relevance) -> Parts:
+    """``R_x = R_y``: relevance goes to the operand as it is, whatever the op does.
+
+    Source: the rule of that name in zennit (Anders et al. 2021).
+    """
+    return (Relevance(0.0, relevance_at_output(c, site.out)),)
+
+
+passed = Rule(
+    "passed",
+    "unchanged",
+    hand_down,
+    refuses=refuse_several,
+    takes_relevance=True,
+    recipe=(resolve_name, ("fxlrp.rules.unchanged:passed",)),
+)
+"""Hands relevance on unchanged, for element-wise ops that a rule set leaves out of account."""

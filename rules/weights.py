@@ -8,7 +8,8 @@ input: it is prepared once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ WEIGHTED = (
     aten.mul.Tensor,
 )
 """Ops of which the second argument is the weight, and the third, if there is one, the bias."""
+
+Bounds = float | Tensor | Sequence[Any]
+"""A number, numbers per channel, or numbers for every entry of an input; nested sequences stand for tensors."""
 
 
 def refuse_unweighted(node: fx.Node, slots: tuple[int, ...]) -> str:
@@ -62,6 +66,27 @@ def replace_weights(site: Site, weight: Tensor, bias: Tensor | None = None) -> S
     if own is None:
         return site.fix({1: weight})
     return site.fix({1: weight, 2: torch.zeros_like(own) if bias is None else bias})
+
+
+def change_weight(change: Callable[[Tensor], Tensor], weight: Tensor | None) -> Any:
+    """Return what a function makes of a weight, and none of none.
+
+    Raises:
+        RuleError: If it does not keep the shape.
+    """
+    changed = None if weight is None else change(weight)
+    if weight is not None and (not isinstance(changed, Tensor) or changed.shape != weight.shape):
+        got = f"shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+        raise RuleError(
+            f"with_weights changed a weight of shape {tuple(weight.shape)} to {got}; it has to keep the shape"
+        )
+    return changed
+
+
+def leave_out_bias(site: Site) -> Site:
+    """Return the site without its fixed bias, and with its true output, of whose sign nothing is known then."""
+    fixed = site.op in AFFINE and 2 not in site.slots and len(site.leaves) > 2 and isinstance(site.leaves[2], Tensor)
+    return replace(site.fix({2: None}), facts=replace(site.facts, dead_below=False)) if fixed else site
 
 
 def sum_sizes(site: Site, weight: Tensor, bias: Tensor | None, x: Tensor, e: float) -> Tensor:
@@ -123,26 +148,78 @@ def spread_evenly(site: Site, weight: Tensor, bias: Tensor | None, c: Tensor | R
     return Relevance(0.0, replace_weights(site, weight).adjoint(relevance_at_output(c, drop_dead(site)) / whole)[0])
 
 
+def check_box(low: Bounds, high: Bounds) -> None:
+    """Refuse bounds that are not finite, or of which one is not below the other."""
+    try:
+        least, most = (torch.as_tensor(v, dtype=torch.float64) for v in (low, high))
+        below = least < most
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"z_box needs bounds that are numbers, in shapes that fit each other: {error}") from error
+    if not all(bool(fine.all()) for fine in (below, least.isfinite(), most.isfinite())):
+        raise ValueError(f"z_box needs finite low < high, not {write_number(low)} and {write_number(high)}")
+
+
+def fill_bound(site: Site, bound: Bounds) -> Tensor:
+    """Fill a tensor in the shape of the input with a bound: a number, one per channel, or what broadcasts to it.
+
+    Raises:
+        RuleError: If it does not.
+    """
+    (x,) = site.operands
+    if isinstance(bound, (int, float)):
+        return fill_like(x, bound)
+    value = torch.tensor(bound, dtype=x.dtype, device=x.device)
+    if value.ndim == 1 and site.op in AFFINE:
+        value = value.reshape(-1, *[1] * (site.leaves[1].ndim - 2))
+    try:
+        return value.expand(x.shape)
+    except RuntimeError as error:
+        raise RuleError(
+            f"z_box has bounds of shape {tuple(value.shape)}, which do not fit inputs of shape {tuple(x.shape)}; give "
+            "a number, one per channel, or a tensor that can be broadcast to the input"
+        ) from error
+
+
 def fill_like(x: Tensor, value: float) -> Tensor:
     """Fill a tensor in the shape of the input with a number, whatever the input is."""
     return torch.full(x.shape, value, dtype=x.dtype, device=x.device)
 
 
-def make_rule(apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: float, e: float) -> Rule:
+def make_rule(
+    apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: Any, e: float, bias: bool | None = None
+) -> Rule:
     """Make the rule of a function, named as the call that makes it, for ops with a fixed weight.
 
     Args:
         apply: The function.
-        make: What makes the rule of the numbers and a stabiliser.
+        make: What makes the rule of the numbers, a stabiliser, and whether biases count.
         numbers: What it was made of.
         e: The stabiliser.
+        bias: Whether biases count; None if they do not for any rule of the kind.
     """
-    name = write_call(make.__name__, *numbers, *([] if e == EPSILON else [e]))
-    limit = make(*numbers, 0.0) if e else None
-    return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted)
+    name = write_call(make.__name__, *numbers, *([] if e == EPSILON else [e]), bias=bias)
+    rest = () if bias is None else (bias,)
+    limit = make(*numbers, 0.0, *rest) if e else None
+    unbiased = make(*numbers, e, False) if bias else None
+    return Rule(name, "weighted", apply, limit=limit, refuses=refuse_unweighted, unbiased=unbiased)
 
 
-def write_call(name: str, *numbers: float) -> str:
+def write_call(name: str, *numbers: Any, bias: bool | None = None) -> str:
     """Write a call with numbers as short as they are exact, such as ``gamma(0.25)``; without any only the name."""
-    shown = ", ".join(repr(float(number)).removesuffix(".0") for number in numbers)
-    return f"{name}({shown})" if shown else name
+    shown = [write_number(number) for number in numbers] + ["bias=False"] * (bias is False)
+    return f"{name}({', '.join(shown)})" if shown else name
+
+
+def write_number(number: Any) -> str:
+    """Write a number as short as it is exact, up to eight in a row, and of more their shape and range.
+
+    Of a function it is the name.
+    """
+    if callable(number):
+        return getattr(number, "__name__", type(number).__name__)
+    if isinstance(number, (int, float)):
+        return repr(float(number)).removesuffix(".0")
+    if len(number) <= 8 and all(isinstance(n, (int, float)) for n in number):
+        return f"({', '.join(map(write_number, number))})"
+    values = torch.as_tensor(number, dtype=torch.float64)
+    return f"<{'x'.join(map(str, values.shape))} from {values.min():g} to {values.max():g}>"

@@ -30,7 +30,7 @@ def find_recipe(value: Any) -> tuple[Any, ...]:
 
 
 def by_value(make: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
-    """Make the same value for the same arguments, which pickles as a call with them."""
+    """Make the same value for the same arguments, which pickles as a call with them; tensors are given as tuples."""
 
     @cache
     def made(*args: Any) -> Any:
@@ -41,7 +41,14 @@ def by_value(make: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
     def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Made:
         given = signature(make).bind(*args, **kwargs)
         given.apply_defaults()
-        found: Made = made(*given.args)
+        found: Made = made(*map(freeze, given.args))
         return found
 
     return called
+
+
+def freeze(argument: Any) -> Any:
+    """Return the numbers of a tensor, an array or a list as nested tuples, which can be compared and do not change."""
+    if hasattr(argument, "tolist"):
+        argument = argument.tolist()
+    return tuple(map(freeze, argument)) if isinstance(argument, (list, tuple)) else argument

@@ -106,6 +106,8 @@ class Rule:
         kills_negative: On a ReLU, the operand's coefficient is 0 wherever the operand is negative.
         refuses: Given a node and its live slots, why the rule cannot serve it; empty if it can.
         recipe: A function and the arguments that make the same rule, for pickles and copies.
+        unbiased: The same rule with biases left out of what it divides by; none if it counts none there.
+        filters: The function is not linear in the coefficient, and must see all that arrives at an op at once.
         takes_relevance: The function takes a `Relevance` too, and needs no coefficient; see `fxlrp.rules.unchanged`.
     """
 
@@ -119,6 +121,8 @@ class Rule:
     refuses: Callable[[fx.Node, tuple[int, ...]], str] | None = None
     recipe: tuple[Any, ...] = field(default=(), compare=False)
     takes_relevance: bool = False
+    unbiased: Rule | None = None
+    filters: bool = False
 
     @property
     def formula(self) -> str:

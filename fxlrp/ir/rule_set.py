@@ -147,6 +147,25 @@ class RuleSet:
         overrides = tuple(replace(override, missing="ignore") for override in self.overrides)
         return replace(self, overrides=overrides, required=frozenset())
 
+    def without_bias(self) -> RuleSet:
+        """Return the same rule set with biases left out of what its weighted rules divide by, so that they keep none.
+
+        The model's output stays as it is.
+
+        Raises:
+            RuleError: If no rule of the set divides by a sum with a bias.
+        """
+        overrides = tuple(replace(o, rule=o.rule.unbiased or o.rule) for o in self.overrides)
+        table = {op: rule.unbiased or rule for op, rule in self.table.items()}
+        default = self.default and (self.default.unbiased or self.default)
+        changed = replace(self, table=table, overrides=overrides, default=default)
+        if changed == self:
+            raise RuleError(
+                f"no rule of {self.name} divides by a sum with a bias, so that there is none to leave out; weighted "
+                "rules do, such as fxlrp.rules.weighted.epsilon() and gamma()"
+            )
+        return changed.named(f"{self.name} (without bias)")
+
     def named(self, name: str) -> RuleSet:
         """Return the same rule set under another name."""
         return replace(self, name=name)

@@ -103,11 +103,19 @@ def write_weighted_section() -> str:
     for name, maker in inspect.getmembers(weighted, inspect.isfunction):
         if maker.__module__ == weighted.__name__ and inspect.get_annotations(maker).get("return") == "Rule":
             doc = inspect.getdoc(maker) or ""
-            given = ", ".join(f"{p.name}={p.default:g}" for p in inspect.signature(maker).parameters.values())
+            given = ", ".join(write_parameter(p) for p in inspect.signature(maker).parameters.values())
             lines.append(
                 f"| `{name}({given})` | {escape_cell(doc.partition(chr(10))[0])} | {escape_cell(find_published(doc))} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def write_parameter(parameter: inspect.Parameter) -> str:
+    """Write a parameter with its default, numbers as short as they are exact."""
+    default = parameter.default
+    if default is parameter.empty:
+        return parameter.name
+    return f"{parameter.name}={default if isinstance(default, bool) else f'{default:g}'}"
 
 
 def write_preset_section() -> str:

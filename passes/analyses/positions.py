@@ -60,7 +60,7 @@ def is_own_rule(rule: Rule) -> bool:
 
     Nothing is known of others: one that cuts negative coefficients off must see all terms of a target at once.
     """
-    return getattr(rule.apply, "__module__", "").startswith("fxlrp.rules.")
+    return getattr(rule.apply, "__module__", "").startswith("fxlrp.rules.") and not rule.filters
 
 
 def find_aligned(node: fx.Node, twin: Twin, lead: tuple[Any, ...]) -> set[fx.Node] | None:

@@ -240,6 +240,11 @@ def test_rules_carry_what_they_were_made_with_in_their_names() -> None:
         "flat(0.1)": flat(0.1),
         "w_square": w_square(),
         "w_square(0.1)": w_square(0.1),
+        "gamma(0.25, bias=False)": gamma(bias=False),
+        "epsilon(1e-06, bias=False)": epsilon(bias=False),
+        "alpha_beta(2, 1, 0.1, bias=False)": alpha_beta(e=0.1, bias=False),
+        "z_plus(bias=False)": z_plus(bias=False),
+        "w_square(bias=False)": w_square(bias=False),
     }
     assert {name: str(rule) for name, rule in made.items()} == {name: name for name in made}
 

@@ -300,3 +300,22 @@ def test_a_rule_that_does_not_pickle_says_so_as_python_does() -> None:
     rules = PRESETS["attnlrp"] | {aten.tanh.default: Rule("mine", "test", lambda site, c: (c,))}
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
         pickle.dumps(rules)
+
+
+def test_biases_are_left_out_of_a_whole_rule_set(model: nn.Module) -> None:
+    rules = PRESETS["epsilon"].where(gamma(0.1), module="blocks.0*").without_bias()
+    assert rules.name == "epsilon (changed) (without bias)"
+    assert {str(rule) for rule in rules.table.values()} == {"epsilon(1e-06, bias=False)"}
+    assert [str(override.rule) for override in rules.overrides] == ["gamma(0.1, bias=False)"]
+    assert pickle.loads(pickle.dumps(rules)) == rules
+    x = X + 2
+    plain, biased = (fxlrp.compile(model, rules=r) for r in (PRESETS["epsilon"].without_bias(), PRESETS["epsilon"]))
+    torch.testing.assert_close(plain(x, target=0).output, model(x))
+    assert abs(plain.ledger(x, target=0).absorbed) < 1e-9 < abs(biased.ledger(x, target=0).absorbed)
+    torch.testing.assert_close(plain(x, target=0).relevance.sum(1), model(x)[:, 0], rtol=1e-3, atol=0)
+
+
+def test_a_rule_set_that_counts_no_bias_has_none_to_leave_out() -> None:
+    for rules in (PRESETS["attnlrp"], PRESETS["gradient"], PRESETS["epsilon"].without_bias()):
+        with pytest.raises(RuleError, match=r"no rule of .* divides by a sum with a bias"):
+            rules.without_bias()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
 from cases import CASES, OpCase
+from reference import Call
 from sites import agree, numbers, seed, site
 from torch import Tensor, nn
 from torchvision_ops import import_torchvision
 
 import fxlrp
+from fxlrp.errors import RuleError
 from fxlrp.ir.numerics import Relevance
+from fxlrp.rules.unchanged import passed
 from fxlrp.rules.weighted import epsilon, flat, w_square, z_box, z_plus
 
 import_torchvision()
@@ -106,3 +110,20 @@ def test_zennit_inside_a_network(ours: fxlrp.Rule, theirs: Callable[[], zennit.c
         for handle in handles:
             handle.remove()
     torch.testing.assert_close(result.relevance, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("op", [aten.relu.default, aten.sigmoid.default, aten.cos.default], ids=str)
+def test_relevance_is_handed_down_whatever_the_op_does(op: object) -> None:
+    at = site(Call(op, (torch.linspace(-2, 2, 5).double().view(1, 5),)))
+    c = seed(at.out)
+    agree(numbers(passed(at, c), at.operands), [c * at.out])
+    rest = Relevance(c / 2, c)
+    agree(numbers(passed(at, rest), at.operands), [c / 2 * at.out + c])
+
+
+def test_relevance_is_handed_down_to_one_operand() -> None:
+    assert pickle.loads(pickle.dumps(passed)) is passed
+    model, x = network()
+    for op in (aten.linear.default, aten.max_pool2d.default):
+        with pytest.raises(RuleError, match="rule passed hands relevance to one operand, shaped as the output"):
+            fxlrp.compile(model, rules=fxlrp.rule_set("epsilon") | {op: passed}, args=(x,))

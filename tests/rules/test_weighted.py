@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -201,7 +202,15 @@ def test_degenerate_sites_stay_finite_without_a_stabiliser(closure: str) -> None
             assert found.isfinite().all(), f"{label}, {chosen}"
 
 
-@pytest.mark.parametrize("closure", CLOSURES)
+STEADY = [
+    name
+    for name in CLOSURES
+    if "with_weights" not in name and name not in ("epsilon without bias", "gamma without bias")
+]
+"""Rules of which no denominator is a small difference of large sums unless the output is."""
+
+
+@pytest.mark.parametrize("closure", STEADY)
 def test_degenerate_sites_keep_their_digits_in_single_precision(closure: str) -> None:
     """No denominator is a small difference of large sums."""
     rule, _ = CLOSURES[closure](1e-6)
@@ -258,6 +267,38 @@ def test_the_ledger_closes_whatever_the_weights(closure: str, weight: str, activ
     ledger = fxlrp.compile(model, rules=rules).ledger(x, target=3)
     assert all(math.isfinite(v) for e in ledger.entries for v in (e.received, e.passed, e.absorbed, e.stabiliser))
     assert abs(ledger.gap) <= 1e-8 * max(abs(ledger.explained), abs(ledger.inputs["input"]))
+
+
+def strengthen(w: Tensor) -> Tensor:
+    return w + 0.25 * w.clamp(min=0)
+
+
+def test_weights_of_ones_own_make_the_published_rules() -> None:
+    model, x = network().double(), X.double()
+    at_first = {"ops": aten.conv2d.default, "position": "last"}  # the only layer there without padding
+    for made, known in (
+        (weighted.with_weights(strengthen), weighted.gamma(0.25)),
+        (weighted.with_weights(torch.relu), weighted.z_plus()),
+    ):
+        one, other = (
+            fxlrp.compile(model, rules=fxlrp.rule_set("epsilon").where(rule, **at_first))(x, target=target).relevance
+            for rule in (made, known)
+            for target in [int(model(x).argmax())]
+        )
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_weights_of_ones_own_are_values() -> None:
+    rule = weighted.with_weights(strengthen, bias=False)
+    assert str(rule) == "with_weights(strengthen, bias=False)"
+    assert weighted.with_weights(strengthen).unbiased is rule
+    assert pickle.loads(pickle.dumps(weighted.with_weights(torch.relu))) is weighted.with_weights(torch.relu)
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    rules = fxlrp.rule_set("epsilon") | {aten.conv2d.default: weighted.with_weights(torch.sum)}
+    with pytest.raises(fxlrp.RuleError, match=r"with_weights changed a weight of shape \(3, 4, 6, 6\) to shape \(\)"):
+        fxlrp.compile(network(), rules=rules, args=(X,))
 
 
 def relevances(rule: fxlrp.Rule, found: Tensor, x: Tensor) -> Tensor:

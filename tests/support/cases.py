@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product as pairs
 from statistics import NormalDist
 from typing import Any
@@ -844,6 +845,19 @@ CLOSURES = {
     "flat": lambda e: (weighted.flat(e), ref.flat),
     "w_square": lambda e: (weighted.w_square(e), ref.w_square),
     "z_box": lambda e: (weighted.z_box(-3.0, 4.0, e), ref.z_box(-3.0, 4.0)),
+    "with_weights": lambda e: (weighted.with_weights(torch.abs, e), ref.with_weights(torch.abs)),
+    "with_weights without bias": lambda e: (
+        weighted.with_weights(torch.abs, e, bias=False),
+        ref.with_weights(torch.abs, bias=0.0),
+    ),
+    "epsilon without bias": lambda e: (weighted.epsilon(e, bias=False), partial(ref.epsilon, bias=0.0)),
+    "gamma without bias": lambda e: (weighted.gamma(0.25, e, bias=False), ref.gamma(0.25, bias=0.0)),
+    "alpha_beta without bias": lambda e: (
+        weighted.alpha_beta(2.0, 1.0, e, bias=False),
+        ref.alpha_beta(2.0, 1.0, bias=0.0),
+    ),
+    "z_plus without bias": lambda e: (weighted.z_plus(e, bias=False), ref.alpha_beta(1.0, 0.0, bias=0.0)),
+    "w_square without bias": lambda e: (weighted.w_square(e, bias=False), partial(ref.w_square, bias=0.0)),
 }
 """Every rule of `fxlrp.rules.weighted` with its formula, for a stabiliser."""
 
@@ -879,7 +893,7 @@ def weighted_case(closure: str, kind: str, sign: str) -> OpCase:
         (SIGNS[sign](with_zeros(x)), *rest),
         ref.weighted(formula, e),
         label=f"{kind.strip()} {sign}",
-        keeps=LEAK if biased else KEPT.get(closure, 1.0),
+        keeps=LEAK if biased else KEPT.get(closure.removesuffix(" without bias"), 1.0),
         rule=rule,
     )
 

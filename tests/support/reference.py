@@ -451,10 +451,9 @@ def weighted(formula: Weighted, e: float) -> Reference:
     return apply
 
 
-def epsilon(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
-    """Bach et al. 2015, eq. 58: ``R_i = x_i sum_j w_ij R_j / stab(z_j)``."""
-    z = w @ x + b
-    return w.T @ (c * z / stab(z, e))
+def epsilon(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float, bias: float = 1.0) -> Tensor:
+    """Bach et al. 2015, eq. 58: ``R_i = x_i sum_j w_ij R_j / stab(z_j)``, with a part of the bias in ``z_j``."""
+    return w.T @ (c * (w @ x + b) / stab(w @ x + bias * b, e))
 
 
 def epsilon_sum(e: float) -> Reference:
@@ -475,26 +474,35 @@ def signed(w_above: Tensor, w_below: Tensor, bias: Tensor, x: Tensor, r: Tensor,
     return (x > 0) * (w_above.T @ s) + (x < 0) * (w_below.T @ s)
 
 
-def gamma(g: float) -> Weighted:
+def gamma(g: float, bias: float = 1.0) -> Weighted:
     """Generalised gamma rule (Montavon et al. 2019; Andeol et al. 2021), split by the sign of the output."""
 
     def formula(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
         z = w @ x + b
         up, down = w + g * positive(w), w + g * negative(w)
-        above = signed(up, down, b + g * positive(b), x, torch.where(z > 0, c * z, 0.0), e)
-        below = signed(down, up, b + g * negative(b), x, torch.where(z < 0, c * z, 0.0), e)
+        above = signed(up, down, bias * (b + g * positive(b)), x, torch.where(z > 0, c * z, 0.0), e)
+        below = signed(down, up, bias * (b + g * negative(b)), x, torch.where(z < 0, c * z, 0.0), e)
         return above + below
 
     return formula
 
 
-def alpha_beta(alpha: float, beta: float) -> Weighted:
+def with_weights(change: Callable[[Tensor], Tensor], bias: float = 1.0) -> Weighted:
+    """Montavon et al. 2019, the generic rule: ``R_i = sum_j x_i f(w_ij) / (sum_k x_k f(w_kj) + f(b_j)) R_j``."""
+
+    def formula(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
+        return change(w).T @ (c * (w @ x + b) / stab(change(w) @ x + bias * change(b), e))
+
+    return formula
+
+
+def alpha_beta(alpha: float, beta: float, bias: float = 1.0) -> Weighted:
     """Bach et al. 2015, eq. 60, for inputs of any sign."""
 
     def formula(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
         r = c * (w @ x + b)
-        up = signed(positive(w), negative(w), positive(b), x, r, e)
-        down = signed(negative(w), positive(w), negative(b), x, r, e)
+        up = signed(positive(w), negative(w), bias * positive(b), x, r, e)
+        down = signed(negative(w), positive(w), bias * negative(b), x, r, e)
         return alpha * up - beta * down
 
     return formula
@@ -518,9 +526,9 @@ def flat(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
     return field.T @ (c * (w @ x + b) / (field.sum(1) + e))
 
 
-def w_square(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float) -> Tensor:
+def w_square(w: Tensor, b: Tensor, x: Tensor, c: Tensor, e: float, bias: float = 1.0) -> Tensor:
     """Montavon et al. 2017: shares by squared weights, of which the bias has one."""
-    return (w**2).T @ (c * (w @ x + b) / ((w**2).sum(1) + b**2 + e))
+    return (w**2).T @ (c * (w @ x + b) / ((w**2).sum(1) + bias * b**2 + e))
 
 
 def z_box(low: float, high: float) -> Weighted:
