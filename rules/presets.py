@@ -15,6 +15,7 @@ from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.attention import value_only
 from fxlrp.rules.linear import affine
 from fxlrp.rules.products import product
+from fxlrp.rules.published import PUBLISHED
 from fxlrp.rules.softmax import stopped
 from fxlrp.rules.taylor import adjoint
 from fxlrp.rules.weighted import alpha_beta, epsilon, flat, gamma, z_box, z_plus
@@ -107,6 +108,7 @@ PRESETS: dict[str, RuleSet] = {
             default=adjoint,
             freeze=False,
         ),
+        *PUBLISHED,
     )
 }
 """Every preset by name."""

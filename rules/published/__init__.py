@@ -1,0 +1,15 @@
+"""Rule sets of single papers, with the rules that only they need.
+
+Takes nothing. Returns presets, which `fxlrp.rules.presets` lists with all others. Where a paper does not give its
+formula, the docstring says that it is ours.
+"""
+
+from fxlrp.ir.rule_set import RuleSet
+from fxlrp.rules.published.patching import RELP, RELP_AH
+from fxlrp.rules.published.recurrent import ARRAS_LSTM, ARRAS_LSTM_SHARED, MAMBA_LRP
+from fxlrp.rules.published.residuals import RESLRP
+
+PUBLISHED: tuple[RuleSet, ...] = (RELP, RELP_AH, RESLRP, MAMBA_LRP, ARRAS_LSTM, ARRAS_LSTM_SHARED)
+"""Every rule set of this room."""
+
+__all__ = ["PUBLISHED"]
