@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,6 +113,7 @@ def share_product(site: Site, r: Tensor) -> tuple[Tensor, ...]:
     return tuple((r / len(site.operands)).sum_to_size(x.shape) for x in site.operands)
 
 
+@partial(carry_relevance, way=share_product)
 def halve(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     """``c_i = J_i^T c / k``, and relevance without a coefficient likewise.
 
@@ -120,7 +122,7 @@ def halve(site: Site, c: Tensor) -> tuple[Tensor, ...]:
     return site.adjoint(c / len(site.operands))
 
 
-signal = Rule("signal", "product", carry_relevance(halve, share_product), takes_relevance=True)
+signal = Rule("signal", "product", halve, takes_relevance=True)
 
 
 @by_value

@@ -549,8 +549,9 @@ def identity_rule(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``y = x * sg(f(x) / x)``: relevance passes the function unchanged (Achtibat et al. 2024, eq. 9)."""
 
     def same(*args: Any, **kwargs: Any) -> Tensor:
-        x = next(a for a in args if isinstance(a, Tensor))
-        return x * (f(*args, **kwargs) / x).detach()
+        given = [torch.where(a == 0, 1e-12, a) if isinstance(a, Tensor) else a for a in args]  # its slope at 0
+        x, near = (next(a for a in some if isinstance(a, Tensor)) for some in (args, given))
+        return x * (f(*given, **kwargs) / near).detach()
 
     return same
 
