@@ -16,12 +16,14 @@ from zoo import ZOO, targets
 import fxlrp
 from fxlrp.capture.explained_output import pick_output
 from fxlrp.capture.functional_graph import capture
-from fxlrp.errors import RuleError
+from fxlrp.errors import RuleError, SignatureError
 from fxlrp.ir.provenance import module_path
 from fxlrp.passes import CANONICAL, run_passes
 from fxlrp.rules.published import PUBLISHED
+from fxlrp.rules.published.feedback import LFP, feedback_of
 from fxlrp.rules.published.recurrent import is_selection
 from fxlrp.rules.published.residuals import is_residual_addition, residual_gamma
+from fxlrp.rules.weighted import epsilon
 
 aten = torch.ops.aten
 NAMES = [preset.name for preset in PUBLISHED]
@@ -236,3 +238,37 @@ def test_every_preset_is_the_same_by_inductor(preset: str) -> None:
         fxlrp.compile(model, rules=preset, backend=backend)(x, target=1).relevance for backend in ("eager", "inductor")
     )
     torch.testing.assert_close(inductor, eager, rtol=1e-9, atol=1e-12)
+
+
+def fresh(*layers: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*layers).double().eval()
+
+
+@pytest.mark.parametrize("e", [1e-6, 0.0])
+def test_v14_feedback_is_the_size_of_weights_times_the_gradient(e: float) -> None:
+    """For rewards ``z (onehot - softmax z)`` and a network of ReLUs, as the stabiliser goes to 0."""
+    model = fresh(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4)
+    )
+    x, labels = torch.rand(3, 1, 6, 6).double(), torch.tensor([0, 3, 2])
+    rules = fxlrp.rule_set("lfp") if e else fxlrp.rule_set("lfp") | dict.fromkeys(LFP.table, epsilon(0.0))
+    attributor = fxlrp.compile(model, rules=rules.optional(), read=("*.weight", "*.bias"))
+    z = model(x)
+    reward = nn.functional.one_hot(labels, 4) - z.softmax(1)
+    found = feedback_of(attributor(x, target=reward.detach()).read, dict(model.named_parameters()))
+    nn.functional.cross_entropy(z, labels, reduction="sum").backward()
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        wanted = -parameter.detach().abs() * parameter.grad
+        size = wanted.abs().max()
+        torch.testing.assert_close(
+            found[name].sum_to_size(wanted.shape), wanted, rtol=0, atol=float(1e-4 * size if e else 1e-8 * size)
+        )
+
+
+def test_feedback_is_of_parameters() -> None:
+    with pytest.raises(
+        SignatureError, match=r"relevance of 0\.weights, \(1, 2\), is of no parameter; there are w \(2,\)"
+    ):
+        feedback_of({"0.weights": torch.ones(1, 2)}, {"w": torch.ones(2)})
