@@ -1,4 +1,10 @@
-"""DynamicLRP: every op by itself shares relevance by sizes, and parameters take their part."""
+"""DynamicLRP: every op by itself shares relevance by sizes, and parameters take their part.
+
+What the paper's code does and this does not: it multiplies relevance at the logits of any attention by a lower
+triangle, halves relevance at products with weights where attention has its rules, and where it has none gives values
+one half and nothing to queries and keys; an op that it does not know passes everything to all operands alike, where
+here the default table serves it.
+"""
 
 from __future__ import annotations
 
@@ -102,12 +108,13 @@ bilinear = Rule("bilinear", "ratio", share_product, takes_relevance=True)
 
 
 def share_softmax(site: Site, c: Tensor | Relevance) -> Parts:
-    """``c_x = R - s sum(R)``, by first Taylor order.
+    """``R_x = x (R - s sum(R))``, by first Taylor order; 0 where the logit is masked.
 
     Source: Lee and Arias 2025; Achtibat et al. 2024, proposition 3.1.
     """
-    r, a = relevance_at_output(c, site.out), site.arguments
-    return (r - site.out * r.sum(a["dim"], keepdim=True),)
+    (x,), r = site.operands, relevance_at_output(c, site.out)
+    part = r - site.out * r.sum(site.arguments["dim"], keepdim=True)
+    return (Relevance(0.0, torch.where(x.isinf(), 0.0, x) * part),)
 
 
 taylor = Rule("taylor", "ratio", share_softmax, takes_relevance=True)

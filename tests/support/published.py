@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from reference import Call, Parts
+from reference import Call, Parts, matrix, slope
 from torch import Tensor, nn
 
 
@@ -107,3 +107,147 @@ def shared_sum(e: float) -> Any:
         return tuple(r.sum_to_size(call.leaves[slot].shape) for r, slot in zip(found, call.live, strict=True))
 
     return apply
+
+
+def sized(call: Call) -> tuple[Tensor, Tensor]:
+    """Sizes by which the two operands of a sum, a product or a quotient share."""
+    a, b = call.named["self"], call.named["other"]
+    if "add" in str(call.op) or "sub" in str(call.op):
+        a, b = terms_of(call)
+    return a.abs(), (1 / b if "div" in str(call.op) else b).abs()
+
+
+TINY = 1e-11
+
+
+def by_size(call: Call, c: Tensor) -> Parts:
+    """Lee and Arias 2025, add, multiply, divide: ``R_k = |z_k| / (|z_1| + |z_2| + e) R``."""
+    sizes, r = sized(call), c * call.out
+    parts = [size / (sizes[0] + sizes[1] + TINY) * r for size in sizes]
+    return tuple(parts[slot].sum_to_size(call.leaves[slot].shape) for slot in call.live)
+
+
+def same(call: Call, c: Tensor) -> Parts:
+    """Lee and Arias 2025, identity: ``R_x = R``."""
+    return tuple((c * call.out).sum_to_size(x.shape) for x in call.operands)
+
+
+def reduced(call: Call, c: Tensor) -> Parts:
+    """Lee and Arias 2025, sum and mean: ``R_i = |x_i| / (sum |x| + e) R``, of the mean with the sizes of its parts."""
+    (x,), r = call.operands, c * call.out
+    dims = call.named.get("dim") or list(range(x.ndim))
+    keep = [1 if d in [k % x.ndim for k in dims] else n for d, n in enumerate(x.shape)]
+    return (x.abs() / (x.abs().sum(dims, keepdim=True) + TINY) * r.reshape(keep),)
+
+
+def windows(call: Call, c: Tensor) -> Parts:
+    """Lee and Arias 2025, adaptive average pool: an even share for each entry of the window."""
+    (x,), r = call.operands, c * call.out
+    found = torch.zeros_like(x)
+    (height, width), (rows, columns) = x.shape[-2:], r.shape[-2:]
+    for i in range(rows):
+        for j in range(columns):
+            top, bottom = i * height // rows, -(-(i + 1) * height // rows)
+            left, right = j * width // columns, -(-(j + 1) * width // columns)
+            size = (bottom - top) * (right - left)
+            found[..., top:bottom, left:right] += r[..., i : i + 1, j : j + 1] / size
+    return (found,)
+
+
+def split_bias(call: Call, c: Tensor) -> Parts:
+    """Lee and Arias 2025, add of a product and a bias, then epsilon: ``R_i = sum_j w_ij x_i / stab(z_j) R'_j``."""
+    x, w, b = (*call.args, None)[:3]
+    rows, found = x.reshape(-1, x.shape[-1]), []
+    for row, own in zip(rows, c.reshape(len(rows), -1), strict=True):
+        r = torch.zeros_like(row)
+        for j in range(len(w)):
+            z, bias = w[j] @ row, torch.zeros(()).double() if b is None else b[j]
+            left = own[j] * (z + bias) * (1 if b is None else z.abs() / (z.abs() + bias.abs() + TINY))
+            r += w[j] * left / stab(z, TINY)
+        found.append(r)
+    return (torch.stack(found).reshape(x.shape),)
+
+
+def bilinear(call: Call, c: Tensor) -> Parts:
+    """Lee and Arias 2025, Achtibat et al. 2024, proposition 3.3: ``R_ik = sum_j a_ik b_kj / (2 z_ij) R_ij``."""
+    a, b = call.args
+    s = c * call.out / stab(call.out, TINY) / len(call.live)
+    parts = torch.einsum("...ij,...kj->...ik", s, b), torch.einsum("...ij,...ik->...kj", s, a)
+    return tuple(parts[slot] for slot in call.live)
+
+
+def softmax(call: Call, c: Tensor) -> Parts:
+    """Lee and Arias 2025, Achtibat et al. 2024, proposition 3.1: ``R_i = x_i (R_i - s_i sum_j R_j)``."""
+    r, (x,) = c * call.out, call.operands
+    return (x * (r - call.out * r.sum(call.args[1], keepdim=True)),)
+
+
+def attention(call: Call, c: Tensor) -> Parts:
+    """The above in a row: ``A V``, softmax, and the scaled ``Q K^T``, all of them as relevance."""
+    q, k, v = call.args[:3]
+    logits = q @ k.mT * q.shape[-1] ** -0.5
+    weights = logits.softmax(-1)
+    of_weights, of_values = (p * x for p, x in zip(bilinear(product(weights, v), c), (weights, v), strict=True))
+    of_logits = logits * (of_weights - weights * of_weights.sum(-1, keepdim=True))
+    of_q, of_k = bilinear(product(q, k.mT), of_logits / (q @ k.mT))
+    return of_q, of_k.mT, of_values / v
+
+
+def product(a: Tensor, b: Tensor) -> Call:
+    return Call(torch.ops.aten.matmul.default, (a, b), {}, (0, 1))
+
+
+def positive(call: Call, c: Tensor) -> Parts:
+    """Chefer et al. 2021, code: ``R_i = (x_i+ w_ij+ + x_i- w_ij-) / sum_k (...) R_j``, no bias, as a coefficient."""
+    w = matrix(call, 0)
+    x, r = call.args[0].flatten(), (c * call.out).flatten()
+    parts = (w * x).clamp(min=0)
+    return (((parts / (parts.sum(1, keepdim=True) + 1e-9)).T @ r / x).reshape(call.args[0].shape),)
+
+
+def image_range(call: Call, c: Tensor) -> Parts:
+    """Chefer et al. 2021, code: z-box between the smallest and the largest value of each sample, no bias."""
+    w, image, r = matrix(call, 0), call.args[0], (c * call.out).flatten()
+    edges = [edge.reshape(-1, *[1] * (image.ndim - 1)).expand_as(image).flatten()
+             for edge in (image.flatten(1).min(1).values, image.flatten(1).max(1).values)]  # fmt: skip
+    parts = w * image.flatten() - w.clamp(min=0) * edges[0] - w.clamp(max=0) * edges[1]
+    return (((parts / (parts.sum(1, keepdim=True) + 1e-9)).T @ r).reshape(image.shape),)
+
+
+def simple(call: Call, c: Tensor) -> Parts:
+    """Chefer et al. 2021, code: ``c_i = J_i^T (R / z) / k``."""
+    s = c * call.out / stab(call.out, 1e-9) / len(call.live)
+    return tuple(slope(call, slot, s) for slot in call.live)
+
+
+def normalised(call: Call, c: Tensor) -> Parts:
+    """Chefer et al. 2021, code: shares of a sum, each side scaled to its part of the sizes of both totals."""
+    r = c * call.out
+    found = [t / stab(call.out, 1e-9) * r for t in terms_of(call)]
+    for n in range(len(r)):
+        totals = [part[n].sum() for part in found]
+        for part, total in zip(found, list(totals), strict=True):
+            part[n] *= total.abs() / (totals[0].abs() + totals[1].abs()) * r[n].sum() / total
+    return tuple(found[slot].sum_to_size(call.leaves[slot].shape) for slot in call.live)
+
+
+def chefer_attention(call: Call, c: Tensor) -> Parts:
+    """Chefer et al. 2021, code: two products that share and halve, relevance unchanged through the softmax between."""
+    q, k, v = call.args[:3]
+    if call.named["enable_gqa"]:
+        groups = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    logits = q @ k.mT * q.shape[-1] ** -0.5
+    shown = torch.ones_like(logits, dtype=torch.bool)
+    if call.named["is_causal"]:
+        shown = shown.tril()
+    weights = logits.masked_fill(~shown, -torch.inf).softmax(-1)
+    s = c * call.out / stab(call.out, 1e-9) / 2
+    of_weights, of_values = (
+        weights * torch.einsum("...ij,...kj->...ik", s, v),
+        torch.einsum("...ij,...ik->...jk", weights, s),
+    )
+    t = of_weights / stab(logits, 1e-9) / 2 * q.shape[-1] ** -0.5
+    of_q, of_k = torch.einsum("...ij,...jk->...ik", t, k), torch.einsum("...ij,...ik->...jk", t, q)
+    own = call.args[1].shape
+    return of_q, *(p if p.shape == own else p.reshape(own[0], own[1], -1, *own[2:]).sum(2) for p in (of_k, of_values))
