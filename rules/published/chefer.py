@@ -11,8 +11,8 @@ from fxlrp.ir.ops import AVERAGE_POOLS, CONVOLUTIONS, GATES, MAX_POOLS, REDUCTIO
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.pointwise import SLOPES
+from fxlrp.rules.published.arriving import find_arriving
 from fxlrp.rules.published.ratios import has_constant, same
-from fxlrp.rules.unchanged import relevance_at_output
 from fxlrp.rules.weights import fixed_weights, pull_back, refuse_unweighted, replace_weights, sum_sides
 
 aten = torch.ops.aten
@@ -30,7 +30,7 @@ def share_positive(site: Site, c: Tensor | Relevance) -> Parts:
     w, _ = fixed_weights(site)
     up, down = w.clamp(min=0), w.clamp(max=0)
     whole, _ = sum_sides(site, up, down, None, False, bound_epsilon(TINY, site.out.dtype))
-    return (pull_back(site, up, down, relevance_at_output(c, site.out) / whole),)
+    return (pull_back(site, up, down, find_arriving(site, c) / whole),)
 
 
 positive = Rule("positive", "weighted", share_positive, refuses=refuse_unweighted, takes_relevance=True)
@@ -47,7 +47,7 @@ def share_image(site: Site, c: Tensor | Relevance) -> Parts:
     low, high = (edge(dims, keepdim=True).expand_as(x) for edge in (x.amin, x.amax))
     up, down = (replace_weights(site, part) for part in (w.clamp(min=0), w.clamp(max=0)))
     z = up(x - low) + down(x - high)
-    s = relevance_at_output(c, site.out) / (z + bound_epsilon(TINY, z.dtype))
+    s = find_arriving(site, c) / (z + bound_epsilon(TINY, z.dtype))
     return (Relevance(0.0, (x - low) * up.adjoint(s)[0] - (high - x) * down.adjoint(s)[0]),)
 
 
@@ -59,7 +59,7 @@ def share_adjoint(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Chefer et al. 2021, code.
     """
-    return site.adjoint(relevance_at_output(c, site.out) / stabilise(site.out, TINY) / len(site.slots))
+    return site.adjoint(find_arriving(site, c) / stabilise(site.out, TINY) / len(site.slots))
 
 
 simple = Rule("simple", "product", share_adjoint, takes_relevance=True)
@@ -70,7 +70,7 @@ def pass_all(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Chefer et al. 2021, code.
     """
-    r = relevance_at_output(c, site.out)
+    r = find_arriving(site, c)
     return tuple(
         Relevance(0.0, r if slot == site.slots[0] else torch.zeros_like(site.leaves[slot])) for slot in site.slots
     )
@@ -86,7 +86,7 @@ def share_normalised(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Chefer et al. 2021, code, where sums are over the whole batch; here samples are apart.
     """
-    r, a = relevance_at_output(c, site.out), site.arguments
+    r, a = find_arriving(site, c), site.arguments
     s, dims = r / stabilise(site.out, TINY), list(range(1, r.ndim))
     factor = -a["alpha"] if site.op is aten.sub.Tensor else a["alpha"]
     terms = [a["self"] * s, a["other"] * factor * s]
@@ -104,7 +104,7 @@ def share_attention(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Chefer et al. 2021, code.
     """
-    r, a = relevance_at_output(c, site.out) / stabilise(site.out, TINY), site.arguments
+    r, a = find_arriving(site, c) / stabilise(site.out, TINY), site.arguments
     q, k, v = a["query"], a["key"], a["value"]
     if a["enable_gqa"]:
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))

@@ -18,7 +18,7 @@ from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.attention import uniform
 from fxlrp.rules.pointwise import SLOPES
-from fxlrp.rules.unchanged import relevance_at_output
+from fxlrp.rules.published.arriving import find_arriving
 
 aten = torch.ops.aten
 
@@ -33,7 +33,7 @@ def share_by_size(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Lee and Arias 2025, add, multiply and divide.
     """
-    r, (a, b) = relevance_at_output(c, site.out), site.leaves[:2]
+    r, (a, b) = find_arriving(site, c), site.leaves[:2]
     sizes = a.abs(), (1 / b if site.op is aten.div.Tensor else b * site.arguments.get("alpha", 1)).abs()
     r = r / (sizes[0] + sizes[1] + bound_epsilon(TINY, r.dtype))
     return tuple(Relevance(0.0, (sizes[slot] * r).sum_to_size(site.leaves[slot].shape)) for slot in site.slots)
@@ -47,7 +47,7 @@ def give_all(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Lee and Arias 2025, identity.
     """
-    r = relevance_at_output(c, site.out)
+    r = find_arriving(site, c)
     return tuple(Relevance(0.0, (r / len(site.slots)).sum_to_size(x.shape)) for x in site.operands)
 
 
@@ -59,7 +59,7 @@ def share_reduction(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Lee and Arias 2025, sum and mean.
     """
-    (x,), r = site.operands, relevance_at_output(c, site.out)
+    (x,), r = site.operands, find_arriving(site, c)
     (spread,) = site.adjoint(r / (site(x.abs()) + bound_epsilon(TINY, x.dtype)))
     return (Relevance(0.0, x.abs() * spread),)
 
@@ -72,7 +72,7 @@ def share_evenly(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Lee and Arias 2025, adaptive average pool.
     """
-    return tuple(Relevance(0.0, part) for part in site.adjoint(relevance_at_output(c, site.out)))
+    return tuple(Relevance(0.0, part) for part in site.adjoint(find_arriving(site, c)))
 
 
 even = Rule("even", "ratio", share_evenly, takes_relevance=True)
@@ -83,7 +83,7 @@ def share_affine(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Lee and Arias 2025, add and linear.
     """
-    r, bias, own = relevance_at_output(c, site.out), site.arguments["bias"], site
+    r, bias, own = find_arriving(site, c), site.arguments["bias"], site
     if isinstance(bias, Tensor) and 2 not in site.slots:
         own = site.fix({2: torch.zeros_like(bias)})
         z = own(*own.operands)
@@ -101,7 +101,7 @@ def share_product(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Lee and Arias 2025; Achtibat et al. 2024, proposition 3.3.
     """
-    return site.adjoint(relevance_at_output(c, site.out) / stabilise(site.out, TINY) / len(site.slots))
+    return site.adjoint(find_arriving(site, c) / stabilise(site.out, TINY) / len(site.slots))
 
 
 bilinear = Rule("bilinear", "ratio", share_product, takes_relevance=True)
@@ -112,7 +112,7 @@ def share_softmax(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Lee and Arias 2025; Achtibat et al. 2024, proposition 3.1.
     """
-    (x,), r = site.operands, relevance_at_output(c, site.out)
+    (x,), r = site.operands, find_arriving(site, c)
     part = r - site.out * r.sum(site.arguments["dim"], keepdim=True)
     return (Relevance(0.0, torch.where(x.isinf(), 0.0, x) * part),)
 
@@ -125,7 +125,7 @@ def share_attention(site: Site, c: Tensor | Relevance) -> Parts:
 
     Source: Lee and Arias 2025; Achtibat et al. 2024, propositions 3.1 and 3.3.
     """
-    return uniform(site, relevance_at_output(c, site.out) / stabilise(site.out, TINY))
+    return uniform(site, find_arriving(site, c) / stabilise(site.out, TINY))
 
 
 fused = Rule("fused", "ratio", share_attention, takes_relevance=True)

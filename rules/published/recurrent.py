@@ -11,20 +11,21 @@ from torch import Tensor, fx
 
 from fxlrp.ir.closures import by_value
 from fxlrp.ir.numerics import Relevance, stabilise
-from fxlrp.ir.ops import AFFINE, LAYOUTS
+from fxlrp.ir.ops import AFFINE, MOVES
 from fxlrp.ir.program import find_op
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.linear import affine
+from fxlrp.rules.published.arriving import find_arriving
 from fxlrp.rules.published.residuals import refuse_number
 from fxlrp.rules.softmax import stopped
-from fxlrp.rules.unchanged import carry_relevance, relevance_at_output
+from fxlrp.rules.unchanged import carry_relevance
 from fxlrp.rules.weighted import epsilon
 from fxlrp.rules.weights import fixed_weights, refuse_unweighted, replace_weights, write_call
 
 aten = torch.ops.aten
 
-MOVING = (*LAYOUTS, aten._to_copy.default)
+MOVING = (*MOVES, aten._to_copy.default)
 PROJECTING = (*AFFINE, aten.matmul.default, aten.add.Tensor, aten.mul.Tensor)
 
 
@@ -139,7 +140,7 @@ def shared_linear(e: float = ARRAS) -> Rule:
     def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_x = x W^T s + 1^T (R - (z - b) s) / D`` with ``s = R / (z + e sgn z)``."""
         weight, bias = fixed_weights(site)
-        (x,), r = site.operands, relevance_at_output(c, site.out)
+        (x,), r = site.operands, find_arriving(site, c)
         if e:
             s = r / stabilise(site.out, e)
             rest = r - replace_weights(site, weight)(x) * s
@@ -164,7 +165,7 @@ def shared_sum(e: float = ARRAS) -> Rule:
 
     def apply(site: Site, c: Tensor | Relevance) -> Parts:
         """``R_i = x_i s + (R - sum_j x_j s) / k`` with ``s = R / (z + e sgn z)``."""
-        a, r = site.arguments, relevance_at_output(c, site.out)
+        a, r = site.arguments, find_arriving(site, c)
         s = r / stabilise(site.out, e)
         terms = (a["self"], a["other"] * a["alpha"])
         rest = (r - sum((terms[slot] for slot in site.slots), torch.zeros_like(r)) * s) / len(site.slots)
