@@ -110,7 +110,8 @@ def share_attention(site: Site, c: Tensor | Relevance) -> Parts:
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
     scale = q.shape[-1] ** -0.5 if a["scale"] is None else a["scale"]
     logits = q @ k.mT * scale
-    weights = torch.softmax(mask_logits(logits, a["attn_mask"], a["is_causal"]), -1)
+    shown = mask_logits(logits, a["attn_mask"], a["is_causal"])
+    weights = aten._safe_softmax.default(shown, -1)  # 0 in rows that are masked wholly
     both = len(site.slots) - (2 in site.slots) > 0
     half = 0.5 if both and 2 in site.slots else 1.0
     of_logits = weights * (r @ v.mT) * half / stabilise(logits, TINY) * scale
