@@ -275,3 +275,22 @@ def test_feedback_is_of_parameters() -> None:
         SignatureError, match=r"relevance of 0\.weights, \(1, 2\), is of no parameter; there are w \(2,\)"
     ):
         feedback_of({"0.weights": torch.ones(1, 2)}, {"w": torch.ones(2)})
+
+
+def test_v17_patching_scores_are_exact_on_a_linear_network() -> None:
+    """RelP, attribution patching and activation patching are one where nothing is nonlinear."""
+    model = fresh(nn.Linear(4, 5), nn.Linear(5, 3))
+    clean, corrupt = torch.randn(2, 1, 4).double()
+    effect = (model(clean) - model(corrupt))[:, 1]
+    for rules in ("relp", "gradient"):
+        coefficient = fxlrp.compile(model, rules=rules)(corrupt, target=1).relevance / corrupt
+        torch.testing.assert_close(((clean - corrupt) * coefficient).sum(1), effect, rtol=1e-10, atol=0)
+
+
+def test_v17_of_relus_the_scores_are_those_of_the_gradient() -> None:
+    model, x = (
+        fresh(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)),
+        torch.randn(2, 4).double(),
+    )
+    relp, gradient = (fxlrp.compile(model, rules=rules)(x, target=1).relevance for rules in ("relp", "gradient"))
+    torch.testing.assert_close(relp, gradient, rtol=1e-10, atol=1e-14)
