@@ -68,6 +68,8 @@ def capture(
     parameters = {
         n for n, s in specs.items() if s.kind is InputKind.PARAMETER or isinstance(constants[n], nn.Parameter)
     }
+    for node in parameters:
+        node.meta["parameter"] = True
     mark_module_outputs(module.graph)
     outputs = drop_effects(module.graph, signature.output_specs)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec

@@ -63,7 +63,7 @@ class Override:
         ops = None if self.ops is None else sorted(map(str, self.ops))
         shown = {"ops": ops, "module": self.module, "kind": self.kind, "predicate": self.predicate}
         return {
-            f"{name}={value}": Override(self.rule, **{name: getattr(self, name)})
+            f"{name}={getattr(value, '__name__', value)}": Override(self.rule, **{name: getattr(self, name)})
             for name, value in shown.items()
             if value is not None
         }

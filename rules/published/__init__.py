@@ -5,9 +5,26 @@ formula, the docstring says that it is ours.
 """
 
 from fxlrp.ir.rule_set import RuleSet
+from fxlrp.rules.published.chefer import CHEFER
+from fxlrp.rules.published.feedback import LFP
 from fxlrp.rules.published.filtering import FILTERING
+from fxlrp.rules.published.patching import RELP, RELP_AH
+from fxlrp.rules.published.ratios import DYNAMICLRP
+from fxlrp.rules.published.recurrent import ARRAS_LSTM, ARRAS_LSTM_SHARED, MAMBA_LRP
+from fxlrp.rules.published.residuals import RESLRP
 
-PUBLISHED: tuple[RuleSet, ...] = FILTERING
+PUBLISHED: tuple[RuleSet, ...] = (
+    *FILTERING,
+    RELP,
+    RELP_AH,
+    RESLRP,
+    MAMBA_LRP,
+    ARRAS_LSTM,
+    ARRAS_LSTM_SHARED,
+    LFP,
+    DYNAMICLRP,
+    CHEFER,
+)
 """Every rule set of this room."""
 
 __all__ = ["PUBLISHED"]

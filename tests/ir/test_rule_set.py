@@ -75,7 +75,7 @@ UNFIT: dict[str, tuple[Callable[[RuleSet], RuleSet], str]] = {
         r"has ops=\['aten\.tan\.default'\]\. Close to it: .*aten\.tanh",
     ),
     "op like none": (lambda r: r.where(HALF, ops=[aten.mm.default]), r"There: aten\.linear\.default, aten\.tanh"),
-    "predicate": (lambda r: r.where(HALF, predicate=lambda node: False), r"nothing has predicate=<function"),
+    "predicate": (lambda r: r.where(HALF, predicate=lambda node: False), r"nothing has predicate=<lambda>"),
     "together": (lambda r: r.where(HALF, module="head", ops=aten.tanh.default), "no op meets all of them"),
     "position": (lambda r: r.where(HALF, kind="Conv2d", position="first"), r"for kind=Conv2d, position=first fits no"),
     "table": (lambda r: r | {aten.atanh.default: HALF}, r"half for ops=\['aten\.atanh\.default'\].*[\s\S]*aten\.tanh"),

@@ -1,4 +1,4 @@
-"""AttnLRP and CP-LRP on whole models: against stop-gradients in the stock model and one backward pass."""
+"""Rules of transformers and state spaces on whole models: against stop-gradients in the model and one backward pass."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ import fxlrp
 from fxlrp.capture.explained_output import pick_output
 
 ATTNLRP = ("vit_b_16", "bert", "gpt2", "llama", "gemma3", "qwen3", "roberta", "whisper", "flan_t5", "pix2struct")
+RELP = ("gpt2", "llama", "gemma3", "bert", "qwen3")
 CP_LRP = ("bert", "gpt2", "llama", "qwen3", "vit_b_16")
 
 
 @pytest.mark.parametrize(
     ("name", "rules"),
     leave_to_slow(
-        [*((name, "attnlrp") for name in ATTNLRP), *((name, "cp_lrp") for name in CP_LRP)], but={"bert", "llama"}
+        [
+            *((name, "attnlrp") for name in ATTNLRP),
+            *((name, "cp_lrp") for name in CP_LRP),
+            *((name, rules) for name in RELP for rules in ("relp", "relp_ah")),
+            ("mamba", "mamba_lrp"),
+        ],
+        but={"bert", "llama"},
     ),
 )
 def test_relevance_is_input_times_modified_gradient(name: str, rules: str) -> None:

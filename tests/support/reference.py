@@ -557,8 +557,9 @@ def identity_rule(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``y = x * sg(f(x) / x)``: relevance passes the function unchanged (Achtibat et al. 2024, eq. 9)."""
 
     def same(*args: Any, **kwargs: Any) -> Tensor:
-        x = next(a for a in args if isinstance(a, Tensor))
-        return x * (f(*args, **kwargs) / x).detach()
+        given = [torch.where(a == 0, 1e-12, a) if isinstance(a, Tensor) else a for a in args]  # its slope at 0
+        x, near = (next(a for a in some if isinstance(a, Tensor)) for some in (args, given))
+        return x * (f(*given, **kwargs) / near).detach()
 
     return same
 
@@ -582,8 +583,11 @@ def layer_norm_rule(
     return y if bias is None else y + bias
 
 
-def attention_rule(through_weights: bool) -> Callable[..., Tensor]:
-    """Attention whose two products halve, or with constant weights (Achtibat et al. 2024, proposition 3.3)."""
+def attention_rule(through_weights: bool, part: float = 0.5) -> Callable[..., Tensor]:
+    """Attention whose two products halve, or with constant weights (Achtibat et al. 2024, proposition 3.3).
+
+    With ``part`` 1 both factors get all of the gradient (Rezaei Jafari et al. 2025).
+    """
 
     def attend(
         q: Tensor,
@@ -600,27 +604,28 @@ def attention_rule(through_weights: bool) -> Callable[..., Tensor]:
             k, v = (t.repeat_interleave(q.shape[-3] // k.shape[-3], -3) for t in (k, v))
         if is_causal:
             attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
-        scores = part_of_gradient(q @ k.mT, 0.5) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        scores = part_of_gradient(q @ k.mT, part) * (q.shape[-1] ** -0.5 if scale is None else scale)
         if attn_mask is not None and attn_mask.dtype is torch.bool:
             scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
         elif attn_mask is not None:
             scores = scores + attn_mask
         weights = torch.softmax(scores, -1)
-        return part_of_gradient(weights @ v, 0.5) if through_weights else weights.detach() @ v
+        return part_of_gradient(weights @ v, part) if through_weights else weights.detach() @ v
 
     return attend
 
 
 @contextmanager
 def modified_gradient(model: nn.Module, rules: str) -> Iterator[None]:
-    """Inside, the gradient of a transformer times its input is its ``attnlrp`` or ``cp_lrp`` relevance."""
-    attnlrp = {"attnlrp": True, "cp_lrp": False}[rules]
+    """Inside, the gradient of a model times its input is its relevance, by the presets named below."""
+    attnlrp = {"attnlrp": True, "cp_lrp": False, "relp": True, "relp_ah": True, "mamba_lrp": True}[rules]
+    attend = attention_rule(rules in ("attnlrp", "relp"), 0.5 if rules == "attnlrp" else 1.0)
     functional, activations = nn.functional, transformers.activations
     gelus = activations.GELUActivation, activations.GELUTanh, activations.NewGELUActivation
     gate = identity_rule if attnlrp else constant
     changes = [
         (functional, "layer_norm", layer_norm_rule),
-        (functional, "scaled_dot_product_attention", attention_rule(attnlrp)),
+        (functional, "scaled_dot_product_attention", attend),
         (functional, "gelu", identity_rule(functional.gelu)),
         (functional, "silu", gate(functional.silu)),
         *((kind, "forward", identity_rule(kind.forward)) for kind in gelus),
@@ -631,9 +636,13 @@ def modified_gradient(model: nn.Module, rules: str) -> Iterator[None]:
         for owner, name, new in changes:
             stack.enter_context(mock.patch.object(owner, name, new))
         for path, module in model.named_modules():
-            if attnlrp and path.endswith((".down_proj", "DenseReluDense.wo", "mlp.wo")):  # behind gate * up
+            if attnlrp and path.endswith(
+                (".down_proj", "DenseReluDense.wo", "mlp.wo", "mixer.out_proj")
+            ):  # behind gate * up
                 hook = module.register_forward_pre_hook(lambda _, given: (part_of_gradient(given[0], 0.5),))
                 stack.callback(hook.remove)
+            if rules == "mamba_lrp" and path.endswith(".x_proj"):  # the step, B and C (Rezaei Jafari et al. 2024)
+                stack.callback(module.register_forward_hook(lambda _, given, out: out.detach()).remove)
         yield
 
 
