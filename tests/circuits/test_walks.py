@@ -62,7 +62,7 @@ def compiled(rules: str) -> tuple[fxlrp.Attributor, Callable[..., Walks]]:
 
 
 @pytest.mark.parametrize("rules", RULES)
-def test_walks_sum_to_the_relevance_of_nodes(rules: str) -> None:
+def test_v13_walks_sum_to_the_relevance_of_nodes(rules: str) -> None:
     attributor, trace = compiled(rules)
     x = drawn(0, 4)
     walks = trace(*x, target=1)

@@ -58,7 +58,7 @@ def scale(ledger: fxlrp.Ledger) -> float:
     ),
     scope="module",
 )
-def test_closes(name: str, rules: str) -> None:
+def test_v07_closes(name: str, rules: str) -> None:
     _, ledger = accounted(name, rules)
     assert ledger.entries
     assert abs(ledger.gap) <= 1e-8 * max(abs(ledger.explained), max(map(abs, ledger.inputs.values())))

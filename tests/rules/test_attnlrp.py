@@ -28,7 +28,7 @@ CP_LRP = ("bert", "gpt2", "llama", "qwen3", "vit_b_16")
         but={"bert", "llama"},
     ),
 )
-def test_relevance_is_input_times_modified_gradient(name: str, rules: str) -> None:
+def test_v06_relevance_is_input_times_modified_gradient(name: str, rules: str) -> None:
     model, args, kwargs = ZOO[name]()
     with torch.no_grad():
         target = targets(pick_output(model(*args, **kwargs), None).shape)

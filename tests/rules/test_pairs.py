@@ -447,7 +447,7 @@ TWO, THREE, FOUR = (torch.tensor([[number]], dtype=torch.float64) for number in 
     ],
     ids=["(ab)c", "a(bc)", "(ac)b", "signs", "constants", "views", "einsum"],
 )
-def test_product_chain(form: Form, published: list[float]) -> None:
+def test_v04_product_chain(form: Form, published: list[float]) -> None:
     """Binary halves depend on the association of a product; in invariant mode they do not."""
     assert shares(form, TWO, THREE, FOUR, rules="attnlrp") == pytest.approx(published, abs=1e-12)
     assert shares(form, TWO, THREE, FOUR, rules=INVARIANT) == pytest.approx([8, 8, 8], abs=1e-12)
@@ -469,7 +469,7 @@ def test_product_used_twice_is_a_factor_of_its_own() -> None:
     assert shares(form, TWO, THREE, FOUR, rules=INVARIANT) == pytest.approx([9, 9, 12], abs=1e-12)
 
 
-def test_association_of_linear_attention() -> None:
+def test_v05_association_of_linear_attention() -> None:
     """``(Q K^T) V`` against ``Q (K^T V)``: the same function, other shares (You et al. 2025)."""
     output = 24.0
     forms = {(0.25, 0.25, 0.5): lambda q, k, v: (q @ k.mT) @ v, (0.5, 0.25, 0.25): lambda q, k, v: q @ (k.mT @ v)}
@@ -494,7 +494,7 @@ def third_tree(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("form", [tree, other_tree, third_tree])
-def test_interactions_of_a_polynomial(form: Form) -> None:
+def test_v21_interactions_of_a_polynomial(form: Form) -> None:
     """A monomial of degree d gives each factor its exponent's share of d: integrated gradients from 0."""
     x = torch.tensor([[1.0, 2.0, -1.0, 0.5]], dtype=torch.float64)
     ((found,),) = relevances((lambda x: form(x)[:, None],), (x,), INVARIANT)

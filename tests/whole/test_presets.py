@@ -68,7 +68,7 @@ def test_the_account_closes(preset: str, make: Make) -> None:
 
 @every_model
 @every_preset
-def test_half_precision_is_finite(preset: str, make: Make) -> None:
+def test_v28_half_precision_is_finite(preset: str, make: Make) -> None:
     model, x = make()
     found = fxlrp.compile(model.bfloat16(), rules=preset)(x.bfloat16(), target=3)
     assert found.relevance.isfinite().all()
