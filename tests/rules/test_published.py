@@ -218,31 +218,6 @@ def test_the_ledger_of_every_preset_closes(name: str, preset: str) -> None:
     assert abs(ledger.gap) <= 1e-8 * most
 
 
-@pytest.mark.parametrize(
-    ("name", "preset"), leave_to_slow([(m, p) for m in ("lstm", "bert") for p in NAMES], but={"lstm"})
-)
-def test_every_preset_is_finite_in_bfloat16(name: str, preset: str) -> None:
-    model, args, kwargs = ZOO[name]()
-    model = model.bfloat16()
-    args = tuple(a.bfloat16() if a.is_floating_point() else a for a in args)
-    with torch.no_grad():
-        target = targets(pick_output(model(*args, **kwargs), None).shape)
-    found = fxlrp.compile(model, rules=preset)(*args, target=target, **kwargs).relevance
-    assert all(r.isfinite().all() for r in (found.values() if isinstance(found, dict) else [found]))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # by Inductor's own imports
-@pytest.mark.parametrize("preset", NAMES)
-def test_every_preset_is_the_same_by_inductor(preset: str) -> None:
-    torch.manual_seed(0)
-    model, x = Reader().double().eval(), torch.randn(2, 3, 3).double()
-    eager, inductor = (
-        fxlrp.compile(model, rules=preset, backend=backend)(x, target=1).relevance for backend in ("eager", "inductor")
-    )
-    torch.testing.assert_close(inductor, eager, rtol=1e-9, atol=1e-12)
-
-
 def fresh(*layers: nn.Module) -> nn.Sequential:
     """A network with the same weights in every test."""
     torch.manual_seed(0)

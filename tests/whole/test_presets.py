@@ -77,7 +77,7 @@ def test_v28_half_precision_is_finite(preset: str, make: Make) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by Inductor
-@every_model
+@pytest.mark.parametrize("make", [images])
 @every_preset
 def test_every_way_to_run_gives_the_same(preset: str, make: Make, tmp_path: Path) -> None:
     model, x = make()
