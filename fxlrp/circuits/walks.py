@@ -132,7 +132,7 @@ def trace_walks(attributor: Attributor, layers: Sequence[str], *, chunk: int = 6
             tensor of floating point numbers.
     """
     if not layers:
-        raise SignatureError("layers= is empty: name the modules whose outputs walks go through")
+        raise SignatureError("no layer is named: walks go through the outputs of modules")
     readers: dict[str, Attributor] = {}
 
     def trace(*args: Any, target: Target = None, **kwargs: Any) -> Walks:

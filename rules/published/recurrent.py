@@ -17,7 +17,7 @@ from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.linear import affine
 from fxlrp.rules.published.arriving import find_arriving
-from fxlrp.rules.published.residuals import refuse_number
+from fxlrp.rules.published.residuals import refuse_others
 from fxlrp.rules.softmax import stopped
 from fxlrp.rules.unchanged import carry_relevance
 from fxlrp.rules.weighted import epsilon
@@ -172,7 +172,7 @@ def shared_sum(e: float = ARRAS) -> Rule:
         parts = zip(site.operands, site.adjoint(s), strict=True)
         return tuple(Relevance(part, rest.sum_to_size(x.shape)) for x, part in parts)
 
-    return Rule(write_call("shared_sum", e), "weighted", apply, refuses=refuse_number, takes_relevance=True)
+    return Rule(write_call("shared_sum", e), "weighted", apply, refuses=refuse_others, takes_relevance=True)
 
 
 ARRAS_LSTM_SHARED = (

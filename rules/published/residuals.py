@@ -120,6 +120,11 @@ def residual_gamma(g: float = 1.0, e: float = EPSILON) -> Rule:
     )
 
 
+def refuse_others(node: fx.Node, slots: tuple[int, ...]) -> str:
+    """Say why an op is no sum of two terms; empty if it is."""
+    return "" if find_op(node) in SUMS else "shares relevance between the terms of a sum, and this op has none"
+
+
 def refuse_number(node: fx.Node, slots: tuple[int, ...]) -> str:
     """Say why an op is no addition of two tensors; empty if it is."""
     if find_op(node) in SUMS and all(isinstance(term, fx.Node) for term in node.args[:2]):

@@ -202,6 +202,7 @@ def test_what_is_written_is_what_may_be_read(saved: Path, tmp_path: Path) -> Non
     onnx.checker.check_model(str(saved), full_check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [(1,), (2, 3), (-1,)])
 def test_dimensions_in_reverse_are_read(tmp_path: Path, dims: tuple[int, ...]) -> None:
     """As an LSTM of two directions has them: slices with steps backwards."""

@@ -197,6 +197,7 @@ def test_a_module(stop: Any) -> None:
     close(result.relevance, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [stop for stop in STOPS if stop is not data], ids=lambda f: f.__name__)
 def test_an_exported_program(stop: Any) -> None:
     """What counts is the program, which may have lost stops of its model; it is not changed."""

@@ -10,6 +10,7 @@ from fxlrp._torch import decompose
 from fxlrp.capture.decompositions import make_decompositions
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch 2.13 copies what it deprecated itself
 @pytest.mark.parametrize("name", ["efficientnet_v2_m", "llama", "vit_b_16"])
 def test_programs_are_those_of_torch(name: str) -> None:

@@ -103,7 +103,7 @@ def test_the_best_walks_are_those_of_all() -> None:
     ("call", "message"),
     [
         (lambda a, x: trace_walks(a, ("one", "three"))(*x), "read='three:coefficient' fits no module"),
-        (lambda a, x: trace_walks(a, ()), "layers= is empty"),
+        (lambda a, x: trace_walks(a, ()), "no layer is named"),
         (lambda a, x: trace_walks(a, LAYERS)(edges=x[1]), "walks start at the first argument"),
         (lambda a, x: trace_walks(a, LAYERS)(*x).sum((0, 1)), "a walk has 3 places here"),
     ],

@@ -12,6 +12,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 import torch
+from tiers import leave_to_slow
 from torch import nn
 from torchvision_ops import import_torchvision
 from typer.testing import CliRunner
@@ -198,7 +199,7 @@ def test_targets(folder, option, target):
     torch.testing.assert_close(saved("out.npz")["relevance.input"], reference(target=target).relevance)
 
 
-@pytest.mark.parametrize("rules", list(fxlrp.presets()))
+@pytest.mark.parametrize("rules", leave_to_slow(fxlrp.presets(), but={"attnlrp", "cp_lrp"}))
 def test_every_preset_is_listed_and_can_be_chosen(folder, rules):
     assert rules in run("presets").output
     run("explain", "mine:positional", "--rules", rules, "--save", "out.npz")
@@ -511,6 +512,7 @@ def test_a_shell_completes_names_at_once(words, offered):
     assert complete(*words) == (offered, False)
 
 
+@pytest.mark.slow
 def test_the_program_in_a_pipe(folder):
     """In its own process: the current folder can be imported, and a pipe gets no colours."""
     code = [sys.executable, "-W", "error", "-c", "from fxlrp.cli.app import main; main()"]

@@ -53,6 +53,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(__import__("sys").modules, "timed", raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "target"), [("vit_b_16", 3), ("bert", 1), ("gpt2", (-1, 7)), ("wav2vec2", (0, None))])
 def test_the_gradient_beside_the_program_is_that_of_the_preset(name: str, target: targets.Target) -> None:
     model, args, kwargs = ZOO[name](2)

@@ -25,6 +25,8 @@ from fxlrp.reports.drawing.words import Sentence, Word
 
 import_torchvision()
 
+pytestmark = pytest.mark.slow
+
 FIRST = "The <b>paediatrician</b> & [red]a 'child' \"[/]"
 SECOND = "A doctor looked after a <script>alert(1)</script>"
 
@@ -62,7 +64,6 @@ def shallow(encoder):
     return tokenizer, model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_demo", "sentences_demo"])
 def test_files_are_written_and_named(request, name):
     folder, out = request.getfixturevalue(name)

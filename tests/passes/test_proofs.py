@@ -24,6 +24,7 @@ from fxlrp.rules import PRESETS
 aten = torch.ops.aten
 
 
+@pytest.mark.slow
 def test_proofs_change_nothing() -> None:
     """benchmarks/fuzz.py --judge proofs has as many graphs as there is time for."""
     chance = random.Random(7)

@@ -165,6 +165,7 @@ class Noisy(Blocks):
         return x
 
 
+@pytest.mark.slow
 def test_random_numbers_are_drawn_once() -> None:
     x = torch.randn(4, 32)
     model = Noisy(16).eval()
@@ -178,6 +179,7 @@ def test_random_numbers_are_drawn_once() -> None:
     assert torch.equal(*found)
 
 
+@pytest.mark.slow
 def test_sizes_that_change() -> None:
     x = torch.randn(6, 32, dtype=torch.float64)
     model = Blocks(16).double().eval()
@@ -194,6 +196,7 @@ def test_unknown_name() -> None:
         fxlrp.compile(nn.Linear(2, 2).eval(), memory="lower")
 
 
+@pytest.mark.slow
 def test_places_read_inside() -> None:
     """What is read keeps its value; the rest is computed twice."""
     x = torch.randn(4, 32)
@@ -235,6 +238,7 @@ def test_relevance_is_read_where_it_arrives() -> None:
         assert all(find_role(n) == "" for n in between)
 
 
+@pytest.mark.slow
 def test_peak_with_reads(tmp_path: Path) -> None:
     """Places inside blocks cost what is returned for them, and little more."""
     x, target = torch.randn(64, 32), torch.full((64, 1), -1)

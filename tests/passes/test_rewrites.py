@@ -104,7 +104,7 @@ X, SQUARE, WIDE = given(3, 4), given(4, 4), given(3, 4, 4)
 DROP: tuple[tuple[str, Pass], ...] = (("drop identities", identities.drop_identities),)
 
 IDENTITIES = [
-    Rewrite("dropout", nn.Dropout(0.5), (X,), identities.drop_identities, 1, {"clone.default": 1}, {"clone.default": 0}),
+    Rewrite("dropout", nn.Dropout(0.5), (X,), identities.drop_identities, 1, {"alias.default": 1}, {"alias.default": 0}),
     Rewrite("clone", lambda x: x.clone() * 2, (X,), identities.drop_identities, 1, {"clone.default": 1}, {"clone.default": 0}),
     Rewrite("memory to write into", lambda x: torch.slice_scatter(x.new_empty(3, 4), x * 2, 0, 0, 3), (X,),
             identities.fill_empty, 1, {"empty.memory_format": 1}, {"empty.memory_format": 0, "zeros.default": 1}),

@@ -54,7 +54,7 @@ def scale(ledger: fxlrp.Ledger) -> float:
             for i, name in enumerate(ZOO)
             for rules in dict.fromkeys(("attnlrp", PRESETS[i % len(PRESETS)]))
         ],
-        but={"vgg16", "bert"},
+        but={"bert"},
     ),
     scope="module",
 )
@@ -123,7 +123,7 @@ def test_every_softmax_is_charged_with_its_own_leak(name: str, monkeypatch: pyte
         assert charged[node] == pytest.approx(float(r.sum() - passed.sum()), abs=1e-11 * size), node
 
 
-@models(leave_to_slow(["bert", "gpt2", "llama"], but={"bert"}))
+@models(leave_to_slow(["bert", "gpt2", "llama"], but=()))
 def test_fused_attention_leaks_what_its_softmax_would(name: str) -> None:
     # Llama's written-out softmax is float32, whatever the model is
     dtype, tolerance = (torch.float32, 1e-5) if name == "llama" else (torch.float64, 1e-10)
@@ -165,7 +165,7 @@ def test_absorbed_by_name() -> None:
     assert ledger.inputs["x"] == pytest.approx(float((x.sum(1) @ weight).sum()), rel=1e-12)
 
 
-@models(leave_to_slow(["vgg16", "resnet50", "lstm", "gru"], but={"vgg16"}))
+@models(leave_to_slow(["vgg16", "resnet50", "lstm", "gru"], but=()))
 def test_without_biases_everything_arrives(name: str) -> None:
     model, args, kwargs = ZOO[name]()
     ledger = fxlrp.compile(model).ledger(*args, zero_bias=True, **kwargs)

@@ -15,6 +15,7 @@ import reference
 import torch
 from cases import CLOSURES, SIGNS, WEIGHTED, OpCase
 from sites import agree, result, seed, site
+from tiers import leave_to_slow
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -156,6 +157,8 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
+WITH_BIAS = {name for name in CLOSURES if not name.endswith("without bias")}
+
 CALLS: list[tuple[Any, Call]] = [
     (aten.linear.default, (random(2, 6), random(5, 6), random(5))),
     (aten.linear.default, (random(2, 3, 6), random(5, 6))),
@@ -174,7 +177,7 @@ def degenerate_calls(*scales: float) -> Iterator[tuple[str, reference.Call, Fact
             yield label, reference.Call(op, (scale * signed(x), *rest), {}, (0,)), Facts(bool((signed(x) >= 0).all()))
 
 
-@pytest.mark.parametrize("closure", CLOSURES)
+@pytest.mark.parametrize("closure", leave_to_slow(CLOSURES, but=WITH_BIAS))
 def test_degenerate_sites_agree_with_the_formula(closure: str) -> None:
     """Both with what the analyses may prove of them and without."""
     rule, formula = CLOSURES[closure](1e-6)
@@ -190,7 +193,7 @@ def test_degenerate_sites_agree_with_the_formula(closure: str) -> None:
             torch.testing.assert_close(*found, *wanted, rtol=1e-9, atol=1e-9 * size, msg=f"{label}, {chosen}")
 
 
-@pytest.mark.parametrize("closure", CLOSURES)
+@pytest.mark.parametrize("closure", leave_to_slow(CLOSURES, but=WITH_BIAS))
 def test_degenerate_sites_stay_finite_without_a_stabiliser(closure: str) -> None:
     """The ledger tells by the limit of a rule what its stabiliser keeps."""
     rule, _ = CLOSURES[closure](1e-6)
@@ -228,7 +231,7 @@ def test_degenerate_sites_keep_their_digits_in_single_precision(closure: str) ->
             assert error <= 1e-5 * (c.abs() * total).max(), f"{label}, {chosen}"
 
 
-@pytest.mark.parametrize("preset", fxlrp.presets())
+@pytest.mark.parametrize("preset", leave_to_slow(fxlrp.presets(), but={"attnlrp", "cp_lrp", "chefer", "dynamiclrp"}))
 def test_masks_of_infinity_pass_sums(preset: str) -> None:
     """The coefficient at a masked logit is 0 under every rule set, and the account closes."""
     torch.manual_seed(0)

@@ -619,14 +619,6 @@ def test_inputs_returned_as_they_are() -> None:
     close(found[1], torch.zeros_like(Y))
 
 
-@pytest.mark.parametrize("preset", list(fxlrp.presets()))
-def test_every_preset_is_finite_and_runs(preset: str) -> None:
-    result = fxlrp.compile(cnn(), rules=preset)(IMAGE, target=1)
-    assert result.relevance.shape == IMAGE.shape
-    assert result.relevance.isfinite().all()
-    assert result.relevance.abs().max() > 0
-
-
 def detached(linear: nn.Module, x: Tensor) -> Tensor:
     return linear(x) * 2 + x.detach() * x.sum(1, keepdim=True).detach()
 

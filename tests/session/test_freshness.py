@@ -276,6 +276,7 @@ def test_modules_of_torchscript_are_refused() -> None:
             fxlrp.compile(model)(torch.ones(1, 3), target=1)
 
 
+@pytest.mark.slow
 def test_programs_that_are_gone_are_watched_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiers import leave_to_slow
 from torch import Tensor, nn
 
 import fxlrp
@@ -86,7 +87,7 @@ def check_threads(attributors: list[fxlrp.Attributor], model: nn.Module, rounds:
         assert torch.equal(tensor, value)
 
 
-@pytest.mark.parametrize("attributors", [1, 4])
+@pytest.mark.parametrize("attributors", leave_to_slow([1, 4], but={1}))
 def test_first_and_later_calls(attributors: int) -> None:
     model = network()
     check_threads([fxlrp.compile(model, rules="epsilon_plus") for _ in range(attributors)], model, rounds=20)

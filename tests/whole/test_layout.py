@@ -145,6 +145,7 @@ def test_readme_has_examples() -> None:
     assert BLOCKS
 
 
+@pytest.mark.slow
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
