@@ -95,7 +95,7 @@ def test_equals_the_walk_of_all_positions(name: str, rules: str) -> None:
 
 
 @pytest.mark.parametrize("target", targets(), ids=str)
-@pytest.mark.parametrize("rule", leave_to_slow([None, gamma(0.3), z_plus(), flat()], but={None, gamma(0.3)}), ids=str)
+@pytest.mark.parametrize("rule", leave_to_slow([None, gamma(0.3), z_plus(), flat()], but={gamma(0.3)}), ids=str)
 def test_every_form_of_target(rule: Any, target: Any) -> None:
     rules = fxlrp.rule_set("epsilon") if rule is None else fxlrp.rule_set("epsilon").where(rule, ops=LINEAR)
     model = Head()

@@ -243,6 +243,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_norms_in_any_arrangement_are_the_models(form: str) -> None:
     torch.manual_seed(1)

@@ -141,6 +141,7 @@ def network() -> nn.Module:
 ROWS = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", sorted(set(PRESETS) - {"attnlrp_gamma"}))  # that treats the last dense layer apart
 def test_relevance_that_starts_inside_is_that_of_the_part(rules: str) -> None:
     """At the end of a part of the model, coefficients are a seed of that part as a model."""

@@ -100,6 +100,7 @@ def check(model: Net, attributor: fxlrp.Attributor, injected: tuple[str, ...], m
     same(result.output, model(model.input).detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", PRESETS)
 @pytest.mark.parametrize("name", ["conv2d behind another", "two norms"])
 def test_the_merged_op_goes_on_from_what_is_read_before_its_norm(name: str, rules: str) -> None:

@@ -193,7 +193,8 @@ def test_degenerate_sites_agree_with_the_formula(closure: str) -> None:
             torch.testing.assert_close(*found, *wanted, rtol=1e-9, atol=1e-9 * size, msg=f"{label}, {chosen}")
 
 
-@pytest.mark.parametrize("closure", leave_to_slow(CLOSURES, but=WITH_BIAS))
+@pytest.mark.slow
+@pytest.mark.parametrize("closure", CLOSURES)
 def test_degenerate_sites_stay_finite_without_a_stabiliser(closure: str) -> None:
     """The ledger tells by the limit of a rule what its stabiliser keeps."""
     rule, _ = CLOSURES[closure](1e-6)
@@ -213,6 +214,7 @@ STEADY = [
 """Rules of which no denominator is a small difference of large sums unless the output is."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closure", STEADY)
 def test_degenerate_sites_keep_their_digits_in_single_precision(closure: str) -> None:
     """No denominator is a small difference of large sums."""

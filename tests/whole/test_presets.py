@@ -66,6 +66,7 @@ def test_the_account_closes(preset: str, make: Make) -> None:
     assert sum(ledger.inputs.values()) == pytest.approx(found, abs=1e-9 * scale)
 
 
+@pytest.mark.slow
 @every_model
 @every_preset
 def test_v28_half_precision_is_finite(preset: str, make: Make) -> None:
