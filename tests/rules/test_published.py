@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import published as ref
+import published_formulas as ref
 import pytest
 import torch
 from reference import Call

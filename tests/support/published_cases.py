@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import published as ref
+import published_formulas as ref
 import torch
 from cases import BOTH, LEAK, OpCase, normal
 from reference import Call

@@ -66,6 +66,12 @@ def test_packages_are_one_copy(name: str) -> None:
     assert loaded == names
 
 
+def test_helpers_of_tests_hide_no_package_of_the_benchmarks() -> None:
+    """Both folders are searched for modules when benchmarks are tested."""
+    packages = {path.name for path in (ROOT / "benchmarks").iterdir() if (path / "__init__.py").exists()}
+    assert packages.isdisjoint(path.stem for path in (ROOT / "tests" / "support").glob("*.py"))
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 250
