@@ -14,6 +14,7 @@ from fxlrp.ir.program import Program
 from fxlrp.ir.targets import Form
 from fxlrp.passes.analyses.positions import find_tail
 from fxlrp.plan.decide import Plan
+from fxlrp.plan.named_places import name_points
 from fxlrp.plan.passing_places import find_passing_point
 from fxlrp.plan.read_points import drop_broken_facts
 
@@ -27,8 +28,9 @@ def emit_program(plan: Plan, form: Form) -> Program:
     captured = plan.captured
     outputs = [n for n in captured.outputs if isinstance(n, fx.Node)]
     names = tuple(dict.fromkeys(source.name for source in plan.sources))
-    starts = [find_passing_point(captured, name, plan.twins, "inject") for name in form.starts]
-    kept = [find_passing_point(captured, name, plan.twins, "keep") for name in form.kept]
+    points = name_points(captured) if form.starts or form.kept else {}
+    starts = [find_passing_point(captured, points, name, plan.twins, "inject") for name in form.starts]
+    kept = [find_passing_point(captured, points, name, plan.twins, "keep") for name in form.kept]
     twins = drop_broken_facts({**plan.twins, **plan.readers}, [point.node for point in starts])
     whole = {*(point.node for point in kept), *plan.readers}
     tail = find_tail(captured.graph, twins, captured.explained, whole) if form.weights else None

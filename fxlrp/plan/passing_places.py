@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 
 import torch
@@ -11,28 +11,40 @@ from torch import Tensor, fx
 from fxlrp.errors import SignatureError
 from fxlrp.ir.program import Captured
 from fxlrp.plan.module_inputs import find_module_input, note_hidden_norm
-from fxlrp.plan.named_places import Place, apply_views, name_points
+from fxlrp.plan.named_places import Place, apply_views
 from fxlrp.plan.read_points import Point
 
 
-def find_passing_point(captured: Captured, name: str, twins: Collection[fx.Node], option: str) -> Point:
+def find_passing_point(
+    captured: Captured, points: Mapping[str, Point], name: str, twins: Collection[fx.Node], option: str
+) -> Point:
     """Find the point of that name, which passes relevance on.
+
+    Args:
+        captured: The canonical model.
+        points: All of its points, from `name_points`.
+        name: The name.
+        twins: Nodes that pass relevance on.
+        option: What an error calls the name.
 
     Raises:
         SignatureError: If there is none.
     """
-    known = {n: point for n, point in name_points(captured).items() if point.node in twins}
-    if name not in known:
+    point = points.get(name)
+    if point is None or point.node not in twins:
+        known = [other for other, one in points.items() if one.node in twins]
         close = ", ".join(get_close_matches(name, known, 5, 0.3))
         raise SignatureError(
             f"{option}={name!r} is no module output and no graph node that passes relevance on. "
             f"Close to it: {close or 'nothing'}{note_hidden_norm(captured.graph, name)}"
         )
-    return known[name]
+    return point
 
 
-def find_passing_place(captured: Captured, name: str, twins: Collection[fx.Node], option: str) -> Place:
-    """Find the place of a name with views behind colons, which passes relevance on.
+def find_passing_place(
+    captured: Captured, points: Mapping[str, Point], name: str, twins: Collection[fx.Node], option: str
+) -> Place:
+    """Find the place of a name with views behind colons, which passes relevance on; arguments as above.
 
     Raises:
         SignatureError: If there is none, or a view does not fit.
@@ -42,7 +54,7 @@ def find_passing_place(captured: Captured, name: str, twins: Collection[fx.Node]
     point = (
         find_module_input(captured.graph, path, twins, label)
         if inside
-        else find_passing_point(captured, path, twins, option)
+        else find_passing_point(captured, points, path, twins, option)
     )
     place = apply_views(point, views[inside:], label)
     if place.coefficient:
@@ -50,11 +62,6 @@ def find_passing_place(captured: Captured, name: str, twins: Collection[fx.Node]
     if place.node not in twins:
         raise SignatureError(f"{label}: {place.node.name} passes no relevance on")
     return place
-
-
-def name_point(captured: Captured, point: Point) -> str:
-    """Return the first name of a point, by which programs know it."""
-    return next(name for name, known in name_points(captured).items() if known == point)
 
 
 def pull_back(place: Place, given: Tensor, shape: Sequence[int]) -> Tensor:

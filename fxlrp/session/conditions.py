@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from fxlrp.ir.numerics import widen_dtype
 from fxlrp.ir.program import find_device
 from fxlrp.ir.targets import Form, Target, split_target
 from fxlrp.plan.named_places import Place
-from fxlrp.plan.passing_places import find_passing_place, name_point, pull_back
+from fxlrp.plan.passing_places import find_passing_place, pull_back
 from fxlrp.plan.read_points import Point
 from fxlrp.session.signature import CapturedSignature
 
@@ -133,7 +133,7 @@ def name_dimension(signature: CapturedSignature, name: str) -> str:
     """
     if name.endswith((":channels", ":neurons")):
         return name
-    place = find_passing_place(signature.plan.captured, name, signature.plan.twins, "conditions")
+    place = find_passing_place(signature.plan.captured, signature.points, name, signature.plan.twins, "conditions")
     if place.views or place.node.meta["val"].ndim == 3:
         raise SignatureError(
             f"conditions: say what the indices of {name!r} are of, '{name}:channels' (dimension 1) or "
@@ -152,7 +152,7 @@ def fit_to_nodes(
     """
     found: dict[Point, Tensor] = {}
     for name, given in tensors.items():
-        place = find_passing_place(signature.plan.captured, name, signature.plan.twins, option)
+        place = find_passing_place(signature.plan.captured, signature.points, name, signature.plan.twins, option)
         if place.point in found:
             raise SignatureError(f"{option}: two names are of one node, {', '.join(tensors)}")
         found[place.point] = fit_to_place(signature, sizes, place, given, f"{option}={name!r}")
@@ -181,9 +181,9 @@ def fit_to_place(
         ) from None
 
 
-def name_points(signature: CapturedSignature, points: Any) -> tuple[str, ...]:
-    """Return the names of points by which programs know them."""
-    return tuple(name_point(signature.plan.captured, point) for point in points)
+def name_points(signature: CapturedSignature, points: Iterable[Point]) -> tuple[str, ...]:
+    """Return the first name of each point, by which programs know them."""
+    return tuple(next(name for name, known in signature.points.items() if known == point) for point in points)
 
 
 def find_lost_channels(point: Point, c: Tensor, constants: Mapping[Any, Any]) -> list[int]:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from fxlrp.ir.guards import solve_size
 from fxlrp.ir.program import Captured, Program
 from fxlrp.ir.targets import Form
 from fxlrp.plan.decide import Plan
+from fxlrp.plan.named_places import name_points
+from fxlrp.plan.read_points import Point
 from fxlrp.session.fitting import count_unusable, fit_sizes
 from fxlrp.session.many_targets import ManyTargets
 
@@ -53,6 +56,11 @@ class CapturedSignature:
     many: Cache[Hashable, ManyTargets] = field(default_factory=lambda: Cache(MAX_FORMS))
     reports: Cache[Hashable, Any] = field(default_factory=lambda: Cache(MAX_FORMS))
     verified: Cache[Hashable, bool] = field(default_factory=lambda: Cache(64 * MAX_FORMS))
+
+    @cached_property
+    def points(self) -> dict[str, Point]:
+        """Every name by which a call can start or mask relevance, or that programs know a point by."""
+        return name_points(self.plan.captured)
 
     def fit(self, leaves: Sequence[Any]) -> dict[Any, int] | None:
         """Find the value of each symbolic size for new inputs; None if they are of another signature."""
