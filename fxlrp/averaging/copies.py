@@ -15,6 +15,7 @@ from fxlrp.attributor import Attributor
 from fxlrp.errors import SignatureError
 from fxlrp.ir.targets import Contrast, Target, find_flat_position, make_seed
 from fxlrp.session.doubts import Question
+from fxlrp.session.many_targets import choose_chunk_size
 from fxlrp.session.result import Result
 
 Change = Callable[[Tensor, int, slice], Tensor]
@@ -75,7 +76,7 @@ def average_calls(
     clean = attributor(*args, target=target, **kwargs)
     given = Given(args, kwargs, count_samples(clean))
     count = len(weights)
-    size = -(-count // -(-count // chunk))  # chunks alike, so that one program serves all of them
+    size = choose_chunk_size(count, chunk)
     goal = repeat_target(clean, size)
     total: Any = None
     for start in range(0, count, size):

@@ -45,6 +45,7 @@ def integrate(
     check_count("steps", steps, "points")
     points, weights = np.polynomial.legendre.leggauss(steps)
     parts = (points + 1) / 2
+    readers: dict[tuple[str, ...], Attributor] = {}
 
     def explain(*args: Any, target: Target = None, **kwargs: Any) -> Result:
         """Return the integral for these inputs."""
@@ -53,14 +54,15 @@ def integrate(
         starts = {id(x): find_baseline(baseline, name, x, list(inputs)) for name, (_, x) in inputs.items()}
         shown = {name: f"{node.name}:coefficient" for name, (node, _) in inputs.items()}
         read = (*attributor.options.read, *shown.values())
-        reading = Attributor(attributor.model, replace(attributor.options, read=read))
+        if read not in readers:
+            readers[read] = Attributor(attributor.model, replace(attributor.options, read=read))
 
         def go_on(x: Tensor, count: int, which: slice) -> Tensor:
             at = x.new_tensor([*parts[which], *(count - len(parts[which])) * [1.0]])
             start = starts[id(x)]
             return start + at.reshape(-1, *(1 for _ in x.shape)) * (x - start)
 
-        clean, _, found = average_calls(reading, *bound, target, [w / 2 for w in weights], chunk, go_on)
+        clean, _, found = average_calls(readers[read], *bound, target, [w / 2 for w in weights], chunk, go_on)
         relevance = {name: (x - starts[id(x)]) * found.pop(shown[name]) for name, (_, x) in inputs.items()}
         single = next(iter(relevance.values())) if len(relevance) == 1 else relevance
         return replace(clean, relevance=single, read=found, question=None)

@@ -81,7 +81,7 @@ class ManyTargets:
         """
         stacks = [values[i] for i in self.varying]
         count = len(stacks[0])
-        size = -(-count // -(-count // chunk))  # chunks alike, so that one program serves all of them
+        size = choose_chunk_size(count, chunk)
         early = self.first(*(x for i, x in enumerate(values) if i not in self.varying))
         own, saved = early[: self.program.outputs], dict(zip(self.saved, early[self.program.outputs :], strict=True))
         chunks = [
@@ -138,6 +138,11 @@ class ManyTargets:
         attach_constants(module, [(str(n.target), x) for n, x in attributes.items() if isinstance(x, Tensor)])
         passes.run_passes(module, passes.CLEANUP)
         return replace(self.program, module=module, outputs=0)
+
+
+def choose_chunk_size(count: int, most: int) -> int:
+    """Return how many of ``count`` go together, at most so many: chunks alike, so that one program serves them all."""
+    return -(-count // -(-count // most))
 
 
 def call_once(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node] = ()) -> Any:
