@@ -9,11 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.ir.closures import by_value
-from fxlrp.ir.ops import AFFINE, AVERAGE_POOLS, CONVOLUTIONS, REDUCTIONS, SUMS
+from fxlrp.ir.ops import AFFINE, AVERAGE_POOLS, CONVOLUTIONS, REDUCTIONS, SUMS, name_arguments
 from fxlrp.ir.rule import Rule, Site
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.taylor import adjoint
@@ -64,9 +64,10 @@ def smoothed(beta: float = 10.0) -> Rule:
         raise ValueError(f"smoothed needs beta above 0, not {beta}")
 
     def apply(site: Site, c: Tensor) -> tuple[Tensor, ...]:
-        """``c_x = c * sigmoid(beta x)``."""
-        (x,) = site.operands
-        return (c * torch.sigmoid(beta * x),)
+        """``c_x = c * sigmoid(beta x)``, less ``c * sigmoid(beta (x - b))`` for a ReLU cut off at ``b``."""
+        (x,), bound = site.operands, find_bound(site)
+        slope = torch.sigmoid(beta * x)
+        return (c * (slope if bound is None else slope - torch.sigmoid(beta * (x - bound))),)
 
     return Rule(f"smoothed({beta:g})", "filtering", apply)
 
@@ -90,7 +91,7 @@ def rectified(percentile: float = 98.0) -> Rule:
         """``c_x = c * 1[a c > t]`` with ``t`` a percentile of ``a c`` over all units of the sample."""
         r = (site.out * c).reshape(site.out.shape[0] if site.out.ndim > 1 else 1, -1)
         t = r.topk(count_from(r.shape[1], percentile), 1, sorted=False).values.amin(1, keepdim=True)
-        return (torch.where((r > t).reshape(c.shape), c, 0.0),)
+        return (torch.where((r > t).reshape(c.shape), drop_above_bound(site, c), 0.0),)
 
     return Rule(f"rectified({percentile:g})", "filtering", apply, filters=True)
 
@@ -109,7 +110,7 @@ def rectified_above(threshold: float = 0.0) -> Rule:
 
     def apply(site: Site, c: Tensor) -> tuple[Tensor, ...]:
         """``c_x = c * 1[a c > t]`` with ``a`` the output."""
-        return (torch.where(site.out * c > threshold, c, 0.0),)
+        return (torch.where(site.out * c > threshold, drop_above_bound(site, c), 0.0),)
 
     return Rule(f"rectified_above({threshold:g})", "filtering", apply, filters=True, kills_negative=True)
 
@@ -120,9 +121,27 @@ def count_from(n: Any, percentile: float) -> Any:
     return n - part.numerator * (n - 1) // part.denominator
 
 
+def find_bound(site: Site) -> float | None:
+    """Return where a ReLU is cut off, as a ReLU6 is; None if it is not."""
+    bound: float | None = site.arguments.get("max_val")
+    return bound
+
+
+def drop_above_bound(site: Site, c: Tensor) -> Tensor:
+    """Set coefficients to 0 where a ReLU is cut off."""
+    bound = find_bound(site)
+    return c if bound is None else torch.where(site.operands[0] < bound, c, 0.0)
+
+
+def is_bounded_relu(node: fx.Node) -> bool:
+    """Whether a node is a ReLU that is cut off above, such as ReLU6."""
+    return name_arguments(node)["min_val"] == 0
+
+
 def change_relu(name: str, summary: str, rule: Rule) -> RuleSet:
-    """Return input x gradient with a rule of its own for every ReLU."""
-    return RuleSet(name, summary, {aten.relu.default: rule}, default=adjoint, freeze=False)
+    """Return input x gradient with a rule of its own for every ReLU, cut off above or not."""
+    own = RuleSet(name, summary, {aten.relu.default: rule}, default=adjoint, freeze=False)
+    return own.where(rule, ops=aten.hardtanh.default, predicate=is_bounded_relu, missing="ignore").named(name)
 
 
 def rectgrad(percentile: float = 98.0, threshold: float | None = None) -> RuleSet:

@@ -72,6 +72,19 @@ def test_rules_agree_with_their_definition(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_a_bounded_relu_is_one_below_its_bound(name: str) -> None:
+    """And passes nothing on above, but for deconvolution, which does not ask whether a unit is on."""
+    rule, _ = RULES[name]
+    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    c = seed(x)
+    below = result(rule, site(Call(aten.hardtanh.default, (x, 0.0, 60.0))), c)
+    agree(below, list(result(rule, site(Call(aten.relu.default, (x,))), c)), 1e-12)
+    (above,) = result(rule, site(Call(aten.hardtanh.default, (x + 20, 0.0, 6.0))), c)
+    wanted = c.clamp(min=0) if name == "deconvolved" else torch.zeros_like(c)
+    torch.testing.assert_close(above, wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_rules_survive_pickles_and_say_that_they_filter(name: str) -> None:
     rule, _ = RULES[name]
     assert pickle.loads(pickle.dumps(rule)) is rule
@@ -167,10 +180,13 @@ def kept_by_percentile(x: Tensor, g: Tensor) -> Tensor:
     ],
     ids=["guided_backprop", "deconvnet", "beta_smooth", "rectgrad", "rectgrad above"],
 )
-def test_presets_are_input_times_a_changed_gradient(rules: fxlrp.RuleSet, change: Any) -> None:
+@pytest.mark.parametrize("bound", [None, 60.0], ids=["relu", "bounded"])
+def test_presets_are_input_times_a_changed_gradient(bound: float | None, rules: fxlrp.RuleSet, change: Any) -> None:
     model, x = network()
-    found = fxlrp.compile(model, rules=rules)(x, target=CLASSES).relevance
     wanted = input_times_gradient(model, x, change)
+    if bound is not None:
+        model.relus = nn.ModuleList(nn.Hardtanh(0.0, bound) for _ in range(3))
+    found = fxlrp.compile(model, rules=rules)(x, target=CLASSES).relevance
     assert wanted.abs().max() > 0
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12 * float(wanted.abs().max()))
 
