@@ -92,7 +92,8 @@ def wrong(pack: Pack, env: Env, twins: Mapping[fx.Node, Twin], given: Conditions
     masks = {Point(node): mask for node, mask in given.masks.items()}
     ruled = [start_and_mask(some, {}, masks, env)[0] for some in (twins, bare)]
     own, plain = (walk_backward(pack.captured.graph, env, some, given.starts) for some in ruled)
-    relevance = {node: numerics.to_relevance(c, numerics.widen(env[node])) for node, c in plain.items()}
+    wide = {node: numerics.widen(env[node]) for node in plain}
+    relevance = {node: numerics.to_relevance(c, wide[node]) for node, c in plain.items()}
     scale: dict[int | None, float] = {}
     for node, r in relevance.items():
         scale[member(node)] = max(scale.get(member(node), FLOOR), largest(r))
@@ -100,7 +101,7 @@ def wrong(pack: Pack, env: Env, twins: Mapping[fx.Node, Twin], given: Conditions
         i = member(node)
         if i is None or node not in plain:
             continue
-        error = largest(numerics.to_relevance(own[node], numerics.widen(env[node])) - relevance[node]) / scale[i]
+        error = largest(numerics.to_relevance(own[node], wide[node]) - relevance[node]) / scale[i]
         if not error <= EQUAL:
             yield i, f"other relevance with proofs at {node.target}: relative error {error:.1e}"
         if node in twins and (text := untrue(node, twins[node], env, plain)):
