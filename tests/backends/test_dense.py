@@ -20,7 +20,7 @@ from fxlrp.backends import inductor
 from fxlrp.backends.dense import ORDERS, call_on_ordered, make_rows_or_pixels, make_vectors_dense, order_operands
 
 aten = torch.ops.aten
-SAMPLES = 6
+SAMPLES = 3
 
 SHOWN = ("aten::as_strided", "aten::view", "aten::_unsafe_view", "aten::_reshape_alias")
 """Ops that are defined by the order of memory; `fxlrp.passes` give them rows, or let them copy."""
