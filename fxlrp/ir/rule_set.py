@@ -172,8 +172,7 @@ class RuleSet:
     def with_norms_apart(self, rule: Rule | None = None) -> RuleSet:
         """Return the same rule set for batch norms that stay what they are, ``x * s + t``, and are merged nowhere.
 
-        Both ops get ``rule``, as `fxlrp.rules.unchanged.passed`, which leaves norms out of account; without one each
-        gets the set's own: the epsilon rule for sums is that of the norm then.
+        Both ops get ``rule``, as `fxlrp.rules.unchanged.passed`, or else the set's own: epsilon for sums is the norm's.
         """
         changed = self if rule is None else self.where(rule, predicate=is_batch_norm)
         return replace(changed, name=f"{self.name} (norms apart)", norms="apart")
