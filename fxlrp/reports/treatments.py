@@ -159,7 +159,7 @@ def find_initial_states(graph: fx.Graph, gates: set[fx.Node]) -> set[fx.Node]:
             found |= {n for n in map(skip_moves, node.all_input_nodes) if is_made(n)}
     for first, *others in readers.values():
         start = skip_moves(first.all_input_nodes[0])
-        if others and (start.op == "placeholder" or is_made(start)) and leads_to(first, others):
+        if others and (start.op == "placeholder" or is_made(start)) and leads_to(first, set(others)):
             found.add(start)
     return found
 
