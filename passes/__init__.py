@@ -23,6 +23,17 @@ CANONICAL: tuple[tuple[str, Pass], ...] = (
     ("verify", verify.verify_graph),
 )
 
+FORMS: dict[str, tuple[tuple[str, Pass], ...]] = {
+    "merged": CANONICAL,
+    "apart": tuple(
+        ("separate batch norm", batch_norm.separate_batch_norm)
+        if apply is batch_norm.fold_batch_norm
+        else (name, apply)
+        for name, apply in CANONICAL
+    ),
+}
+"""Canonical form by what a rule set wants of batch norms."""
+
 CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("drop detachments", identities.drop_detachments),
     ("let views copy", identities.free_views),
@@ -36,4 +47,4 @@ CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("lift selections", selections.lift_selections),
 )
 
-__all__ = ["CANONICAL", "CLEANUP", "run_passes"]
+__all__ = ["CANONICAL", "CLEANUP", "FORMS", "run_passes"]

@@ -16,7 +16,7 @@ log = logging.getLogger("fxlrp")
 Pass = Callable[[fx.Graph], int]
 Rewrite = Callable[[fx.Node], "fx.Node | None"]
 
-META_OF_VALUE = ("val", "tensor_meta", "reads", "merged", "fronted", "apart")
+META_OF_VALUE = ("val", "tensor_meta", "reads", "merged", "fronted", "apart", "norm")
 """What the meta of a node says of its value, which is not that of the nodes that are inserted for it."""
 
 

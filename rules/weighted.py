@@ -3,7 +3,8 @@
 With ``z`` the true output, ``z'`` the rule's pre-activation and ``s = c * z / stab(z')``, every one of them is an
 adjoint applied to ``s``. Nothing is divided by ``x``.
 
-A name tells the numbers that a rule was made with, and its stabiliser where that is not the usual one. With
+A name tells the numbers that a rule was made with, and its stabiliser where that is not the usual one: a number, or of
+some rules a `fxlrp.ir.numerics.Stabiliser`. With
 ``bias=False`` a rule leaves biases out of ``z'``, so that they take no share; the output ``z`` stays that of the model.
 Flat and z-box count none in any case.
 """
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.ir.closures import by_value
-from fxlrp.ir.numerics import EPSILON, Relevance, bound_epsilon, stabilise
+from fxlrp.ir.numerics import EPSILON, Relevance, Stabiliser, bound_epsilon, stabilise
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.rules.unchanged import relevance_at_output
 from fxlrp.rules.weights import (
@@ -39,7 +40,7 @@ from fxlrp.rules.weights import (
 
 
 @by_value
-def epsilon(e: float = EPSILON, bias: bool = True) -> Rule:
+def epsilon(e: float | Stabiliser = EPSILON, bias: bool = True) -> Rule:
     """Epsilon rule for any op of degree 1: ``s = c * z / (z + e * sgn z)``, ``c_x = J^T s``.
 
     Without bias the denominator of a layer is ``x w + e * sgn(x w)``; ops that have none stay as they are.
@@ -49,9 +50,12 @@ def epsilon(e: float = EPSILON, bias: bool = True) -> Rule:
 
     def apply(site: Site, c: Tensor) -> Parts:
         """``c_x = J^T (c * z / (z + e sgn z))``."""
-        z, floor = drop_dead(site), bound_epsilon(e, site.out.dtype)
+        z = drop_dead(site)
         if not bias and (plain := leave_out_bias(site)) is not site:
             return site.adjoint(c * z / stabilise(plain(*site.operands), e))
+        if isinstance(e, Stabiliser):
+            return site.adjoint(c * e.keep(site.out))
+        floor = bound_epsilon(e, z.dtype)
         if site.facts.dead_below:
             return site.adjoint(c * z / (z + floor))
         return site.adjoint(c / (1 + floor / z.abs()))  # the same for infinite z too, as masked logits are
@@ -79,7 +83,8 @@ def gamma(g: float = 0.25, e: float = EPSILON, bias: bool = True) -> Rule:
         """``r = z / (|z| + k |w| |x| + k |b|)``, ``c_x = W^T (c |r|) + sgn(x) k |W|^T (c r)``, and 0 at x = 0."""
         w, b = fixed_weights(site)
         (x,) = site.operands
-        known, z, v, floor = site.facts, drop_dead(site), k * w.abs(), e * 2 / (2 + g)
+        known, z, v = site.facts, drop_dead(site), k * w.abs()
+        floor = bound_epsilon(e, z.dtype) * 2 / (2 + g)
         sizes = x if known.nonnegative else x.abs()
         if not bias and b is not None:
             plain, side = leave_out_bias(site), torch.sign(z)
@@ -104,7 +109,7 @@ def gamma(g: float = 0.25, e: float = EPSILON, bias: bool = True) -> Rule:
 
 
 @by_value
-def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON, bias: bool = True) -> Rule:
+def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float | Stabiliser = EPSILON, bias: bool = True) -> Rule:
     """Alpha-beta rule: positive contributions count ``alpha``, negative ones ``-beta``.
 
     ``z+ = x+ w+ + x- w- + b+`` and ``z- = x+ w- + x- w+ + b-``; ``R = alpha * share(z+) - beta * share(z-)``.
@@ -122,7 +127,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON, bias: 
         site = site if bias else leave_out_bias(site)
         w, b = fixed_weights(site)
         up, down = w.clamp(min=0), w.clamp(max=0)
-        ups, downs = sum_sides(site, up, down, b, beta > 0, bound_epsilon(e, site.out.dtype))
+        ups, downs = sum_sides(site, up, down, b, beta > 0, e)
         r = c * drop_dead(site)
         found = pull_back(site, up, down, r / ups)
         if downs is not None:
@@ -134,7 +139,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, e: float = EPSILON, bias: 
 
 
 @by_value
-def z_plus(e: float = EPSILON, bias: bool = True) -> Rule:
+def z_plus(e: float | Stabiliser = EPSILON, bias: bool = True) -> Rule:
     """z+ rule: positive contributions only; alpha-beta with 1 and 0.
 
     Source: Montavon et al. 2017, deep Taylor decomposition.
@@ -143,7 +148,7 @@ def z_plus(e: float = EPSILON, bias: bool = True) -> Rule:
 
 
 @by_value
-def with_weights(change: Callable[[Tensor], Tensor], e: float = EPSILON, bias: bool = True) -> Rule:
+def with_weights(change: Callable[[Tensor], Tensor], e: float | Stabiliser = EPSILON, bias: bool = True) -> Rule:
     """Rule of one's own: shares as if weight and bias were what ``change`` makes of them.
 
     ``z' = x f(w) + f(b)`` and ``c_x = f(W)^T (c * z / stab(z'))``: ``R_i = x_i sum_j f(w_ij) R_j / stab(z'_j)``.
@@ -202,7 +207,7 @@ def w_square(e: float = EPSILON, bias: bool = True) -> Rule:
 
 
 @by_value
-def z_box(low: Bounds = 0.0, high: Bounds = 1.0, e: float = EPSILON) -> Rule:
+def z_box(low: Bounds = 0.0, high: Bounds = 1.0, e: float | Stabiliser = EPSILON) -> Rule:
     """z-box rule, for first layers with inputs in ``[low, high]``: numbers, one per channel, or tensors like an input.
 
     ``z' = x w - low w+ - high w-`` and ``R = x * W^T s - low * W+^T s - high * W-^T s``, of which the terms of either
@@ -232,7 +237,7 @@ def z_box(low: Bounds = 0.0, high: Bounds = 1.0, e: float = EPSILON) -> Rule:
     return replace(make_rule(apply, z_box, low, high, e=e), takes_relevance=True)
 
 
-def normalised_z_box(mean: Bounds, std: Bounds, e: float = EPSILON) -> Rule:
+def normalised_z_box(mean: Bounds, std: Bounds, e: float | Stabiliser = EPSILON) -> Rule:
     """z-box rule for images in ``[0, 1]`` of which a mean was subtracted, and which were divided by a deviation.
 
     That is ``z_box(-mean / std, (1 - mean) / std)``. Mean and deviation are numbers, or one per channel.

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
 from fxlrp.errors import RuleError
-from fxlrp.ir.numerics import EPSILON, Relevance, bound_epsilon
+from fxlrp.ir.numerics import EPSILON, Relevance, Stabiliser, bound_epsilon
 from fxlrp.ir.ops import AFFINE
 from fxlrp.ir.program import find_op
 from fxlrp.ir.rule import Parts, Rule, Site
@@ -105,9 +105,9 @@ def sum_parts(site: Site, above: Tensor, below: Tensor, bias: Tensor | None, e: 
 
 
 def sum_sides(
-    site: Site, up: Tensor, down: Tensor, bias: Tensor | None, both: bool, e: float
+    site: Site, up: Tensor, down: Tensor, bias: Tensor | None, both: bool, e: float | Stabiliser
 ) -> tuple[Tensor, Tensor | None]:
-    """Sum what pushes outputs up and, if asked for, what pulls them down, each with ``e`` added.
+    """Sum what pushes outputs up and, if asked for, what pulls them down, each stabilised.
 
     Both are sums without a negative term. A difference is never taken: of a small side it would leave rounding errors.
     Where only outputs above 0 matter, the lower side is the small one, and the upper is that plus the output.
@@ -120,6 +120,11 @@ def sum_sides(
         both: Whether the lower side is asked for.
         e: The stabiliser.
     """
+    if isinstance(e, Stabiliser):  # it may measure the sums, of outputs below 0 too
+        every = replace(site, facts=replace(site.facts, dead_below=False))
+        ups, downs = sum_sides(every, up, down, bias, both, 0.0)
+        return e(ups), None if downs is None else e(downs)
+    e = bound_epsilon(e, site.out.dtype)
     above, below = (None, None) if bias is None else (bias.clamp(min=0), (-bias).clamp(min=0))
     if not both:
         return sum_parts(site, up, down, above, e), None
@@ -186,7 +191,11 @@ def fill_like(x: Tensor, value: float) -> Tensor:
 
 
 def make_rule(
-    apply: Callable[[Site, Any], Parts], make: Callable[..., Rule], *numbers: Any, e: float, bias: bool | None = None
+    apply: Callable[[Site, Any], Parts],
+    make: Callable[..., Rule],
+    *numbers: Any,
+    e: float | Stabiliser,
+    bias: bool | None = None,
 ) -> Rule:
     """Make the rule of a function, named as the call that makes it, for ops with a fixed weight.
 
@@ -215,6 +224,8 @@ def write_number(number: Any) -> str:
 
     Of a function it is the name.
     """
+    if isinstance(number, Stabiliser):
+        return repr(number)
     if callable(number):
         return getattr(number, "__name__", type(number).__name__)
     if isinstance(number, (int, float)):

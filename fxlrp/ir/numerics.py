@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fxlrp._torch import tree_map_only
+from fxlrp.errors import RuleError
 
 EPSILON = 1e-6
 _precision: ContextVar[torch.dtype] = ContextVar("precision", default=torch.float32)
@@ -53,17 +54,84 @@ def bound_epsilon(epsilon: float, dtype: torch.dtype) -> float:
     """Return the stabiliser, but no less than the root of the smallest normal number of the dtype.
 
     What is divided by it stays finite, so that where nothing contributes, 0 times the quotient is 0.
+
+    Raises:
+        RuleError: If it is a `Stabiliser`.
     """
+    if isinstance(epsilon, Stabiliser):
+        raise RuleError(f"this rule needs a number as its stabiliser, such as {epsilon.epsilon}, and not {epsilon}")
     return max(epsilon, math.sqrt(torch.finfo(dtype).smallest_normal))
 
 
-def stabilise(z: Tensor, epsilon: float = EPSILON) -> Tensor:
+@dataclass(frozen=True)
+class Stabiliser:
+    """What a rule adds to what it divides by, where that is not a number; rules take it in place of ``e``.
+
+    ``z + e * sgn(z)`` with ``sgn(0) = +1``, or ``sgn(z) * max(|z|, e)`` if it clips; with ``norm_scale`` in place of
+    ``e`` it is ``e * sqrt(mean(z^2))``. No ``e`` is less than `bound_epsilon`. Infinite entries stay and are not
+    counted.
+
+    Attributes:
+        epsilon: The number ``e``.
+        clip: Whether entries of at least ``e`` stay as they are.
+        norm_scale: Whether ``e`` is a part of the size of the entries.
+        dim: Dimensions that the mean is over; all but the first, that of samples, unless given.
+
+    Source: the stabiliser of zennit (Anders et al. 2021).
+
+    Raises:
+        RuleError: If ``epsilon`` is negative or not finite.
+    """
+
+    epsilon: float = EPSILON
+    clip: bool = False
+    norm_scale: bool = False
+    dim: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon < math.inf:
+            raise RuleError(f"a stabiliser needs a finite epsilon of at least 0, not {self.epsilon}")
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Move ``z`` away from zero; the result has its shape and dtype."""
+        e, side = self.measure(z), torch.where(z == 0, 1.0, torch.sgn(z))
+        return side * torch.maximum(z.abs(), e) if self.clip else z + side * e
+
+    def keep(self, z: Tensor) -> Tensor:
+        """Compute ``z / stab(z)``, which is a share between 0 and 1, and 1 for infinite ``z``."""
+        e, size = self.measure(z), z.abs()
+        return (size / e).clamp(max=1) if self.clip else 1 / (1 + e / size)
+
+    def measure(self, z: Tensor) -> Tensor:
+        """Compute ``e``, which broadcasts to ``z``."""
+        least = torch.tensor(bound_epsilon(self.epsilon, z.dtype), dtype=z.real.dtype, device=z.device)
+        if not self.norm_scale:
+            return least
+        size = torch.where(z.isinf(), 0.0, z).abs()
+        dims = list(range(1, z.ndim)) if self.dim is None else list(self.dim)
+        scale = size.square().mean(dims, keepdim=True).sqrt() if dims else size
+        return (self.epsilon * scale).clamp(min=bound_epsilon(0.0, z.dtype))
+
+    def __repr__(self) -> str:
+        shown = [repr(self.epsilon)]
+        shown += [f"{name}=True" for name in ("clip", "norm_scale") if getattr(self, name)]
+        shown += [] if self.dim is None else [f"dim={self.dim}"]
+        return f"Stabiliser({', '.join(shown)})"
+
+
+def stabilise(z: Tensor, epsilon: float | Stabiliser = EPSILON) -> Tensor:
     """Move ``z`` away from zero: ``z + e * sgn(z)`` with ``sgn(0) = +1`` and `bound_epsilon` for ``e``.
 
     A complex ``z`` moves along its own direction. The result has the shape and the dtype of ``z``.
 
+    Args:
+        z: What is to be divided by.
+        epsilon: The number ``e``, or a `Stabiliser`.
+
     Source: Bach et al. 2015, the epsilon rule.
     """
+    if isinstance(epsilon, Stabiliser):
+        return epsilon(z)
     e = bound_epsilon(epsilon, z.dtype)
     if z.is_complex():
         return z + e * torch.where(z == 0, 1.0, torch.sgn(z))

@@ -173,6 +173,11 @@ def find_op(node: fx.Node) -> Any:
     return node.target.op if isinstance(node.target, OneOutput) else node.target
 
 
+def is_batch_norm(node: fx.Node) -> bool:
+    """Return whether a node is a part of a batch norm that stayed apart, ``x * s + t``."""
+    return "norm" in node.meta
+
+
 def is_floating(node: object) -> bool:
     """Return whether a node holds floating point or complex numbers."""
     val = node.meta.get("val") if isinstance(node, fx.Node) else None

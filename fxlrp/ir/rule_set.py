@@ -12,7 +12,7 @@ from torch import fx
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
 from fxlrp.ir.ops import check_overload
-from fxlrp.ir.program import find_op
+from fxlrp.ir.program import find_op, is_batch_norm
 from fxlrp.ir.provenance import find_modules
 from fxlrp.ir.rule import RULES, Rule
 
@@ -115,6 +115,7 @@ class RuleSet:
         freeze: Whether gates and normalising statistics are held fixed inside products.
         invariant: Whether a chain of products counts as one product of all its factors.
         required: Ops of the table that a model must have.
+        norms: Batch norms in evaluation mode: ``"merged"`` into the linear ops beside them, or ``"apart"``.
     """
 
     name: str
@@ -125,10 +126,12 @@ class RuleSet:
     freeze: bool = True
     invariant: bool = False
     required: frozenset[OpOverload] = frozenset()
+    norms: str = "merged"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", FrozenTable(self.table))
         object.__setattr__(self, "overrides", tuple(self.overrides))
+        check_choice("norms", self.norms, ("merged", "apart"))
 
     def __or__(self, table: Mapping[OpOverload, Rule]) -> RuleSet:
         """Return the same rule set with other rules for the ops in ``table``.
@@ -166,6 +169,14 @@ class RuleSet:
             )
         return changed.named(f"{self.name} (without bias)")
 
+    def with_norms_apart(self, rule: Rule | None = None) -> RuleSet:
+        """Return the same rule set for batch norms that stay what they are, ``x * s + t``, and are merged nowhere.
+
+        Both ops get ``rule``, as `fxlrp.rules.unchanged.passed`, or else the set's own: epsilon for sums is the norm's.
+        """
+        changed = self if rule is None else self.where(rule, predicate=is_batch_norm)
+        return replace(changed, name=f"{self.name} (norms apart)", norms="apart")
+
     def named(self, name: str) -> RuleSet:
         """Return the same rule set under another name."""
         return replace(self, name=name)
@@ -190,12 +201,8 @@ class RuleSet:
                 unless ``missing="ignore"``.
         """
         check_rule(rule)
-        for name, value, known in (
-            ("position", position, (None, "first", "last")),
-            ("missing", missing, MISSING_CHOICES),
-        ):
-            if value not in known:
-                raise RuleError(f"{name} is {' or '.join(repr(k) for k in known if k)}, not {value!r}")
+        check_choice("position", position, (None, "first", "last"))
+        check_choice("missing", missing, MISSING_CHOICES)
         chosen = None if ops is None else frozenset(collect_overloads(ops))
         if isinstance(kind, type):
             kind = f"{kind.__module__}.{kind.__qualname__}"
@@ -217,6 +224,7 @@ class RuleSet:
         lines += [f"  where {override}: {override.rule}" for override in self.overrides]
         lines.append(f"  every other op: {self.default or 'the default table'}")
         lines.append(f"  gates and statistics held fixed: {self.freeze}; product chains as one: {self.invariant}")
+        lines += ["  batch norms: apart"] * (self.norms == "apart")
         return "\n".join(lines)
 
 
@@ -227,6 +235,12 @@ def collect_overloads(given: Any) -> list[OpOverload]:
     for op in found:
         check_overload(op)
     return found
+
+
+def check_choice(name: str, value: object, known: tuple[str | None, ...]) -> None:
+    """Refuse what is none of the choices."""
+    if value not in known:
+        raise RuleError(f"{name} is {' or '.join(repr(k) for k in known if k)}, not {value!r}")
 
 
 def check_rule(rule: object) -> None:

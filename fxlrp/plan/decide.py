@@ -57,7 +57,7 @@ def make_plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: b
         RuleError: If a rule of the user's serves nothing, or cannot serve the op that it is for.
         SignatureError: If a name in ``read`` fits nothing, or no input reaches the output.
     """
-    rewrites = passes.run_passes(captured.module, passes.CANONICAL)
+    rewrites = passes.run_passes(captured.module, passes.FORMS[rules.norms])
     graph, end = captured.graph, captured.explained  # after the passes: they may replace the explained node
     sources = tuple(lookups.find_sources(captured))
     starts = {source.node for source in sources}

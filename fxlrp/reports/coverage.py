@@ -15,6 +15,7 @@ from fxlrp.ir.program import MergedNorm
 from fxlrp.ir.provenance import source_line
 from fxlrp.plan.decide import Plan
 from fxlrp.reports.terminal import write_table
+from fxlrp.reports.treatments import Treatment, count_treatments
 
 PROMISE_OPS = ("add", "sub", "sum", "mean", "cat", "stack", "unbind", "split")
 """Ops whose operands a backward walk over an autograd graph has to promise, because their nodes do not keep them."""
@@ -55,6 +56,7 @@ class Coverage:
         rewrites: Rewrites of each canonical pass.
         merged: Batch norms that became part of a linear op's weights, by the path of their module.
         apart: Why the others are ops of their own, ``x * s + t``.
+        treatments: What becomes of gates, routers, divisors, selective scans and initial states.
     """
 
     rules: str
@@ -66,6 +68,7 @@ class Coverage:
     rewrites: dict[str, int]
     merged: tuple[str, ...] = ()
     apart: dict[str, str] = field(default_factory=dict)
+    treatments: tuple[Treatment, ...] = ()
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return rows as dictionaries, ready for ``pandas.DataFrame``."""
@@ -90,6 +93,7 @@ class Coverage:
             f"{self.covered} of {self.live} live ops covered ({share:.2f} %), {self.nodes} ops in the graph, "
             f"{self.promises_eliminated} promises eliminated{self.norms}"
         )
+        caption = "\n".join([caption, *map(str, self.treatments)])
         table = Table(
             title=f"Rule coverage: {self.rules}",
             caption=caption,
@@ -135,6 +139,7 @@ def report_coverage(plan: Plan, rules: str) -> Coverage:
         rewrites=dict(plan.rewrites),
         merged=tuple(dict.fromkeys(norm.name for key in ("merged", "fronted") for norm in collect_norms(plan, key))),
         apart=dict(node.meta["apart"] for node in plan.captured.graph.nodes if "apart" in node.meta),
+        treatments=count_treatments(plan),
     )
 
 

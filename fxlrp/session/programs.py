@@ -177,7 +177,7 @@ class Programs:
         """Plan the model with zeros in place of its additive parameters."""
         with COMPILE_LOCK:
             captured = self._capture(*bind_arguments(self.model, args, kwargs))
-            passes.run_passes(captured.module, passes.CANONICAL)
+            passes.run_passes(captured.module, passes.FORMS[self.options.rules.norms])
             remove_biases(captured)
             return make_plan(captured, self.options.rules.optional(), (), self.options.strict)
 

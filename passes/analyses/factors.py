@@ -49,11 +49,16 @@ def find_factors(graph: fx.Graph, dependent: set[fx.Node]) -> set[fx.Node]:
     of a scale that a reduction measured: ``rsqrt(mean(x^2) + eps)``. Both survive shape ops, constant factors
     and offsets.
     """
+    return {node for node, kind in find_kinds(graph, dependent).items() if kind in ("gate", "statistic")}
+
+
+def find_kinds(graph: fx.Graph, dependent: set[fx.Node]) -> dict[fx.Node, str]:
+    """Find what `classify_factor` says of each node that depends on a source."""
     kinds: dict[fx.Node, str] = {}
     for node in graph.nodes:
         if node in dependent and node.op == "call_function":
             kinds[node] = classify_factor(node, [kinds.get(n, "") for n in node.all_input_nodes if n in dependent])
-    return {node for node, kind in kinds.items() if kind in ("gate", "statistic")}
+    return kinds
 
 
 def classify_factor(node: fx.Node, inputs: list[str]) -> str:

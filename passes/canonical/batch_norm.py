@@ -29,19 +29,32 @@ def fold_batch_norm(graph: fx.Graph) -> int:
     What reads, starts or masks relevance at the linear op before the norm means that op's own output, and finds the
     norm in ``meta["merged"]`` of the merged op. A norm before the linear op is in its ``meta["fronted"]``.
     """
-    hits = 0
-    dependent = find_input_dependent(graph)
-    for node in list(graph.nodes):
-        if node.target is operator.getitem and node.args[1] == 0 and node.args[0].target is BATCH_NORM:
-            norm = node.args[0]
-            if not (apart := find_obstacle_before(norm, dependent)):
-                merge_before(node, norm, dependent)
-            elif not (also := find_obstacle_behind(node, norm, dependent)):
-                merge_behind(node, norm, dependent)
-            else:
-                write_alone(node, norm, f"{apart}; {also}")
-            hits += 1
-    return hits
+    dependent, found = find_input_dependent(graph), list_norms(graph)
+    for node, norm in found:
+        if not (apart := find_obstacle_before(norm, dependent)):
+            merge_before(node, norm, dependent)
+        elif not (also := find_obstacle_behind(node, norm, dependent)):
+            merge_behind(node, norm, dependent)
+        else:
+            write_alone(node, norm, f"{apart}; {also}")
+    return len(found)
+
+
+def separate_batch_norm(graph: fx.Graph) -> int:
+    """Write every ``bn(x)`` as ``x s + t``, whatever is beside it."""
+    found = list_norms(graph)
+    for node, norm in found:
+        write_alone(node, norm, "the rule set keeps it apart")
+    return len(found)
+
+
+def list_norms(graph: fx.Graph) -> list[tuple[fx.Node, Any]]:
+    """List the outputs of norms in evaluation mode, each with its norm."""
+    return [
+        (node, node.args[0])
+        for node in graph.nodes
+        if node.target is operator.getitem and node.args[1] == 0 and node.args[0].target is BATCH_NORM
+    ]
 
 
 def find_obstacle_before(norm: fx.Node, dependent: set[fx.Node]) -> str:
@@ -186,7 +199,10 @@ def write_alone(norm_out: fx.Node, norm: fx.Node, why: str) -> None:
     shifted = insert(norm_out, aten.add.Tensor, scaled, insert_channel_view(norm_out, t, ndim))
     new = insert_cast(norm_out, shifted, norm_out.meta["val"].dtype)
     substitute(norm_out, new)
-    new.meta["apart"] = (find_origin(norm)[1], why)
+    name = find_origin(norm)[1]
+    new.meta["apart"] = (name, why)
+    for part in (scaled, shifted, new):
+        part.meta["norm"] = name
 
 
 def insert_with_weights(at: fx.Node, linear: fx.Node, x: Any, weight: fx.Node, bias: fx.Node) -> fx.Node:

@@ -8,6 +8,7 @@ from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.published.chefer import CHEFER
 from fxlrp.rules.published.feedback import LFP
 from fxlrp.rules.published.filtering import FILTERING
+from fxlrp.rules.published.graphs import GNN_LRP
 from fxlrp.rules.published.patching import RELP, RELP_AH
 from fxlrp.rules.published.ratios import DYNAMICLRP
 from fxlrp.rules.published.recurrent import ARRAS_LSTM, ARRAS_LSTM_SHARED, MAMBA_LRP
@@ -24,6 +25,7 @@ PUBLISHED: tuple[RuleSet, ...] = (
     LFP,
     DYNAMICLRP,
     CHEFER,
+    GNN_LRP,
 )
 """Every rule set of this room."""
 

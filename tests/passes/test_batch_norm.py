@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import fxlrp
+from fxlrp.errors import RuleError
+from fxlrp.rules.unchanged import passed
 
 LINE = {1: (6,), 2: (5, 4), 3: (4, 3, 3)}
 
@@ -269,6 +272,70 @@ def test_coverage_says_what_became_of_norms() -> None:
     assert list(report.apart) == ["0"]
     assert "batch norms: 1 merged, 1 ops of their own" in str(report)
     assert "0: no linear op with constant weights is before it; conv2d" in str(report)
+
+
+APART = fxlrp.rule_set("epsilon").with_norms_apart()
+PASSED = fxlrp.rule_set("epsilon").with_norms_apart(passed)
+
+
+def network() -> tuple[nn.Sequential, Tensor]:
+    """Norms behind convolutions, which are merged unless a rule set keeps them apart."""
+    torch.manual_seed(2)
+    front = nn.Conv2d(3, 4, 3, padding=1), Norm(4), nn.ReLU(), nn.Conv2d(4, 5, 3), Norm(5), nn.ReLU()
+    return nn.Sequential(*front, nn.Flatten(), nn.Linear(5 * 16, 3)).double().eval(), torch.randn(2, 3, 6, 6).double()
+
+
+def test_a_norm_apart_has_the_epsilon_rule_of_an_affine_map() -> None:
+    """So merging changes nothing but what the stabiliser keeps, unless layers have other rules."""
+    model, x = network()
+    attributor = fxlrp.compile(model, rules=APART, read=["0", "1"])
+    found = attributor(x, target=1)
+    before, after = model[0](x).detach(), model[:2](x).detach()
+    scale = (model[1].weight / (model[1].variance + 1e-3).sqrt()).detach().view(1, 4, 1, 1)
+    wanted = before * scale * found.read["1"] / (after + 1e-6 * after.sign())
+    same(found.read["0"], wanted, 1e-12)
+    same(fxlrp.compile(model, rules="epsilon", read=["0"])(x, target=1).read["0"], wanted, 1e-4)
+    plus = fxlrp.rule_set("epsilon_plus")
+    merged, apart = (fxlrp.compile(model, rules=r)(x, target=1).relevance for r in (plus, plus.with_norms_apart()))
+    assert (merged - apart).abs().max() > 0.1 * apart.abs().max()
+    ledger = attributor.ledger(x, target=1)
+    assert abs(ledger.gap) < 1e-10
+    assert any("1.bias" in name for entry in ledger.entries for name in entry.absorbers)
+
+
+def test_a_norm_that_is_passed_through_keeps_nothing() -> None:
+    model, x = network()
+    found = fxlrp.compile(model, rules=PASSED, read=["0", "1", "3", "4"])(x, target=1)
+    for before, after in (("0", "1"), ("3", "4")):
+        assert found.read[after].abs().max() > 0
+        same(found.read[before], found.read[after], 1e-14)
+
+
+@pytest.mark.parametrize("rules", [APART, fxlrp.rule_set("gradient").with_norms_apart()], ids=str)
+def test_norms_apart_compute_the_model(rules: fxlrp.RuleSet) -> None:
+    model, x = network()
+    attributor = fxlrp.compile(model, rules=rules)
+    result = attributor(x, target=1)
+    same(result.output, model(x).detach(), 1e-12)
+    if rules.default is not None:
+        seed = torch.tensor([[0.0, 1.0, 0.0]]).double()
+        same(result.relevance, gradients(model, [x], seed)[0])
+    report = attributor.coverage()
+    assert report.merged == ()
+    assert report.apart == dict.fromkeys(("1", "4"), "the rule set keeps it apart")
+
+
+def test_the_choice_is_part_of_a_rule_set() -> None:
+    base = fxlrp.rule_set("epsilon")
+    assert len({base, APART, PASSED}) == 3
+    assert "batch norms: apart" in str(APART)
+    assert "batch norms" not in str(base)
+    assert pickle.loads(pickle.dumps(PASSED)) == PASSED
+    assert (APART | {torch.ops.aten.relu.default: passed}).norms == "apart"
+    with pytest.raises(RuleError, match="norms is 'merged' or 'apart', not 'folded'"):
+        replace(base, norms="folded")
+    with pytest.raises(RuleError, match="is_batch_norm"):
+        fxlrp.compile(nn.Sequential(nn.Linear(3, 2)).eval(), (torch.randn(1, 3),), rules=PASSED)
 
 
 @pytest.mark.parametrize("norm", [torch.float32, torch.bfloat16])

@@ -112,6 +112,42 @@ def test_zennit_inside_a_network(ours: fxlrp.Rule, theirs: Callable[[], zennit.c
     torch.testing.assert_close(result.relevance, expected, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("rules", "hooks"),
+    [
+        (everywhere(flat()).with_norms_apart(passed), (zennit.rules.Flat, zennit.rules.Pass, zennit.rules.Flat)),
+        (
+            everywhere(w_square()).with_norms_apart(passed),
+            (zennit.rules.WSquare, zennit.rules.Pass, zennit.rules.WSquare),
+        ),
+        (
+            fxlrp.rule_set("epsilon_plus").with_norms_apart(),
+            (zennit.rules.ZPlus, zennit.rules.Epsilon, zennit.rules.Epsilon),
+        ),
+    ],
+    ids=["flat, norms passed", "w_square, norms passed", "epsilon_plus, norms apart"],
+)
+def test_zennit_with_norms_that_are_not_merged(
+    rules: fxlrp.RuleSet, hooks: tuple[Callable[[], zennit.core.Hook], ...]
+) -> None:
+    """Passed through as its composites do where no canonizer merges them, or with a rule of their own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)).double()
+    for value in (model[1].weight.data, model[1].bias.data, model[1].running_mean):
+        value.normal_()
+    x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
+    result = fxlrp.compile(model.eval(), rules=rules)(x, target=[1, 2])
+    handles = [hook().register(model[i]) for hook, i in zip((*hooks, zennit.rules.Pass), (0, 1, 4, 2), strict=True)]
+    try:
+        given = x.clone().requires_grad_()
+        y = model(given)
+        (expected,) = torch.autograd.grad(y, given, nn.functional.one_hot(torch.tensor([1, 2]), 3) * y.detach())
+    finally:
+        for handle in handles:
+            handle.remove()
+    torch.testing.assert_close(result.relevance, expected, rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.parametrize("op", [aten.relu.default, aten.sigmoid.default, aten.cos.default], ids=str)
 def test_relevance_is_handed_down_whatever_the_op_does(op: object) -> None:
     at = site(Call(op, (torch.linspace(-2, 2, 5).double().view(1, 5),)))

@@ -16,6 +16,7 @@ from fxlrp.passes.analyses.liveness import find_dependents, find_path
 from fxlrp.plan.decide import Plan
 from fxlrp.reports.drawing.picture import KIND_OF_RULE, Boxes, Edge, Node, Picture, View
 from fxlrp.reports.edge_relevance import Flow, find_live_operands
+from fxlrp.reports.treatments import describe_treatments
 
 
 def make_picture(
@@ -58,12 +59,14 @@ def make_picture(
 def view_model(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[str, Mapping[str, float]]) -> View:
     """View the model's canonical graph."""
     graph, end = plan.captured.graph, plan.captured.explained
-    look = find_appearances(plan, rules)
+    look, treatments = find_appearances(plan, rules), describe_treatments(plan)
     boxes = place_nodes(graph, {n: tuple((p, c) for p, c in find_modules(n).items() if p) for n in graph.nodes})
     nodes, edges = [], []
     for node in graph.nodes:
         kind, rule, formula = look[node]
         name = plan.captured.names.get(node)
+        notes = [": ".join(treatments[node])] if node in treatments else []
+        notes += ["This is the explained output."] if node is end else []
         shape, dtype = describe_value(node)
         nodes.append(
             Node(
@@ -71,7 +74,7 @@ def view_model(plan: Plan, rules: RuleSet, flow: Flow | None, numbers: Mapping[s
                 op=f"parameter {name}" if name else name_op(node),
                 kind=kind,
                 rule=rule,
-                formula=formula + (" This is the explained output." if node is end else ""),
+                formula=" ".join(filter(None, [formula, *notes])),
                 shape=shape,
                 dtype=dtype,
                 boxes=boxes[node],
