@@ -66,8 +66,8 @@ RULES = {
         ("resnet50_full_width", "epsilon_gamma_box"),
     ],
 )
-def test_zennit(network: str, name: str) -> None:
-    """Our seed is the coefficient 1 at the logit, theirs is its relevance, the logit."""
+def test_v24_zennit(network: str, name: str) -> None:
+    """With norms merged. Our seed is the coefficient 1 at the logit, theirs is its relevance, the logit."""
     build, canonizer = NETWORKS[network]
     torch.manual_seed(0)
     model = enliven(build()).double().eval()
