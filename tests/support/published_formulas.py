@@ -183,14 +183,14 @@ def softmax(call: Call, c: Tensor) -> Parts:
 
 
 def attention(call: Call, c: Tensor) -> Parts:
-    """The above in a row: ``A V``, softmax, and the scaled ``Q K^T``, all of them as relevance."""
+    """The above in a row: ``A V``, softmax, and the scaled ``Q K^T``, which needs no stabiliser, all as relevance."""
     q, k, v = call.args[:3]
     logits = q @ k.mT * q.shape[-1] ** -0.5
     weights = logits.softmax(-1)
     of_weights, of_values = (p * x for p, x in zip(bilinear(product(weights, v), c), (weights, v), strict=True))
     of_logits = logits * (of_weights - weights * of_weights.sum(-1, keepdim=True))
-    of_q, of_k = bilinear(product(q, k.mT), of_logits / (q @ k.mT))
-    return of_q, of_k.mT, of_values / v
+    share = of_logits / (q @ k.mT) / 2
+    return share @ k, share.mT @ q, of_values / v
 
 
 def product(a: Tensor, b: Tensor) -> Call:
