@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 
 import torch
-from compiled import presets, rules
+from compiled import rules
 from measure import Spread, arguments, bars, distance, finish, surroundings
 from networks import Network, Sizes, build
 from speed import Call, measure, shown
@@ -20,6 +21,8 @@ import fxlrp
 LAYERS = {"vgg16": "features.21", "resnet50": "layer3"}
 """Where relevance goes on through one channel only."""
 CHUNKS = (1, 8, 25)
+RULES = ("epsilon", "epsilon_plus_flat")
+"""The second is what Achtibat et al. 2023 use: its convolutions by positive weights are shared by all maps."""
 KIND = "conditional relevance"
 
 
@@ -42,18 +45,19 @@ def main(arguments_: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__, list(LAYERS), ())
     parser.add_argument("--channels", type=int, default=50, help="maps of one image (%(default)s)")
     parser.add_argument("--chunks", type=int, nargs="+", default=CHUNKS, help="maps that are made together")
+    parser.add_argument("--rules", nargs="+", default=RULES, help="presets (%(default)s)")
     options = parser.parse_args(arguments_)
     torch.set_num_threads(options.threads)
     rows, differences = [], {}
-    for model in options.models:
+    for model, preset in product(options.models, options.rules):
         network, layer = build(model, Sizes(tiny=options.tiny), options.device), LAYERS[model]
-        attributor = fxlrp.compile(network.model, rules=rules(presets(model)[0]))
-        base = f"{options.channels} calls"
+        attributor = fxlrp.compile(network.model, rules=rules(preset))
+        base, label = f"{options.channels} calls", f"{model}, {preset}"
         shared = attributor, network, layer, options.channels
         calls: dict[str, Call] = {base: partial(explain_apart, *shared)}
         calls |= {f"one call, {n} at a time": partial(explain_together, *shared, n) for n in options.chunks}
-        differences[model] = max(distance(call(), calls[base]()) for call in calls.values())
-        rows += measure(model, KIND, calls, [base], options)
+        differences[label] = max(distance(call(), calls[base]()) for call in calls.values())
+        rows += measure(label, KIND, calls, [base], options)
     finish(options, surroundings(options) | {"differences": differences, "rows": rows}, [shown(rows, KIND)])
     if options.out is not None:
         groups: dict[str, dict[str, Spread]] = {}

@@ -208,6 +208,13 @@ class Attributor:
         """Return the program of the last call: ``program.module`` is a plain ``torch.fx.GraphModule``."""
         return self._programs.last[1]
 
+    def order_parameters(self) -> tuple[str, ...]:
+        """Return the names of the model's parameters in the order of their first use, in the graph of the last call."""
+        captured = self._programs.last[0].plan.captured
+        place = {node: i for i, node in enumerate(captured.graph.nodes)}
+        first = {node: min((place[user] for user in node.users), default=len(place)) for node in captured.parameters}
+        return tuple(captured.names[node] for node in sorted(first, key=lambda node: (first[node], place[node])))
+
     def coverage(self) -> Coverage:
         """Report which op got which rule, for the signature of the last call."""
         from fxlrp.reports.coverage import report_coverage

@@ -135,7 +135,7 @@ def drop_above_bound(site: Site, c: Tensor) -> Tensor:
 
 def is_bounded_relu(node: fx.Node) -> bool:
     """Whether a node is a ReLU that is cut off above, such as ReLU6."""
-    return name_arguments(node)["min_val"] == 0
+    return bool(name_arguments(node)["min_val"] == 0)
 
 
 def change_relu(name: str, summary: str, rule: Rule) -> RuleSet:

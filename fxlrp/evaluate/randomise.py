@@ -1,0 +1,118 @@
+"""Whether an explanation depends on what a model learned: it must change when parameters are drawn anew."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxlrp._torch import tree_leaves
+from fxlrp.attributor import Attributor
+from fxlrp.errors import SignatureError
+from fxlrp.ir.targets import Target
+
+ORDERS = ("down", "up")
+
+
+@dataclass(frozen=True)
+class Randomisation:
+    """How alike explanations stay while more and more parameters are drawn anew.
+
+    Attributes:
+        names: Parameter that is drawn anew at each step.
+        similarity: Rank correlation with the explanation of the trained model, ``(steps, samples)``.
+    """
+
+    names: tuple[str, ...]
+    similarity: Tensor
+
+    @property
+    def final(self) -> float:
+        """Mean similarity when every parameter is random; an explanation of the model has about 0."""
+        return float(self.similarity[-1].mean())
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a dictionary per step, ready for ``pandas.DataFrame``."""
+        means = self.similarity.mean(1).tolist()
+        return [{"parameter": name, "similarity": mean} for name, mean in zip(self.names, means, strict=True)]
+
+
+def randomise_parameters(
+    attributor: Attributor,
+    *args: Any,
+    target: Target = None,
+    order: str = "down",
+    absolute: bool = False,
+    seed: int = 0,
+    **kwargs: Any,
+) -> Randomisation:
+    """Draw the parameters of a copy of the model anew, one after the other, and compare what is explained.
+
+    They go in the order of the graph, not of registration, from the output down or from the input up, and none is left
+    out because of the class of its module. Each is drawn from a normal distribution of its own mean and deviation.
+
+    Args:
+        attributor: What explains; its model is left as it is.
+        args: Inputs of the model.
+        target: What is explained, the same at every step; it must not depend on the output.
+        order: ``"down"``, or ``"up"``.
+        absolute: Compare sizes, without signs.
+        seed: Of what is drawn.
+        kwargs: Keyword inputs of the model.
+
+    Source: Adebayo et al. 2018, cascading randomisation, with Spearman's correlation.
+
+    Raises:
+        SignatureError: If ``order`` is none, the target is None, or the model is no module.
+    """
+    if order not in ORDERS:
+        raise SignatureError(f"order={order!r} is none of {', '.join(map(repr, ORDERS))}")
+    if target is None:
+        raise SignatureError("target=None is another class for every model: give the class that is explained")
+    if not isinstance(attributor.model, nn.Module):
+        raise SignatureError(
+            "the parameters of an exported program cannot be drawn anew: give an attributor of a module"
+        )
+    own = copy.deepcopy(attributor)
+    model: Any = own.model
+    original = explain_flat(own, args, kwargs, target, absolute)
+    names = own.order_parameters()[:: -1 if order == "down" else 1]
+    generator, found = torch.Generator().manual_seed(seed), []
+    for name in names:
+        draw_anew(model.get_parameter(name), generator)
+        found.append(correlate_ranks(original, explain_flat(own, args, kwargs, target, absolute)))
+    return Randomisation(names, torch.stack(found))
+
+
+def explain_flat(attributor: Attributor, args: Any, kwargs: Any, target: Target, absolute: bool) -> Tensor:
+    """Return the relevance of all inputs as one row per sample."""
+    relevance = tree_leaves(attributor(*args, target=target, **kwargs).relevance)
+    rows = torch.cat([r.detach().double().flatten(1) for r in relevance], 1)
+    return rows.abs() if absolute else rows
+
+
+@torch.no_grad()
+def draw_anew(parameter: Tensor, generator: torch.Generator) -> None:
+    """Draw a parameter from a normal distribution of its mean and standard deviation."""
+    drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    wide = parameter.double()
+    parameter.copy_(wide.mean() + wide.std(correction=0) * drawn.to(parameter.device))
+
+
+def correlate_ranks(a: Tensor, b: Tensor) -> Tensor:
+    """Return Spearman's correlation of each pair of rows; 0 where a row is constant. Equal entries share their rank."""
+    ranks = [rank_with_ties(row) for row in (a, b)]
+    centred = [r - r.mean(1, keepdim=True) for r in ranks]
+    norms = centred[0].norm(dim=1) * centred[1].norm(dim=1)
+    return (centred[0] * centred[1]).sum(1) / torch.where(norms == 0, 1.0, norms)
+
+
+def rank_with_ties(rows: Tensor) -> Tensor:
+    """Return the rank of each entry in its row; equal ones get the mean of theirs."""
+    ordered = rows.sort(1).values
+    first = torch.searchsorted(ordered, rows.contiguous(), right=False)
+    last = torch.searchsorted(ordered, rows.contiguous(), right=True)
+    return (first + last - 1).double() / 2
