@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch.export.dynamic_shapes
@@ -42,6 +44,13 @@ CHOLESKY: tuple[OpOverload, ...] = (torch.ops.aten.cholesky.default,) if hasattr
 # Inductor before torch 2.13 makes a scatter onto a constant float32, whatever the dtype of the constant
 BEFORE_2_13 = torch.__version__ < (2, 13)  # type: ignore[operator]
 INDUCTOR: dict[str, Any] = {"optimize_scatter_upon_const_tensor": False} if BEFORE_2_13 else {}
+
+
+def load_exported(path: Path) -> torch.export.ExportedProgram:
+    """Load what `torch.export.save` wrote, without the warning of torch before 2.13 that it reads weights in place."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        return torch.export.load(path)
 
 
 def decompose(exported: torch.export.ExportedProgram, table: Mapping[Any, Any]) -> torch.export.ExportedProgram:

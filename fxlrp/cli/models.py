@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from fxlrp import _torch
 from fxlrp.api import compile
 from fxlrp.artifacts.description.manifest import MANIFEST_MEMBER
 from fxlrp.attributor import Attributor
@@ -108,7 +109,7 @@ def load_exported(path: Path, trust: bool) -> LoadedModel:
         )
     try:
         with silence_logging():
-            program = torch.export.load(path)
+            program = _torch.load_exported(path)
     except Exception as error:
         raise ArtifactError(
             f"{path} is no program of torch.export.save, or is damaged: {summarize_error(error)}\n"

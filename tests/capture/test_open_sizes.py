@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import fxlrp
+from fxlrp._torch import BEFORE_2_13
 from fxlrp.artifacts.description import clauses
 
 WIDTH = 4
@@ -261,8 +262,9 @@ class Numbered(nn.Module):
         return x
 
 
-ARGUMENTS = [0, False, 0.0, -0.0, None, 1, True, 1.0, float("nan"), "1", [1, 2], [True, 2], (1, 2)]
+ARGUMENTS = [0, False, 0.0, -0.0, None, 1, True, 1.0, "1", [1, 2], [True, 2], (1, 2)]
 ARGUMENTS += [{"a": 1, "b": 2}, {"b": 1, "a": 2}, {"a": True, "b": 2}]
+ARGUMENTS += [] if BEFORE_2_13 else [float("nan")]  # of which torch 2.12 writes a guard that it cannot read
 
 
 def test_arguments_are_told_apart_by_type_and_value() -> None:
