@@ -9,6 +9,7 @@ from fxlrp.rules.published.chefer import CHEFER
 from fxlrp.rules.published.feedback import LFP
 from fxlrp.rules.published.filtering import FILTERING
 from fxlrp.rules.published.patching import RELP, RELP_AH
+from fxlrp.rules.published.positions import PA_LRP
 from fxlrp.rules.published.ratios import DYNAMICLRP
 from fxlrp.rules.published.recurrent import ARRAS_LSTM, ARRAS_LSTM_SHARED, MAMBA_LRP
 from fxlrp.rules.published.residuals import RESLRP
@@ -18,6 +19,7 @@ PUBLISHED: tuple[RuleSet, ...] = (
     RELP,
     RELP_AH,
     RESLRP,
+    PA_LRP,
     MAMBA_LRP,
     ARRAS_LSTM,
     ARRAS_LSTM_SHARED,

@@ -1,0 +1,83 @@
+"""Relevance of positions, read where they enter the model."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp.errors import SignatureError
+from fxlrp.ir import numerics
+from fxlrp.ir.decisions import Env, Twin, build_site
+from fxlrp.ir.program import Captured
+from fxlrp.ir.provenance import module_path
+from fxlrp.passes.manager import is_same_shape, shape_of
+from fxlrp.rules.published.positional import differs_by_position, find_held
+
+VIEW = ":positions"
+"""The view that reads relevance of positions."""
+
+
+@dataclass(frozen=True)
+class PositionPlace:
+    """Where one table, rotation or bias of positions enters one module.
+
+    Attributes:
+        uses: The nodes that take it, with their twins: queries and keys of one layer share a rotation.
+        explained: The explained output, whose first dimension is that of samples.
+    """
+
+    uses: tuple[tuple[fx.Node, Twin], ...]
+    explained: fx.Node
+
+    def read(self, env: Env, found: Mapping[Any, Any]) -> Tensor:
+        """Return what positions take here, ``(samples, positions, features)``; zeros if nothing arrived."""
+        return torch.stack([self.read_use(node, twin, env, found) for node, twin in self.uses]).sum(0)
+
+    def read_use(self, node: fx.Node, twin: Twin, env: Env, found: Mapping[Any, Any]) -> Tensor:
+        """Return what positions take of one node."""
+        _, site = build_site(node, env, twin)
+        c = numerics.to_coefficient(found.get(node, torch.zeros_like(site.out)), site.out)
+        assert twin.rule.positions is not None
+        r, samples = twin.rule.positions(site, c), env[self.explained].shape[0]
+        if is_same_shape(shape_of(node)[:1], shape_of(self.explained)[:1]):
+            return r
+        return r.unflatten(0, (samples, -1)).movedim(1, -1).flatten(2)  # heads of a sample one after the other
+
+
+def find_position_places(
+    captured: Captured, patterns: Iterable[str], twins: Mapping[fx.Node, Twin]
+) -> dict[str, PositionPlace]:
+    """Find the places for patterns such as ``*:positions``.
+
+    Args:
+        captured: The canonical model.
+        patterns: Names or patterns of places, each with the view behind it. A place is called after the module, and the
+            node that holds what is made of positions.
+        twins: Rule and operands of every live node.
+
+    Raises:
+        SignatureError: If a pattern fits nothing.
+    """
+    known: dict[str, list[tuple[fx.Node, Twin]]] = defaultdict(list)
+    for node, twin in twins.items():
+        if twin.rule.positions is not None and differs_by_position(find_held(node), captured.constants):
+            known[".".join(filter(None, (module_path(node), find_held(node).name)))].append((node, twin))
+    found = {}
+    for pattern in patterns:
+        names = fnmatch.filter(known, pattern.removesuffix(VIEW))
+        if not names:
+            close = ", ".join(get_close_matches(pattern.removesuffix(VIEW), known, 5, 0.3) or list(known)[:5])
+            raise SignatureError(
+                f"read={pattern!r} fits no place where positions enter. There are: {close or 'none'}. "
+                "They are found from the graph, with rules='pa_lrp'; positions that are computed from integers of an "
+                "input have their own relevance in the result"
+            )
+        found |= {f"{name}{VIEW}": PositionPlace(tuple(known[name]), captured.explained) for name in names}
+    return found
