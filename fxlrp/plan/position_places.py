@@ -48,7 +48,8 @@ class PositionPlace:
         r, samples = twin.rule.positions(site, c), env[self.explained].shape[0]
         if is_same_shape(shape_of(node)[:1], shape_of(self.explained)[:1]):
             return r
-        return r.unflatten(0, (samples, -1)).movedim(1, -1).flatten(2)  # heads of a sample one after the other
+        whole: Tensor = r.reshape(samples, -1, *r.shape[1:]).movedim(1, -1).flatten(2)  # heads of a sample in sequence
+        return whole
 
 
 def find_position_places(
@@ -69,7 +70,7 @@ def find_position_places(
     for node, twin in twins.items():
         if twin.rule.positions is not None and differs_by_position(find_held(node), captured.constants):
             known[".".join(filter(None, (module_path(node), find_held(node).name)))].append((node, twin))
-    found = {}
+    found: dict[str, PositionPlace] = {}
     for pattern in patterns:
         names = fnmatch.filter(known, pattern.removesuffix(VIEW))
         if not names:

@@ -9,18 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxlrp._torch import statically_known_true
 from fxlrp.ir.ops import GATHERS, MOVES, SOFTMAXES, SUMS
 from fxlrp.ir.program import find_op, is_floating
-from fxlrp.passes.manager import is_same_shape, shape_of
 
 aten = torch.ops.aten
 
 WAVES = (aten.cos.default, aten.sin.default, aten.polar.default)
 COUNTS = (aten.arange.start_step, aten.cumsum.default)
+PAIRED = (aten.view_as_complex.default, aten.complex.default)
+MASKING = (aten.where.self, aten.masked_fill.Scalar)
 NEAR = 16
 """How many nodes are looked at between scores and their softmax."""
 
 LOOKUPS = (aten.embedding.default, *GATHERS)
+HELD = {aten.scaled_dot_product_attention.default: 3, aten.baddbmm.default: 0}
+"""Ops that take what is made of positions at one place."""
+
 SCALING = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default)
 MAKING = (
     *MOVES,
@@ -42,11 +47,10 @@ MAKING = (
     aten.reciprocal.default,
     aten.matmul.default,
     aten.bmm.default,
-    aten.view_as_complex.default,
+    *PAIRED,
     aten.view_as_real.default,
-    aten.complex.default,
-    aten.where.self,
-    aten.masked_fill.Scalar,
+    aten.full_like.default,
+    *MASKING,
 )
 """Ops that make rotations, tables and biases of positions."""
 
@@ -63,7 +67,7 @@ def is_of_positions(node: Any) -> bool:
         if one in seen or not isinstance(one, fx.Node) or is_truth(one):
             continue
         seen.add(one)
-        given = [n for n in one.all_input_nodes if shape_of(n)]
+        given = [n for n in one.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
         if is_floating(one) and (one.meta.get("user_input") or (given and find_op(one) not in MAKING)):
             return False
         if find_op(one) in LOOKUPS and any(map(reads_input, given[1:])):
@@ -80,8 +84,9 @@ def is_truth(node: fx.Node) -> bool:
 
 def is_table(node: fx.Node) -> bool:
     """Whether a node is a floating tensor of the model's own, with two dimensions or more that are not 1."""
-    sizes = [n for n in shape_of(node) if not is_same_shape((n,), (1,))]
-    return node.op == "placeholder" and is_floating(node) and len(sizes) > 1
+    if node.op != "placeholder" or not is_floating(node):
+        return False
+    return sum(not statically_known_true(n == 1) for n in node.meta["val"].shape) > 1
 
 
 def list_sources(node: fx.Node) -> Iterator[fx.Node]:
@@ -101,21 +106,24 @@ def reads_input(node: fx.Node) -> bool:
 
 def find_held(node: fx.Node) -> fx.Node:
     """Return the operand of an op that is made of positions."""
-    args: tuple[Any, ...] = node.args
-    if find_op(node) in (aten.scaled_dot_product_attention.default, aten.baddbmm.default):
-        return args[3] if find_op(node) is aten.scaled_dot_product_attention.default else args[0]
-    return next(arg for arg in args[:2] if is_of_positions(arg))
+    place = HELD.get(find_op(node))
+    given: list[Any] = [node.args[place]] if place is not None else list(node.args[:2])
+    held: fx.Node = next(arg for arg in given if is_of_positions(arg))
+    return held
 
 
 def differs_by_position(node: fx.Node, constants: Mapping[fx.Node, Any]) -> bool:
     """Whether a table is looked up, if it is, by integers that differ: types of tokens that are all 0 are none."""
-    indices = [n for one in list_sources(node) if find_op(one) in LOOKUPS for n in one.all_input_nodes[1:]]
-    return not indices or any(
-        find_op(n) in COUNTS
-        or (isinstance(constants.get(n), Tensor) and bool((constants[n] != constants[n].flatten()[:1]).any()))
-        for index in indices
-        for n in list_sources(index)
-    )
+    lookups = [one for one in list_sources(node) if find_op(one) in LOOKUPS and is_floating(one)]
+    return not lookups or any(holds_different(n, constants) for one in lookups for n in one.all_input_nodes[1:])
+
+
+def holds_different(node: fx.Node, constants: Mapping[fx.Node, Any]) -> bool:
+    """Whether integers differ: they are counted, or come from a tensor of the model's own that holds several."""
+    if node in constants:
+        return bool((constants[node] != constants[node].flatten()[:1]).any())
+    given = node.all_input_nodes[: 1 if find_op(node) in LOOKUPS else None]
+    return find_op(node) in COUNTS or any(holds_different(n, constants) for n in given)
 
 
 def list_terms(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
@@ -137,7 +145,7 @@ def find_roots(node: fx.Node) -> set[fx.Node]:
 
 
 def is_rotation(node: fx.Node) -> bool:
-    """Say whether a product is half of a rotation by position, as in rotary embeddings: ``q * cos`` or ``rot(q) * sin``.
+    """Say whether a product is part of a rotation by position: ``q * cos`` or ``rot(q) * sin``.
 
     Found from the graph: two products of one value, moved, with what is made of positions are added up; or a complex
     value is multiplied by such.
@@ -145,7 +153,7 @@ def is_rotation(node: fx.Node) -> bool:
     if find_op(node) is not aten.mul.Tensor:
         return False
     for x, factor in list_terms(node):
-        paired = find_op(x) is aten.view_as_complex.default or any(
+        paired = find_op(x) in PAIRED or any(
             find_roots(y) == find_roots(x) and is_of_positions(other)
             for user in node.users
             if find_op(user) in SUMS
@@ -171,7 +179,7 @@ def adds_to_scores(node: fx.Node) -> bool:
         near += 1
         if any(find_op(user) in SOFTMAXES for user in one.users):
             return adds_positions(node)
-        waiting += [u for u in one.users if find_op(u) in (*MOVES, *SUMS, *SCALING, aten._to_copy.default)]
+        waiting += [u for u in one.users if find_op(u) in (*MOVES, *SUMS, *SCALING, *MASKING, aten._to_copy.default)]
     return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -69,9 +70,10 @@ def add_sign(site: Site, c: Tensor) -> Tensor:
     """Return the coefficient of the term that is held fixed."""
     a = site.arguments
     if "batch1" in a:
-        return c * a["beta"]
+        return torch.mul(c, a["beta"])
     second = 1 not in site.slots
-    return c * (-a["alpha"] if site.op is aten.sub.Tensor else a["alpha"]) if second else c
+    factor = -a["alpha"] if site.op is aten.sub.Tensor else a["alpha"]
+    return c * factor if second else c
 
 
 def sum_over_heads(r: Tensor, constant: Tensor) -> Tensor:
