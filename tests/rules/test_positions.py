@@ -217,3 +217,112 @@ def test_v16_relevance_of_tokens_and_positions_is_that_of_the_definition(
     torch.testing.assert_close(functional.pad(whole, (LENGTH - whole.shape[1], 0)), positions, rtol=1e-9, atol=1e-11)
     logit = float(model(X)[:, 1].sum().detach())
     assert float(found.relevance.sum()) + float(whole.sum()) + leak == pytest.approx(logit, rel=1e-8)
+
+
+class Rotated(nn.Module):
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.rotate = ROTATIONS[way][0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rotate(x)
+
+
+@pytest.mark.parametrize("way", ROTATIONS)
+def test_v16_a_rotation_takes_half_of_every_token(way: str) -> None:
+    """And none of a prefix that is not rotated."""
+    x, prefix = X[..., :SIZE], ROTATIONS[way][2]
+    seed = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    found = fxlrp.compile(Rotated(way).eval(), rules="pa_lrp", read="*:positions")(x, target=seed)
+    whole = (Rotated(way)(x) * seed).sum(-1)
+    taken = torch.stack([r.sum(-1) for r in found.read.values()]).sum(0)
+    torch.testing.assert_close(taken, whole[:, prefix:] / 2, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.relevance.sum(-1)[:, prefix:], whole[:, prefix:] / 2, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.relevance[:, :prefix], (x * seed)[:, :prefix])
+
+
+@pytest.mark.parametrize("way", leave_to_slow([*ADDED, "halves", "leaning"], but={"halves"}))
+def test_v16_the_account_counts_positions_once(way: str) -> None:
+    """Logit = tokens + positions + what else was absorbed or leaked: what positions take is what their places keep."""
+    model = Reader(way)
+    attributor = fxlrp.compile(model, rules="pa_lrp", read="*:positions")
+    found, ledger = attributor(X, target=1), attributor.ledger(X, target=1)
+    places = {node.name for place in attributor._programs.last[0].plan.reads.values() for node, _ in place.uses}
+    kept = [e.absorbed + e.leaked for e in ledger.entries if e.node in places]
+    others = [e.absorbed + e.leaked for e in ledger.entries if e.node not in places]
+    taken = sum(float(r.sum()) for r in found.read.values())
+    assert sum(kept) == pytest.approx(taken, rel=1e-9, abs=1e-12)
+    assert all(e.absorbers and not e.leaked for e in ledger.entries if e.node in places)
+    assert float(found.relevance.sum()) + taken + sum(others) == pytest.approx(ledger.explained, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    leave_to_slow([("llama", 4), ("gemma3", 4), ("bert", 1), ("gpt2", 1), ("flan_t5", 4), ("vit_b_16", 1),
+                   ("siglip2", 1), ("mixtral", 4)], but={"bert"}),
+)  # fmt: skip
+def test_places_of_positions_are_found(name: str, number: int) -> None:
+    """Cosines and sines of each layer; one table; a bias of each layer that attends to itself."""
+    model, args, kwargs = ZOO[name]()
+    found = fxlrp.compile(model, rules="pa_lrp", read="*:positions")(*args, **kwargs)
+    assert len(found.read) == number
+    assert all(float(r.abs().max()) > 0 for r in found.read.values())
+
+
+class Sums(nn.Module):
+    """Sums and products with parameters that are none of positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.bias, self.mix, self.gain = (nn.Parameter(torch.randn(1, 1, WIDTH)) for _ in range(3))
+        self.types = nn.Embedding(2, WIDTH)
+        self.register_buffer("zeros", torch.zeros(1, LENGTH, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = functional.pad(x, (0, 0, 1, 0))[:, :-1]
+        y = x * self.mix + before * (1 - self.mix) + self.bias
+        hidden = torch.full((LENGTH, LENGTH), -torch.inf, dtype=torch.float64).triu(1)
+        scores = y @ y.mT + torch.where(hidden == 0, 0.0, -1e9)
+        return scores.softmax(-1) @ (y * self.gain + self.types(self.zeros))
+
+
+def test_biases_masks_shifts_and_types_are_no_positions() -> None:
+    model = Sums().double().eval()
+    with pytest.raises(SignatureError, match="fits no place where positions enter. There are: none"):
+        fxlrp.compile(model, args=(X,), rules="pa_lrp", read="*:positions")
+    plain, found = (fxlrp.compile(model, rules=rules)(X, target=(0, 1)) for rules in ("attnlrp", "pa_lrp"))
+    torch.testing.assert_close(found.relevance, plain.relevance, rtol=0, atol=0)
+
+
+def test_positions_of_samples_are_apart_and_sequences_open() -> None:
+    model = Reader("leaning", "fused")
+    model.head = nn.Identity()
+    attributor = fxlrp.compile(model, rules="pa_lrp", read="*:positions", dynamic_shapes="auto")
+    both = attributor(X, target=[(1,), (2,)]).read
+    (name,) = both
+    one = attributor(X[1:, :4], target=(2,)).read[name]
+    assert both[name].shape == (SAMPLES, LENGTH, HEADS * LENGTH)
+    assert one.shape == (1, 4, HEADS * 4)
+    alone = fxlrp.compile(model, rules="pa_lrp", read="*:positions")(X[1:], target=(2,)).read[name]
+    torch.testing.assert_close(both[name][1:], alone)
+
+
+def test_other_presets_have_no_places_of_positions() -> None:
+    with pytest.raises(SignatureError, match="with rules='pa_lrp'"):
+        fxlrp.compile(Reader("learned"), args=(X,), read="*:positions")
+
+
+def test_the_published_read_outs() -> None:
+    tokens = torch.tensor([[[1.0, -3.0], [2.0, 2.0]]])
+    positions = {"a": torch.tensor([[[1.0, -2.0], [1.0, 1.0]]]), "b": torch.tensor([[[-1.0, 0.0], [0.0, 4.0]]])}
+    wanted = {"signed": [-4.0, 10.0], "positive": [2.0, 10.0], "absolute": [0.0, 10.0]}
+    for how, row in wanted.items():
+        torch.testing.assert_close(combine_positions(tokens, positions, how), torch.tensor([row]))
+    torch.testing.assert_close(combine_positions(tokens.sum(-1), positions), torch.tensor([wanted["signed"]]))
+    with pytest.raises(SignatureError, match="there are signed, positive, absolute"):
+        combine_positions(tokens, positions, "largest")
+    with pytest.raises(SignatureError, match="read at the embeddings"):
+        combine_positions(tokens.sum(-1), positions, "positive")
+    with pytest.raises(SignatureError, match=r"at a has shape \(1, 2, 2\), that of tokens \(1, 3, 2\)"):
+        combine_positions(torch.ones(1, 3, 2), positions)
