@@ -51,7 +51,8 @@ def compile(
             (relevance of each attention head, before an output projection mixes them), ``:neurons=3,7`` (last
             dimension), ``:channels=3,7`` (dimension 1), ``:input`` (what the module takes), ``:coefficient``
             (``c = R / x``); ``*:positions`` (what positions take where they enter, ``(samples, positions, features)``,
-            with ``rules="pa_lrp"``). A convolution that a batch norm was merged into shows its own output, in front of the norm.
+            with ``rules="pa_lrp"``). A convolution that a batch norm was merged into shows its own output, in front of
+            the norm.
         output: What to explain of the model's output: None (a tensor, else ``logits``, else the first floating
             tensor), a name, an index, or a function of the output.
         objective: A function of that tensor to one number per sample, such as a cosine; part of the program.

@@ -59,17 +59,14 @@ def find_position_places(
 
     Args:
         captured: The canonical model.
-        patterns: Names or patterns of places, each with the view behind it. A place is called after the module, and the
-            node that holds what is made of positions.
+        patterns: Names or patterns of places, each with the view behind it. A place is called after the module
+            and the rule there, such as ``layers.0.attn.rotation``; the next one of a module is ``rotation_1``.
         twins: Rule and operands of every live node.
 
     Raises:
         SignatureError: If a pattern fits nothing.
     """
-    known: dict[str, list[tuple[fx.Node, Twin]]] = defaultdict(list)
-    for node, twin in twins.items():
-        if twin.rule.positions is not None and differs_by_position(find_held(node), captured.constants):
-            known[".".join(filter(None, (module_path(node), find_held(node).name)))].append((node, twin))
+    known = name_uses(captured, twins)
     found: dict[str, PositionPlace] = {}
     for pattern in patterns:
         names = fnmatch.filter(known, pattern.removesuffix(VIEW))
@@ -82,3 +79,14 @@ def find_position_places(
             )
         found |= {f"{name}{VIEW}": PositionPlace(tuple(known[name]), captured.explained) for name in names}
     return found
+
+
+def name_uses(captured: Captured, twins: Mapping[fx.Node, Twin]) -> dict[str, list[tuple[fx.Node, Twin]]]:
+    """Name the places where positions enter, each with the nodes of one module that take the same value."""
+    known: dict[str, dict[fx.Node, list[tuple[fx.Node, Twin]]]] = defaultdict(lambda: defaultdict(list))
+    for node, twin in twins.items():
+        if twin.rule.positions is not None and differs_by_position(held := find_held(node), captured.constants):
+            known[".".join(filter(None, (module_path(node), twin.rule.name)))][held].append((node, twin))
+    return {
+        f"{name}_{i}" if i else name: uses for name, places in known.items() for i, uses in enumerate(places.values())
+    }

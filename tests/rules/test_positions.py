@@ -1,4 +1,4 @@
-"""Relevance of positions: where they enter a model, and the whole pass held against the definition in relevance form."""
+"""Relevance of positions: where they enter a model, and the whole pass held against its definition."""
 
 from __future__ import annotations
 
@@ -266,6 +266,9 @@ def test_places_of_positions_are_found(name: str, number: int) -> None:
     model, args, kwargs = ZOO[name]()
     found = fxlrp.compile(model, rules="pa_lrp", read="*:positions")(*args, **kwargs)
     assert len(found.read) == number
+    assert name != "llama" or list(found.read) == [
+        f"model.layers.{i}.self_attn.rotation{which}:positions" for i in (0, 1) for which in ("", "_1")
+    ]
     assert all(float(r.abs().max()) > 0 for r in found.read.values())
 
 
@@ -289,7 +292,7 @@ class Sums(nn.Module):
 
 def test_biases_masks_shifts_and_types_are_no_positions() -> None:
     model = Sums().double().eval()
-    with pytest.raises(SignatureError, match="fits no place where positions enter. There are: none"):
+    with pytest.raises(SignatureError, match=r"fits no place where positions enter\. There are: none"):
         fxlrp.compile(model, args=(X,), rules="pa_lrp", read="*:positions")
     plain, found = (fxlrp.compile(model, rules=rules)(X, target=(0, 1)) for rules in ("attnlrp", "pa_lrp"))
     torch.testing.assert_close(found.relevance, plain.relevance, rtol=0, atol=0)
@@ -300,7 +303,8 @@ def test_positions_of_samples_are_apart_and_sequences_open() -> None:
     model.head = nn.Identity()
     attributor = fxlrp.compile(model, rules="pa_lrp", read="*:positions", dynamic_shapes="auto")
     both = attributor(X, target=[(1,), (2,)]).read
-    (name,) = both
+    assert list(both) == ["attention_bias:positions"]
+    name = "attention_bias:positions"
     one = attributor(X[1:, :4], target=(2,)).read[name]
     assert both[name].shape == (SAMPLES, LENGTH, HEADS * LENGTH)
     assert one.shape == (1, 4, HEADS * 4)
