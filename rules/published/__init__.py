@@ -19,13 +19,13 @@ PUBLISHED: tuple[RuleSet, ...] = (
     RELP,
     RELP_AH,
     RESLRP,
-    PA_LRP,
     MAMBA_LRP,
     ARRAS_LSTM,
     ARRAS_LSTM_SHARED,
     LFP,
     DYNAMICLRP,
     CHEFER,
+    PA_LRP,
 )
 """Every rule set of this room."""
 
