@@ -5,6 +5,7 @@ formula, the docstring says that it is ours.
 """
 
 from fxlrp.ir.rule_set import RuleSet
+from fxlrp.rules.published.balancing import LIBRAGRAD
 from fxlrp.rules.published.chefer import CHEFER
 from fxlrp.rules.published.feedback import LFP
 from fxlrp.rules.published.filtering import FILTERING
@@ -26,6 +27,7 @@ PUBLISHED: tuple[RuleSet, ...] = (
     DYNAMICLRP,
     CHEFER,
     PA_LRP,
+    LIBRAGRAD,
 )
 """Every rule set of this room."""
 
