@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -16,8 +16,9 @@ from fxlrp.errors import SignatureError
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin, build_site
 from fxlrp.ir.program import Captured
-from fxlrp.ir.provenance import module_path
+from fxlrp.ir.provenance import describe, module_path
 from fxlrp.passes.manager import is_same_shape, shape_of
+from fxlrp.plan.read_points import Point
 from fxlrp.rules.published.positional import differs_by_position, find_held
 
 VIEW = ":positions"
@@ -53,7 +54,7 @@ class PositionPlace:
 
 
 def find_position_places(
-    captured: Captured, patterns: Iterable[str], twins: Mapping[fx.Node, Twin]
+    captured: Captured, patterns: Collection[str], twins: Mapping[fx.Node, Twin]
 ) -> dict[str, PositionPlace]:
     """Find the places for patterns such as ``*:positions``.
 
@@ -64,9 +65,9 @@ def find_position_places(
         twins: Rule and operands of every live node.
 
     Raises:
-        SignatureError: If a pattern fits nothing.
+        SignatureError: If a pattern fits nothing, or positions are in the dimension of samples.
     """
-    known = name_uses(captured, twins)
+    known = name_uses(captured, twins) if patterns else {}
     found: dict[str, PositionPlace] = {}
     for pattern in patterns:
         names = fnmatch.filter(known, pattern.removesuffix(VIEW))
@@ -86,7 +87,34 @@ def name_uses(captured: Captured, twins: Mapping[fx.Node, Twin]) -> dict[str, li
     known: dict[str, dict[fx.Node, list[tuple[fx.Node, Twin]]]] = defaultdict(lambda: defaultdict(list))
     for node, twin in twins.items():
         if twin.rule.positions is not None and differs_by_position(held := find_held(node), captured.constants):
+            if twin.rule.kind == "positions":
+                refuse_first_dimension(node, held, captured.explained)
             known[".".join(filter(None, (module_path(node), twin.rule.name)))][held].append((node, twin))
     return {
         f"{name}_{i}" if i else name: uses for name, places in known.items() for i, uses in enumerate(places.values())
     }
+
+
+def refuse_first_dimension(node: fx.Node, held: fx.Node, explained: fx.Node) -> None:
+    """Refuse what lies along the first dimension of a sum or product, which has to be that of samples."""
+    whole = shape_of(node)
+    sizes = (1,) * (len(whole) - len(shape_of(held))) + shape_of(held)
+    ones = (1,) * len(whole[1:-1])
+    alone = is_same_shape(sizes[1:-1], ones) and not is_same_shape(whole[1:-1], ones)
+    if not is_same_shape(sizes[:1], (1,)) and (alone or not is_same_shape(whole[:1], shape_of(explained)[:1])):
+        raise SignatureError(
+            f"positions are in the first dimension of {node.name}, of shape {tuple(whole)}, where samples have to be, "
+            f"so that their relevance cannot be told by sample\n  at {describe(node)}\n"
+            "Give the model sequences with the batch first, or read other places."
+        )
+
+
+def refuse_masked_places(reads: Iterable[object], kept: Iterable[Point]) -> None:
+    """Refuse masks at places where relevance of positions is read, which would not know of them."""
+    masked = {point.node for point in kept}
+    for place in reads:
+        if isinstance(place, PositionPlace) and (nodes := [n.name for n, _ in place.uses if n in masked]):
+            raise SignatureError(
+                f"relevance of positions is read at {nodes[0]}, where keep= masks it; mask what is behind it, or do "
+                "not read positions there"
+            )

@@ -88,7 +88,7 @@ def list_keys(r: Tensor) -> Tensor:
 
 
 rotation = Rule("rotation", "positions", share_rotation, positions=take_half)
-table = Rule("table", "linear", linear.apply, positions=take_term)
+table = Rule("table", "positions", linear.apply, positions=take_term)
 score_bias = Rule("score_bias", "linear", linear.apply, positions=take_bias)
 product_bias = Rule("product_bias", "products", sum_and_product.apply, positions=take_bias)
 attention_bias = Rule("attention_bias", "attention", uniform.apply, positions=take_mask)

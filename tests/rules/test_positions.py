@@ -312,6 +312,25 @@ def test_positions_of_samples_are_apart_and_sequences_open() -> None:
     torch.testing.assert_close(both[name][1:], alone)
 
 
+class SequenceFirst(Reader):
+    def add(self, x: Tensor) -> Tensor:
+        return (x.transpose(0, 1) + self.table[:LENGTH, None]).transpose(0, 1)
+
+
+@pytest.mark.parametrize("samples", [1, SAMPLES, LENGTH])
+def test_positions_in_the_dimension_of_samples_are_refused(samples: int) -> None:
+    x = X[:1].expand(samples, -1, -1)
+    with pytest.raises(SignatureError, match="positions are in the first dimension of add"):
+        fxlrp.compile(SequenceFirst("learned"), args=(x,), rules="pa_lrp", read="*:positions")
+    fxlrp.compile(SequenceFirst("learned"), args=(x,), rules="pa_lrp")
+
+
+def test_masks_where_positions_are_read_are_refused() -> None:
+    attributor = fxlrp.compile(Reader("learned"), rules="pa_lrp", read="*:positions")
+    with pytest.raises(SignatureError, match="read at add, where keep= masks it"):
+        attributor(X, target=1, keep={"add": torch.zeros_like(X)})
+
+
 def test_other_presets_have_no_places_of_positions() -> None:
     with pytest.raises(SignatureError, match="with rules='pa_lrp'"):
         fxlrp.compile(Reader("learned"), args=(X,), read="*:positions")
