@@ -33,7 +33,8 @@ def emit_program(plan: Plan, form: Form) -> Program:
     points = name_points(captured) if form.starts or form.kept else {}
     starts = [find_passing_point(captured, points, name, plan.twins, "inject") for name in form.starts]
     kept = [find_passing_point(captured, points, name, plan.twins, "keep") for name in form.kept]
-    refuse_masked_places(plan.reads.values(), kept)
+    if kept:
+        refuse_masked_places(plan.reads.values(), kept)
     twins = drop_broken_facts({**plan.twins, **plan.readers}, [point.node for point in starts])
     whole = {*(point.node for point in kept), *plan.readers}
     tail = find_tail(captured.graph, twins, captured.explained, whole) if form.weights else None
