@@ -50,7 +50,9 @@ def compile(
             too. Parameters sum over the batch; with them, nothing else changes. Views follow a colon: ``:heads=12``
             (relevance of each attention head, before an output projection mixes them), ``:neurons=3,7`` (last
             dimension), ``:channels=3,7`` (dimension 1), ``:input`` (what the module takes), ``:coefficient``
-            (``c = R / x``). A convolution that a batch norm was merged into shows its own output, in front of the norm.
+            (``c = R / x``); ``*:positions`` (what positions take where they enter, ``(samples, positions, features)``,
+            with ``rules="pa_lrp"``). A convolution that a batch norm was merged into shows its own output, in front of
+            the norm.
         output: What to explain of the model's output: None (a tensor, else ``logits``, else the first floating
             tensor), a name, an index, or a function of the output.
         objective: A function of that tensor to one number per sample, such as a cosine; part of the program.

@@ -16,6 +16,7 @@ from fxlrp.passes.analyses.positions import find_tail
 from fxlrp.plan.decide import Plan
 from fxlrp.plan.named_places import name_points
 from fxlrp.plan.passing_places import find_passing_point
+from fxlrp.plan.position_places import refuse_masked_places
 from fxlrp.plan.read_points import drop_broken_facts
 
 
@@ -23,7 +24,8 @@ def emit_program(plan: Plan, form: Form) -> Program:
     """Emit the program of a plan for one form of target, and clean it up.
 
     Raises:
-        SignatureError: If the form starts or masks relevance at a name that passes none on.
+        SignatureError: If the form starts or masks relevance at a name that passes none on, or masks it where that of
+            positions is read.
     """
     captured = plan.captured
     outputs = [n for n in captured.outputs if isinstance(n, fx.Node)]
@@ -31,6 +33,8 @@ def emit_program(plan: Plan, form: Form) -> Program:
     points = name_points(captured) if form.starts or form.kept else {}
     starts = [find_passing_point(captured, points, name, plan.twins, "inject") for name in form.starts]
     kept = [find_passing_point(captured, points, name, plan.twins, "keep") for name in form.kept]
+    if kept:
+        refuse_masked_places(plan.reads.values(), kept)
     twins = drop_broken_facts({**plan.twins, **plan.readers}, [point.node for point in starts])
     whole = {*(point.node for point in kept), *plan.readers}
     tail = find_tail(captured.graph, twins, captured.explained, whole) if form.weights else None

@@ -7,13 +7,10 @@ from typing import Any
 
 from torch import fx
 
-from fxlrp._torch import tree_flatten
 from fxlrp.emit.rule_results import check_parts
-from fxlrp.ir import numerics
-from fxlrp.ir.decisions import Env, Twin
+from fxlrp.ir.decisions import Env, Twin, build_site
 from fxlrp.ir.graphs import call_op
 from fxlrp.ir.provenance import mark_origin
-from fxlrp.ir.rule import Site
 
 
 def walk_forward(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> Env:
@@ -36,7 +33,7 @@ def walk_backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed
         seed: Coefficient at the nodes where relevance starts, each shaped as its node's value.
 
     Returns:
-        Coefficient (or `numerics.Relevance`) by node, shaped as the node's value.
+        Coefficient (or `fxlrp.ir.numerics.Relevance`) by node, shaped as the node's value.
 
     Raises:
         RuleError: If a rule does not return one result per operand, each shaped as its operand.
@@ -52,11 +49,3 @@ def walk_backward(graph: fx.Graph, env: Env, twins: Mapping[fx.Node, Twin], seed
                 for operand, part in zip(operands, parts, strict=True):
                     found[operand] = found[operand] + part if operand in found else part
     return found
-
-
-def build_site(node: fx.Node, env: Env, twin: Twin) -> tuple[list[fx.Node], Site]:
-    """Return the nodes that the operands of a live node come from, and the node as a site, widened for relevance."""
-    nodes, spec = tree_flatten((node.args, node.kwargs))
-    values = tuple(env[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in nodes)
-    leaves, out = numerics.widen((values, env[node]))
-    return [nodes[i] for i in twin.slots], Site(node.target, leaves, spec, twin.slots, out, twin.facts)

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import fx
 
-from fxlrp.ir.rule import Facts, Rule
+from fxlrp._torch import tree_flatten
+from fxlrp.ir import numerics
+from fxlrp.ir.rule import Facts, Rule, Site
 
 Env = dict[fx.Node, Any]
 """What the walks know of each node: its value, or what arrived there."""
@@ -37,3 +39,11 @@ class Tail:
     nodes: frozenset[fx.Node]
     aligned: frozenset[fx.Node]
     columns: tuple[fx.Node, ...]
+
+
+def build_site(node: fx.Node, env: Env, twin: Twin) -> tuple[list[fx.Node], Site]:
+    """Return the nodes that the operands of a live node come from, and the node as a site, widened for relevance."""
+    nodes, spec = tree_flatten((node.args, node.kwargs))
+    values = tuple(env[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in nodes)
+    leaves, out = numerics.widen((values, env[node]))
+    return [nodes[i] for i in twin.slots], Site(node.target, leaves, spec, twin.slots, out, twin.facts)

@@ -107,6 +107,8 @@ class Rule:
         refuses: Given a node and its live slots, why the rule cannot serve it; empty if it can.
         recipe: A function and the arguments that make the same rule, for pickles and copies.
         unbiased: The same rule with biases left out of what it divides by; none if it counts none there.
+        positions: Given a site and the coefficient of its output, the relevance that positions take there:
+            ``(samples, positions, features)``; none if no positions enter.
         filters: The function is not linear in the coefficient, and must see all that arrives at an op at once.
         takes_relevance: The function takes a `Relevance` too, and needs no coefficient; see `fxlrp.rules.unchanged`.
     """
@@ -123,6 +125,7 @@ class Rule:
     takes_relevance: bool = False
     unbiased: Rule | None = None
     filters: bool = False
+    positions: Callable[[Site, Tensor], Tensor] | None = None
 
     @property
     def formula(self) -> str:

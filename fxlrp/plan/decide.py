@@ -17,6 +17,7 @@ from fxlrp.passes.analyses import sources as lookups
 from fxlrp.passes.analyses.factors import find_factors
 from fxlrp.plan import misfits, named_places
 from fxlrp.plan.named_places import Place
+from fxlrp.plan.position_places import VIEW, PositionPlace, find_position_places
 from fxlrp.rules.taylor import adjoint
 
 
@@ -38,7 +39,7 @@ class Plan:
     sources: tuple[AttributedInput, ...]
     twins: Mapping[fx.Node, Twin]
     missing: tuple[fx.Node, ...]
-    reads: Mapping[str, Place]
+    reads: Mapping[str, Place | PositionPlace]
     readers: Mapping[fx.Node, Twin]
     rewrites: Mapping[str, int]
 
@@ -75,7 +76,9 @@ def make_plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: b
     facts = liveness.prove_facts(graph, slots, chosen, end, rules.invariant)
     twins = {node: Twin(chosen[node], slots[node], facts[node]) for node in chosen}
     constants = parameters.find_derived(graph, captured.names, dependent)
-    reads = named_places.find_places(captured, read, slots, parameters.find_leading(graph, constants, slots))
-    made = parameters.find_derived(graph, {place.node for place in reads.values()} & captured.names.keys(), dependent)
+    named = [name for name in read if not name.endswith(VIEW)]
+    places = named_places.find_places(captured, named, slots, parameters.find_leading(graph, constants, slots))
+    made = parameters.find_derived(graph, {place.node for place in places.values()} & captured.names.keys(), dependent)
     readers = parameters.extend_twins(graph, twins, starts, made, rules) if made else {}
+    reads = places | find_position_places(captured, [name for name in read if name.endswith(VIEW)], twins)
     return Plan(captured, sources, twins, missing, reads, readers, rewrites)

@@ -117,7 +117,9 @@ def make_entry(
 ) -> LedgerEntry:
     """Make the account of one node from its four sums."""
     received, passed, exact, magnitude = row
-    absorbers = [n for n in find_additive(node, constants) if n not in find_live_operands(node, twin)]
+    keeping = constants if twin.rule.kind == "positions" else find_additive(node, constants)
+    live = find_live_operands(node, twin)
+    absorbers = [n for n in node.all_input_nodes if n in keeping and n not in live]
     kept = received - exact
     return LedgerEntry(
         node=node.name,

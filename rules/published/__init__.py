@@ -5,11 +5,13 @@ formula, the docstring says that it is ours.
 """
 
 from fxlrp.ir.rule_set import RuleSet
+from fxlrp.rules.published.balancing import LIBRAGRAD
 from fxlrp.rules.published.chefer import CHEFER
 from fxlrp.rules.published.feedback import LFP
 from fxlrp.rules.published.filtering import FILTERING
 from fxlrp.rules.published.graphs import GNN_LRP
 from fxlrp.rules.published.patching import RELP, RELP_AH
+from fxlrp.rules.published.positions import PA_LRP
 from fxlrp.rules.published.ratios import DYNAMICLRP
 from fxlrp.rules.published.recurrent import ARRAS_LSTM, ARRAS_LSTM_SHARED, MAMBA_LRP
 from fxlrp.rules.published.residuals import RESLRP
@@ -26,6 +28,8 @@ PUBLISHED: tuple[RuleSet, ...] = (
     DYNAMICLRP,
     CHEFER,
     GNN_LRP,
+    PA_LRP,
+    LIBRAGRAD,
 )
 """Every rule set of this room."""
 

@@ -13,6 +13,7 @@ from fxlrp.capture.explained_output import pick_output
 
 ATTNLRP = ("vit_b_16", "bert", "gpt2", "llama", "gemma3", "qwen3", "roberta", "whisper", "flan_t5", "pix2struct")
 RELP = ("gpt2", "llama", "gemma3", "bert", "qwen3")
+LIBRAGRAD = ("vit_b_16", "llama")
 CP_LRP = ("bert", "gpt2", "llama", "qwen3", "vit_b_16")
 
 
@@ -24,6 +25,7 @@ CP_LRP = ("bert", "gpt2", "llama", "qwen3", "vit_b_16")
             *((name, "cp_lrp") for name in CP_LRP),
             *((name, rules) for name in RELP for rules in ("relp", "relp_ah")),
             ("mamba", "mamba_lrp"),
+            *((name, "libragrad") for name in LIBRAGRAD),
         ],
         but={"bert"},
     ),

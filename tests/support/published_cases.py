@@ -11,7 +11,7 @@ from reference import Call
 from torch import Tensor
 
 from fxlrp.ir.rule import Rule
-from fxlrp.rules.published import chefer, ratios, recurrent, residuals
+from fxlrp.rules.published import chefer, positions, ratios, recurrent, residuals
 
 aten = torch.ops.aten
 FINE = 1e-12
@@ -112,4 +112,10 @@ CHEFER = [
     ),
 ]  # fmt: skip
 
-PUBLISHED_CASES = [*RESIDUALS, *RECURRENT, *RATIOS, *CHEFER]
+POSITIONS = [
+    record(positions.rotation, ref.half, aten.mul.Tensor, normal(2, 3, 4), normal(3, 4), keeps=0.5),
+    record(positions.table, ref.all_terms, aten.add.Tensor, normal(2, 3, 4), normal(3, 4)),
+    record(positions.score_bias, ref.all_terms, aten.sub.Tensor, normal(2, 3, 3), normal(3, 3), kwargs={"alpha": 2}),
+]
+
+PUBLISHED_CASES = [*RESIDUALS, *RECURRENT, *RATIOS, *CHEFER, *POSITIONS]

@@ -251,3 +251,15 @@ def chefer_attention(call: Call, c: Tensor) -> Parts:
     of_q, of_k = torch.einsum("...ij,...jk->...ik", t, k), torch.einsum("...ij,...ik->...jk", t, q)
     own = call.args[1].shape
     return of_q, *(p if p.shape == own else p.reshape(own[0], own[1], -1, *own[2:]).sum(2) for p in (of_k, of_values))
+
+
+def half(call: Call, c: Tensor) -> Parts:
+    """Bakish et al. 2025, lemma 3.2: a factor takes half of ``R = x p c``, whether or not the other is read."""
+    x, p = call.leaves
+    return ((x * p * c / 2 / x).sum_to_size(x.shape),)
+
+
+def all_terms(call: Call, c: Tensor) -> Parts:
+    """Bakish et al. 2025, eq. 5, with epsilon 0: ``R_k = z_k / z R`` with ``R = z c``."""
+    z = call.out
+    return shares(call, tuple(term / z * z * c for term in terms_of(call)))  # type: ignore[arg-type]

@@ -618,7 +618,9 @@ def attention_rule(through_weights: bool, part: float = 0.5) -> Callable[..., Te
 @contextmanager
 def modified_gradient(model: nn.Module, rules: str) -> Iterator[None]:
     """Inside, the gradient of a model times its input is its relevance, by the presets named below."""
-    attnlrp = {"attnlrp": True, "cp_lrp": False, "relp": True, "relp_ah": True, "mamba_lrp": True}[rules]
+    attnlrp = {"attnlrp": True, "cp_lrp": False, "relp": True, "relp_ah": True, "mamba_lrp": True, "libragrad": True}[
+        rules
+    ]
     attend = attention_rule(rules in ("attnlrp", "relp"), 0.5 if rules == "attnlrp" else 1.0)
     functional, activations = nn.functional, transformers.activations
     gelus = activations.GELUActivation, activations.GELUTanh, activations.NewGELUActivation
