@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -184,6 +185,18 @@ def test_conditions_are_those_of_calls_apart(script: Callable[..., dict[str, Any
     report = script("conditions", "--models", "vgg16", "--channels", "3", "--chunks", "2", "--rules", "epsilon")
     assert [r["method"] for r in report["rows"]] == ["3 calls", "one call, 2 at a time"]
     assert report["differences"]["vgg16, epsilon"] < 1e-6
+
+
+def test_faithfulness_goes_on_where_it_was(tmp_path: Path) -> None:
+    out, script = tmp_path / "results.json", FOLDER / "faithfulness" / "run.py"
+    for methods in (["attnlrp", "zennit epsilon_plus"], ["attnlrp", "zennit epsilon_plus", "GradCAM", "random"]):
+        command = [sys.executable, str(script), "--tasks", "smoke", "--out", str(out), "--methods", *methods]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert all(method in done.stdout for method in methods)
+        kept = json.loads(out.read_text())["smoke"]
+        assert list(kept) == methods
+    assert all(len(found["abpc"]) == 3 for found in kept.values())
 
 
 def test_peers_agree_where_the_method_is_the_same(script: Callable[..., dict[str, Any]]) -> None:
