@@ -160,25 +160,41 @@ def flip(
         raise SignatureError(f"per_step={per_step} and batch={batch} have to be 1 or more")
     scores, count = sum_segments(relevance, segments), int(segments.max()) + 1
     kept = [*range(0, count, per_step), count]
-    other = baseline(x)
+    other, cut = baseline(x), torch.tensor(kept, device=x.device)
     curves = []
     for most in (True, False):
         ranks = rank_segments(scores, most=most)[:, segments.flatten().to(scores.device)]
         places = ranks.reshape(len(x), *segments.shape).to(x.device)
         if x.ndim == segments.ndim + 2:
             places = places.unsqueeze(1)
-        steps = torch.cat([torch.where(places < k, other, x) for k in kept])
-        said = read_classes(call_in_batches(model, steps, batch), target.repeat(len(kept)), read)
+
+        def replace(rows: Tensor, places: Tensor = places) -> Tensor:
+            step, sample = cut[rows // len(x)], rows % len(x)
+            gone = places[sample] < step.reshape(-1, *(1 for _ in places.shape[1:]))
+            return torch.where(gone, other[sample], x[sample])
+
+        logits = call_in_batches(model, replace, len(kept) * len(x), batch, x.device)
+        said = read_classes(logits, target.repeat(len(kept)), read)
         curves.append(said.reshape(len(kept), len(x)).T)
     return Curves(torch.tensor(kept) / count, *curves)
 
 
-def call_in_batches(model: Model, x: Tensor, batch: int) -> Tensor:
-    """Call a model on parts of one size, the last one filled up with its first rows again."""
+def call_in_batches(
+    model: Model, make: Callable[[Tensor], Tensor], count: int, batch: int, device: torch.device
+) -> Tensor:
+    """Call a model on inputs that are made as they are needed, all batches of one size.
+
+    Args:
+        model: What is called.
+        make: Numbers of inputs to inputs.
+        count: How many inputs there are; the last batch is filled up with the last of them.
+        batch: Inputs of each call.
+        device: Of the inputs.
+    """
     found = []
-    for part in torch.split(x, batch):
-        whole = torch.cat([part, part[:1].expand(batch - len(part), *part.shape[1:])])
-        found.append(model(whole)[: len(part)])
+    for start in range(0, count, batch):
+        rows = torch.arange(start, start + batch, device=device).clamp(max=count - 1)
+        found.append(model(make(rows))[: count - start])
     return torch.cat(found)
 
 

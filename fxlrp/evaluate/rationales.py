@@ -70,7 +70,9 @@ def remove_rationales(
     inputs = [ids]
     for k in counts:
         inputs += [torch.where(ranks < k, other, ids), torch.where(ranks < k, ids, other)]
-    said = read_classes(call_in_batches(model, torch.cat(inputs), batch), target.repeat(len(inputs)), read)
+    whole_inputs = torch.cat(inputs)
+    logits = call_in_batches(model, whole_inputs.__getitem__, len(whole_inputs), batch, ids.device)
+    said = read_classes(logits, target.repeat(len(inputs)), read)
     whole, *rest = said.reshape(len(inputs), -1)
     return Rationales(whole[:, None] - torch.stack(rest[::2], 1), whole[:, None] - torch.stack(rest[1::2], 1))
 
