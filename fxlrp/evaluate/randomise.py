@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fxlrp._torch import tree_leaves
 from fxlrp.attributor import Attributor
 from fxlrp.errors import SignatureError
+from fxlrp.evaluate.correlation import correlate_ranks
 from fxlrp.ir.targets import Target
 
 ORDERS = ("down", "up")
@@ -100,19 +101,3 @@ def draw_anew(parameter: Tensor, generator: torch.Generator) -> None:
     drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     wide = parameter.double()
     parameter.copy_(wide.mean() + wide.std(correction=0) * drawn.to(parameter.device))
-
-
-def correlate_ranks(a: Tensor, b: Tensor) -> Tensor:
-    """Return Spearman's correlation of each pair of rows; 0 where a row is constant. Equal entries share their rank."""
-    ranks = [rank_with_ties(row) for row in (a, b)]
-    centred = [r - r.mean(1, keepdim=True) for r in ranks]
-    norms = centred[0].norm(dim=1) * centred[1].norm(dim=1)
-    return (centred[0] * centred[1]).sum(1) / torch.where(norms == 0, 1.0, norms)
-
-
-def rank_with_ties(rows: Tensor) -> Tensor:
-    """Return the rank of each entry in its row; equal ones get the mean of theirs."""
-    ordered = rows.sort(1).values
-    first = torch.searchsorted(ordered, rows.contiguous(), right=False)
-    last = torch.searchsorted(ordered, rows.contiguous(), right=True)
-    return (first + last - 1).double() / 2

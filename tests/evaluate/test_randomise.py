@@ -6,12 +6,13 @@ from functools import cache
 
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
 import fxlrp
 from fxlrp.errors import SignatureError
-from fxlrp.evaluate.randomise import correlate_ranks, randomise_parameters
+from fxlrp.evaluate.correlation import correlate_ranks, correlate_rows
+from fxlrp.evaluate.randomise import randomise_parameters
 
 
 def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -83,11 +84,13 @@ def test_the_order_is_that_of_the_graph() -> None:
     assert {*up[3:]} == {"head.weight", "head.bias"}
 
 
-def test_ranks_are_those_of_scipy() -> None:
+def test_correlations_are_those_of_scipy() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(6, (4, 30), generator=generator).double() for _ in range(2))
     wanted = [spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
     assert correlate_ranks(a, b).tolist() == pytest.approx(wanted, abs=1e-12)
+    wanted = [pearsonr(x, y).statistic for x, y in zip(a, b, strict=True)]
+    assert correlate_rows(a, b).tolist() == pytest.approx(wanted, abs=1e-12)
     assert correlate_ranks(a, torch.zeros_like(a)).tolist() == [0.0] * 4
 
 
