@@ -20,7 +20,7 @@ def correlate_ranks(a: Tensor, b: Tensor) -> Tensor:
 
 def rank_with_ties(rows: Tensor) -> Tensor:
     """Return the rank of each entry in its row; equal ones get the mean of theirs."""
+    rows = rows.contiguous()
     ordered = rows.sort(1).values
-    first = torch.searchsorted(ordered, rows.contiguous(), right=False)
-    last = torch.searchsorted(ordered, rows.contiguous(), right=True)
+    first, last = (torch.searchsorted(ordered, rows, right=right) for right in (False, True))
     return (first + last - 1).double() / 2
