@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pkgutil import resolve_name
 
 import torch
 from torch import Tensor
@@ -87,11 +88,17 @@ def list_keys(r: Tensor) -> Tensor:
     return r.movedim(-1, 1).flatten(2)
 
 
+def place(name: str, kind: str, own: Rule, positions: Callable[[Site, Tensor], Tensor]) -> Rule:
+    """Make the rule of a place where positions enter, which passes on what ``own`` does."""
+    recipe = (resolve_name, (f"fxlrp.rules.published.positions:{name}",))
+    return Rule(name, kind, own.apply, positions=positions, recipe=recipe)
+
+
 rotation = Rule("rotation", "positions", share_rotation, positions=take_half)
-table = Rule("table", "positions", linear.apply, positions=take_term)
-score_bias = Rule("score_bias", "linear", linear.apply, positions=take_bias)
-product_bias = Rule("product_bias", "products", sum_and_product.apply, positions=take_bias)
-attention_bias = Rule("attention_bias", "attention", uniform.apply, positions=take_mask)
+table = place("table", "positions", linear, take_term)
+score_bias = place("score_bias", "linear", linear, take_bias)
+product_bias = place("product_bias", "products", sum_and_product, take_bias)
+attention_bias = place("attention_bias", "attention", uniform, take_mask)
 
 PA_LRP = (
     RuleSet(

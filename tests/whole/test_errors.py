@@ -10,7 +10,9 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ import typer
 from torch import Tensor, nn
 
 import fxlrp
+import fxlrp.evaluate
 from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES
 from fxlrp.ir.user_lines import find_raising_line, parse_stack
@@ -536,7 +539,8 @@ def said(tree: ast.AST) -> Iterator[str]:
 def names_of_arguments() -> set[str]:
     """Those of everything public, and of views in ``read=``."""
     found = set(VIEWS)
-    modules = [fxlrp, fxlrp.rules.presets, fxlrp.rules.weighted]
+    measures = [import_module(f"fxlrp.evaluate.{one.name}") for one in iter_modules(fxlrp.evaluate.__path__)]
+    modules = [fxlrp, fxlrp.rules.presets, fxlrp.rules.weighted, *measures]
     things = [getattr(module, name) for module in modules for name in getattr(module, "__all__", dir(module))]
     things = [one for one in things if getattr(one, "__module__", "").startswith("fxlrp")]
     classes = [one for one in things if inspect.isclass(one) and not issubclass(one, Exception)]
