@@ -25,7 +25,7 @@ def allocate_bits(
         average: Mean number of bits of a weight.
 
     Raises:
-        SignatureError: If there is not one number of each per layer, one is not finite, or the fewest bits are too many.
+        SignatureError: If there is not one of each per layer, one is not finite, or the fewest bits are too many.
         FxlrpError: If scipy is not installed.
     """
     choices = sorted(sensitivity)
