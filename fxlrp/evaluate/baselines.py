@@ -68,3 +68,25 @@ def noise(scale: float = 1.0, seed: int = 0) -> Baseline:
         return (scale * drawn).to(x)
 
     return replace
+
+
+def fixed(values: Tensor) -> Baseline:
+    """Return given values, such as the mean of a data set by channel, or ones that were learned.
+
+    Args:
+        values: In a shape that broadcasts to a sample, such as ``(channels, 1, 1)``.
+
+    Raises:
+        SignatureError: When called, if they do not broadcast to a sample.
+    """
+
+    def replace(x: Tensor) -> Tensor:
+        try:
+            return values.to(x).expand(x.shape[1:]).expand_as(x)
+        except RuntimeError as error:
+            raise SignatureError(
+                f"the baseline has the shape {tuple(values.shape)}, which does not broadcast to a sample of the shape "
+                f"{tuple(x.shape[1:])}"
+            ) from error
+
+    return replace

@@ -56,11 +56,36 @@ class Curves:
 
     @property
     def abpc(self) -> Tensor:
-        """Area between the two curves for each sample: ``lerf - morf``.
+        """Area between the two curves for each sample: ``lerf - morf``, the mean over the steps, step 0 included.
 
-        Source: Bluecher et al. 2024, symmetric relevance gain; Schulz et al. 2020, the integral between the curves.
+        Source: Schulz et al. 2020, the integral between the curves.
         """
         return self.lerf - self.morf
+
+    @property
+    def srg(self) -> Tensor:
+        """Symmetric relevance gain of each sample: the integral between the curves over the part that is replaced.
+
+        With equal steps it is ``abpc * steps / (steps - 1)``, whatever their number.
+
+        Source: Bluecher et al. 2024, the curve of the least influential first less that of the most.
+        """
+        return torch.trapezoid(self.least - self.most, self.fractions.to(self.most), dim=1)
+
+    def scale_as_dynamiclrp(self, per_step: int = 4) -> dict[str, float]:
+        """Return means over samples on the scale of DynamicLRP's tables: ``per_step`` times the integrals.
+
+        Their abscissa counts segments, and their divisor steps; published figures are up to ``per_step``, not 1.
+
+        Args:
+            per_step: Segments that are replaced at each step; theirs is 4, also where they flip pixels.
+
+        Source: Lee and Arias 2025, as their code computes it, where curves are read as ``"accuracy"``.
+        """
+        fractions = self.fractions.to(self.most)
+        most, least = (per_step * float(torch.trapezoid(c, fractions, dim=1).mean()) for c in (self.most, self.least))
+        whole = per_step * float(self.most[:, 0].mean())
+        return {"abpc": least - most, "comprehensiveness": whole - most, "sufficiency": whole - least}
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return a dictionary per sample and step, ready for ``pandas.DataFrame``."""

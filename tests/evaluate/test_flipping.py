@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.errors import SignatureError, TargetError
-from fxlrp.evaluate.baselines import blur, constant, mean, noise
+from fxlrp.evaluate.baselines import blur, constant, fixed, mean, noise
 from fxlrp.evaluate.flipping import READS, Curves, flip, flip_patches
 from fxlrp.evaluate.rationales import count_overlap, remove_rationales
 from fxlrp.evaluate.segments import divide_grid, sum_segments
@@ -48,6 +48,19 @@ def test_v22_the_area_is_comprehensiveness_less_sufficiency(read: str) -> None:
     torch.testing.assert_close(found.abpc, found.comprehensiveness - found.sufficiency, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(curves(-RELEVANCE, read).abpc, -found.abpc, rtol=1e-12, atol=1e-12)
     assert found.abpc.mean() > 0
+
+
+def test_v22_scales_of_the_area() -> None:
+    """DynamicLRP's figures are trapezoids over counted segments, divided by the number of steps."""
+    found = flip(linear, X, RELEVANCE, TARGET, PLACES, constant(), per_step=3, read="accuracy")
+    torch.testing.assert_close(found.srg, found.abpc * 5 / 4)
+    at = 3 * torch.arange(5).double()
+    most, least = found.most.mean(0), found.least.mean(0)
+    theirs, whole = found.scale_as_dynamiclrp(3), most[:1].expand(5)
+    assert theirs["abpc"] == pytest.approx(float(torch.trapezoid(least - most, at)) / 4)
+    assert theirs["comprehensiveness"] == pytest.approx(float(torch.trapezoid(whole - most, at)) / 4)
+    assert theirs["abpc"] == pytest.approx(theirs["comprehensiveness"] - theirs["sufficiency"])
+    assert theirs["abpc"] == pytest.approx(3 * float(found.srg.mean()))
 
 
 def test_v22_random_orders_have_no_area() -> None:
@@ -145,6 +158,10 @@ def test_baselines() -> None:
     torch.testing.assert_close(blur(2.0)(x.mT).mT, blur(2.0)(x))
     torch.testing.assert_close(mean()(x)[:, :, 0, 0], x.mean((2, 3)))
     assert torch.equal(noise(seed=3)(x), noise(seed=3)(x))
+    colours = torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1)
+    assert torch.equal(fixed(colours)(x), colours.double().expand_as(x))
+    with pytest.raises(SignatureError, match="does not broadcast to a sample"):
+        fixed(torch.zeros(4))(x)
     assert (constant(7)(torch.zeros(2, dtype=torch.long)) == 7).all()
 
 
