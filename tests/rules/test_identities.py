@@ -2,7 +2,7 @@
 
 Others with numbers are beside what they check: 4, 5 and 21 in test_pairs, 6 in test_attnlrp, 7 in test_ledger, 11, 12,
 14, 15 and 17 in test_published, 13 in test_walks, 16 in test_positions, 18 in test_filtering, 20, 22 and 23 in
-tests/evaluate, 24 in test_peers, 28 in test_presets; 1 is all of test_rules.
+tests/evaluate, 24 in test_peers, 25 in test_compression, 28 in test_presets; 1 is all of test_rules.
 """
 
 from __future__ import annotations
