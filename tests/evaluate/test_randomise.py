@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import entropy, pearsonr, spearmanr
 from torch import Tensor, nn
 
 import fxlrp
 from fxlrp.errors import SignatureError
 from fxlrp.evaluate.correlation import correlate_ranks, correlate_rows
-from fxlrp.evaluate.randomise import randomise_parameters
+from fxlrp.evaluate.randomise import measure_entropy, measure_rise, randomise_parameters
 
 
 def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -61,6 +62,41 @@ def test_v20_explanations_depend_on_what_was_learned() -> None:
     assert final["guided_backprop"] > 0.35
 
 
+@pytest.mark.slow
+def test_v20_what_was_learned_orders_explanations() -> None:
+    """Those of epsilon are less ordered without it, and means over noisy inputs become others, too."""
+    x, kinds = draw(24, 10**6)
+    attributor = fxlrp.compile(trained(), rules="epsilon")
+    assert float(measure_rise(attributor, x, target=kinds.tolist()).mean()) > 0.05
+    explain = partial(fxlrp.smooth, n=4, noise=0.05)
+    assert abs(randomise_parameters(attributor, x, target=kinds.tolist(), explain=explain).final) < 0.2
+
+
+def test_smoothing_without_noise_changes_nothing() -> None:
+    torch.manual_seed(0)
+    attributor = fxlrp.compile(Registered().eval())
+    x = torch.randn(3, 3)
+    still = randomise_parameters(attributor, x, target=0, explain=partial(fxlrp.smooth, n=2, noise=0.0))
+    torch.testing.assert_close(still.similarity, randomise_parameters(attributor, x, target=0).similarity)
+
+
+def test_the_rise_is_that_of_the_entropy_of_histograms() -> None:
+    """As numpy and scipy count and weigh; scale and place of the numbers do not matter."""
+    rows = torch.randn(3, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wanted = [entropy(np.histogram(row, 20)[0]) for row in rows.numpy()]
+    assert measure_entropy(rows, 20).tolist() == pytest.approx(wanted, abs=1e-12)
+    assert measure_entropy(5 * rows - 3, 20).tolist() == pytest.approx(wanted, abs=1e-12)
+    assert measure_entropy(torch.ones(1, 9).double(), 20).tolist() == [0.0]
+    torch.manual_seed(0)
+    model, x = Registered().eval(), torch.randn(3, 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    attributor = fxlrp.compile(model)
+    rise = measure_rise(attributor, x, target=0, bins=4)
+    assert torch.equal(rise, measure_rise(attributor, x, target=0, bins=4))
+    assert rise.shape == (3,)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 class Registered(nn.Module):
     """Layers that are registered in another order than they are used in, with a parameter of the model's own."""
 
@@ -98,7 +134,10 @@ def test_what_cannot_be_randomised_is_refused() -> None:
     model, x = nn.Linear(3, 2).eval(), torch.randn(1, 3)
     with pytest.raises(SignatureError, match="'sideways' is none of"):
         randomise_parameters(fxlrp.compile(model), x, target=0, order="sideways")
-    with pytest.raises(SignatureError, match="target=None is another class"):
-        randomise_parameters(fxlrp.compile(model), x)
+    for measure in (randomise_parameters, measure_rise):
+        with pytest.raises(SignatureError, match="target=None is another class"):
+            measure(fxlrp.compile(model), x)
+    with pytest.raises(SignatureError, match="bins=1"):
+        measure_rise(fxlrp.compile(model), x, target=0, bins=1)
     with pytest.raises(SignatureError, match="parameters of an exported program"):
         randomise_parameters(fxlrp.compile(torch.export.export(model, (x,))), x, target=0)
