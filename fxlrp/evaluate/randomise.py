@@ -68,7 +68,7 @@ def randomise_parameters(
         absolute: Compare sizes, without signs.
         seed: Of what is drawn.
         explain: What is called in place of the attributor, made of it: ``fxlrp.smooth`` compares means over noisy
-            inputs (smooth MPRT of Hedstroem et al. 2024).
+            inputs (smooth MPRT of Hedström et al. 2024).
         kwargs: Keyword inputs of the model.
 
     Source: Adebayo et al. 2018, cascading randomisation, with Spearman's correlation.
@@ -112,7 +112,7 @@ def measure_rise(
         explain: As in `randomise_parameters`.
         kwargs: Keyword inputs of the model.
 
-    Source: Hedstroem et al. 2024, efficient MPRT.
+    Source: Hedström et al. 2024, efficient MPRT.
 
     Raises:
         SignatureError: If ``bins`` are none, the target is None, or the model is no module.
@@ -147,7 +147,8 @@ def copy_for_changes(
 def measure_entropy(rows: Tensor, bins: int) -> Tensor:
     """Return the entropy of the histogram of each row, in nats."""
     shares = torch.stack([torch.histc(row, bins) for row in rows.cpu()]) / rows.shape[1]
-    return -torch.special.xlogy(shares, shares).sum(1)
+    entropy: Tensor = -torch.special.xlogy(shares, shares).sum(1)
+    return entropy
 
 
 def explain_flat(call: Callable[..., Result], args: Any, kwargs: Any, target: Target, absolute: bool) -> Tensor:
