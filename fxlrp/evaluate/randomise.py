@@ -147,7 +147,7 @@ def copy_for_changes(
 def measure_entropy(rows: Tensor, bins: int) -> Tensor:
     """Return the entropy of the histogram of each row, in nats."""
     shares = torch.stack([torch.histc(row, bins) for row in rows.cpu()]) / rows.shape[1]
-    return -torch.special.xlogy(shares, shares).sum(1)
+    return -shares.xlogy(shares).sum(1)
 
 
 def explain_flat(call: Callable[..., Result], args: Any, kwargs: Any, target: Target, absolute: bool) -> Tensor:
