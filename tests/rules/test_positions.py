@@ -128,6 +128,8 @@ class Reader(nn.Module):
         if self.way == "sinusoidal":
             a = count(n)[:, None] * 10.0 ** -(count(WIDTH // 2) / 4)
             return x + torch.cat([a.sin(), a.cos()], -1)
+        if self.way == "numbered":
+            return x + count(n)[:, None] / n
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -193,7 +195,7 @@ def explain_literally(model: Reader, x: Tensor, cls: int) -> tuple[Tensor, Tenso
     return of_x.detach(), (of_positions + of_table.sum(-1)).detach(), leak
 
 
-ADDED = ["learned", "looked up", "sinusoidal"]
+ADDED = ["learned", "looked up", "sinusoidal", "numbered"]
 CASES = [
     *((way, "open", False) for way in (*ADDED, *ROTATIONS)),
     ("halves", "fused", True),
