@@ -32,7 +32,7 @@ class LedgerEntry:
         source: Source line.
         received: Relevance at its output.
         passed: Relevance that it gave to its operands.
-        absorbed: What its constants (biases, tokens, tables) keep if the rule has no stabiliser.
+        absorbed: What its constants (biases, tokens, tables) and positions keep if the rule has no stabiliser.
         leaked: What its rule does not pass on without constants to keep it.
         stabiliser: What the operands lose to the stabiliser of the rule.
         absorbers: Names of the constants.

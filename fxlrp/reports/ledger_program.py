@@ -21,6 +21,7 @@ from fxlrp.passes.analyses.constants import find_additive, find_origins
 from fxlrp.plan.decide import Plan
 from fxlrp.reports.edge_relevance import find_live_operands
 from fxlrp.reports.ledger import Ledger, LedgerEntry
+from fxlrp.rules.published.positional import find_held
 from fxlrp.session.call import Call, fit_call
 from fxlrp.session.programs import Programs
 from fxlrp.session.signature import CapturedSignature, plain_mode
@@ -31,30 +32,32 @@ class LedgerProgram:
 
     def __init__(self, plan: Plan, form: Form) -> None:
         self.plan = plan
-        self.passed: dict[fx.Node, tuple[Tensor, Tensor]] = {}
+        self.passed: dict[fx.Node, tuple[Tensor, Tensor, Tensor]] = {}
         twins = {node: replace(twin, rule=self.record_rule(node, twin.rule)) for node, twin in plan.twins.items()}
         with numerics.compute_at_least(torch.float64):
             self.module = trace_program(plan.captured, twins, form, self.results)
         passes.run_passes(self.module, passes.CLEANUP)
 
     def record_rule(self, node: fx.Node, rule: Rule) -> Rule:
-        """Let a rule note what it passes on, and what it would without its stabiliser."""
+        """Let a rule note what it passes on, what it would without its stabiliser, and what positions take."""
 
         def apply(site: Site, c: Tensor) -> Parts:
             parts = rule(site, c)
             passed = sum_relevance(site, parts)
-            self.passed[node] = passed, passed if rule.limit is None else sum_relevance(site, rule.limit(site, c))
+            exact = passed if rule.limit is None else sum_relevance(site, rule.limit(site, c))
+            taken = torch.zeros(()) if rule.positions is None else rule.positions(site, c).sum()
+            self.passed[node] = passed, exact, taken
             return parts
 
         return replace(rule, apply=apply)
 
     def results(self, env: Env, found: Env) -> list[Tensor]:
-        """Return rows of (received, passed, passed without stabiliser, magnitude) per node; then the sources."""
+        """Return rows of (received, passed, that without stabiliser, taken, magnitude) per node; then the sources."""
         zero = torch.zeros((), dtype=numerics.widen_dtype(env[self.plan.captured.explained].dtype))
         rows = []
         for node in self.plan.twins:
             r = read_relevance(env[node], found.get(node))
-            passed = self.passed.get(node, (zero, zero))
+            passed = self.passed.get(node, (zero, zero, zero))
             rows.append(torch.stack([to_real(v, zero) for v in (r.sum(), *passed, r.abs().sum())]))
         end = self.plan.captured.explained
         sources = [read_attributed_input(s, env, found) for s in self.plan.sources]
@@ -115,12 +118,18 @@ def to_real(value: Tensor, like: Tensor) -> Tensor:
 def make_entry(
     node: fx.Node, twin: Twin, row: Sequence[float], constants: Mapping[fx.Node, tuple[str, ...]]
 ) -> LedgerEntry:
-    """Make the account of one node from its four sums."""
-    received, passed, exact, magnitude = row
-    keeping = constants if twin.rule.kind == "positions" else find_additive(node, constants)
-    live = find_live_operands(node, twin)
-    absorbers = [n for n in node.all_input_nodes if n in keeping and n not in live]
-    kept = received - exact
+    """Make the account of one node from its five sums.
+
+    Where positions enter they keep what their rule says: fused attention leaks beside it, and a bias that an input's
+    mask went into is no constant.
+    """
+    received, passed, exact, taken, magnitude = row
+    live, kept = find_live_operands(node, twin), received - exact
+    if twin.rule.positions is not None:
+        absorbers, absorbed = [find_held(node)], taken
+    else:
+        absorbers = [n for n in find_additive(node, constants) if n not in live]
+        absorbed = kept if absorbers else 0.0
     return LedgerEntry(
         node=node.name,
         op=str(node.target),
@@ -129,9 +138,9 @@ def make_entry(
         source=source_line(node),
         received=received,
         passed=passed,
-        absorbed=kept if absorbers else 0.0,
-        leaked=0.0 if absorbers else kept,
+        absorbed=absorbed,
+        leaked=kept - absorbed,
         stabiliser=exact - passed,
-        absorbers=tuple(dict.fromkeys(name for n in absorbers for name in constants[n] or (n.name,))),
+        absorbers=tuple(dict.fromkeys(name for n in absorbers for name in constants.get(n) or (n.name,))),
         magnitude=magnitude,
     )

@@ -78,9 +78,9 @@ def add_sign(site: Site, c: Tensor) -> Tensor:
 
 
 def sum_over_heads(r: Tensor, constant: Tensor) -> Tensor:
-    """Sum where a constant was repeated, samples apart: ``(samples, positions, features)``."""
+    """Sum where a constant was repeated, samples and features apart: ``(samples, positions, features)``."""
     sizes = [1] * (r.ndim - constant.ndim) + list(constant.shape)
-    return r.sum_to_size([r.shape[0], *sizes[1:]]).reshape(r.shape[0], -1, r.shape[-1])
+    return r.sum_to_size([r.shape[0], *sizes[1:-1], r.shape[-1]]).reshape(r.shape[0], -1, r.shape[-1])
 
 
 def list_keys(r: Tensor) -> Tensor:

@@ -128,6 +128,8 @@ class Reader(nn.Module):
         if self.way == "sinusoidal":
             a = count(n)[:, None] * 10.0 ** -(count(WIDTH // 2) / 4)
             return x + torch.cat([a.sin(), a.cos()], -1)
+        if self.way == "numbered":
+            return x + count(n)[:, None] / n
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -193,19 +195,18 @@ def explain_literally(model: Reader, x: Tensor, cls: int) -> tuple[Tensor, Tenso
     return of_x.detach(), (of_positions + of_table.sum(-1)).detach(), leak
 
 
-ADDED = ["learned", "looked up", "sinusoidal"]
+ADDED = ["learned", "looked up", "sinusoidal", "numbered"]
 CASES = [
     *((way, "open", False) for way in (*ADDED, *ROTATIONS)),
     ("halves", "fused", True),
     *(("leaning", attention, causal) for attention in ATTENTIONS for causal in (False, True)),
 ]
-every_case = pytest.mark.parametrize(
+
+
+@pytest.mark.parametrize(
     ("way", "attention", "causal"),
     leave_to_slow(CASES, but={("learned", "open", False), ("halves", "fused", True), ("leaning", "fused", True)}),
 )
-
-
-@every_case
 def test_v16_relevance_of_tokens_and_positions_is_that_of_the_definition(
     way: str, attention: str, causal: bool
 ) -> None:
@@ -241,19 +242,41 @@ def test_v16_a_rotation_takes_half_of_every_token(way: str) -> None:
     torch.testing.assert_close(found.relevance[:, :prefix], (x * seed)[:, :prefix])
 
 
-@pytest.mark.parametrize("way", leave_to_slow([*ADDED, "halves", "leaning"], but={"halves"}))
-def test_v16_the_account_counts_positions_once(way: str) -> None:
-    """Logit = tokens + positions + what else was absorbed or leaked: what positions take is what their places keep."""
-    model = Reader(way)
+@pytest.mark.parametrize(("way", "attention", "causal"), leave_to_slow(CASES, but={("leaning", "fused", True)}))
+def test_v16_the_account_counts_positions_once(way: str, attention: str, causal: bool) -> None:
+    """Logit = tokens + absorbed + leaked: positions are all that is absorbed here, and the softmax all that leaks."""
+    model = Reader(way, attention, causal)
     attributor = fxlrp.compile(model, rules="pa_lrp", read="*:positions")
     found, ledger = attributor(X, target=1), attributor.ledger(X, target=1)
-    places = {node.name for place in attributor._programs.last[0].plan.reads.values() for node, _ in place.uses}
-    kept = [e.absorbed + e.leaked for e in ledger.entries if e.node in places]
-    others = [e.absorbed + e.leaked for e in ledger.entries if e.node not in places]
     taken = sum(float(r.sum()) for r in found.read.values())
-    assert sum(kept) == pytest.approx(taken, rel=1e-9, abs=1e-12)
-    assert all(e.absorbers and not e.leaked for e in ledger.entries if e.node in places)
-    assert float(found.relevance.sum()) + taken + sum(others) == pytest.approx(ledger.explained, rel=1e-8)
+    assert ledger.absorbed == pytest.approx(taken, rel=1e-9, abs=1e-12)
+    assert ledger.leaked == pytest.approx(explain_literally(model, X, 1)[2], rel=1e-9, abs=1e-12)
+    assert all(e.absorbers for e in ledger.entries if abs(e.absorbed) > 1e-12)
+    assert float(found.relevance.sum()) + taken + ledger.leaked == pytest.approx(ledger.explained, rel=1e-8)
+
+
+class Counted(nn.Module):
+    """Adds positions that a mask of padding counts, to be summed with weights of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.head = nn.Linear(LENGTH * WIDTH, 3, bias=False)
+        self.double().eval()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.head((x + (mask.cumsum(-1) - 1).double()[..., None]).flatten(1))
+
+
+def test_positions_that_an_input_counts_are_absorbed_too() -> None:
+    mask = torch.ones(SAMPLES, LENGTH, dtype=torch.long)
+    attributor = fxlrp.compile(Counted(), rules="pa_lrp", read="*:positions")
+    found, ledger = attributor(X, mask, target=1), attributor.ledger(X, mask, target=1)
+    weights = attributor.model.head.weight[1].unflatten(0, (LENGTH, WIDTH)).detach()
+    wanted = (count(LENGTH)[:, None] * weights).expand(SAMPLES, -1, -1)
+    torch.testing.assert_close(found.read["table:positions"], wanted)
+    assert ledger.absorbed == pytest.approx(float(wanted.sum()))
+    assert ledger.leaked == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
