@@ -86,12 +86,16 @@ class Overlap:
         union: Ends and what was found besides.
         span_hits: The same with all tokens of the answer as hits.
         span_union: The same.
+        first: Texts whose most relevant token is in the answer.
+        texts: All texts.
     """
 
     hits: int
     union: int
     span_hits: int
     span_union: int
+    first: int
+    texts: int = 1
 
     def __add__(self, other: Overlap) -> Overlap:
         return Overlap(
@@ -99,12 +103,22 @@ class Overlap:
             self.union + other.union,
             self.span_hits + other.span_hits,
             self.span_union + other.span_union,
+            self.first + other.first,
+            self.texts + other.texts,
         )
 
     @property
     def iou(self) -> tuple[float, float]:
         """Hits over union, for ends and for spans."""
         return self.hits / self.union, self.span_hits / self.span_union
+
+    @property
+    def accuracy(self) -> tuple[float, float]:
+        """Part of the ends that were found, and of texts whose most relevant token is in the answer.
+
+        An answer of one token has both of its ends there.
+        """
+        return self.hits / (2 * self.texts), self.first / self.texts
 
 
 def count_overlap(relevance: Tensor, start: int, end: int) -> Overlap:
@@ -120,15 +134,18 @@ def count_overlap(relevance: Tensor, start: int, end: int) -> Overlap:
     Source: Lee and Arias 2025, evaluation on SQuAD v2, as their code counts.
 
     Raises:
-        SignatureError: If the answer is none of the text.
+        SignatureError: If the answer is none of the text, or relevance is not finite.
     """
     if relevance.ndim != 1 or not 0 <= start <= end < len(relevance):
         raise SignatureError(f"an answer from {start} to {end} is none of a text of the shape {tuple(relevance.shape)}")
+    if not relevance.isfinite().all():
+        raise SignatureError("relevance is not finite, so that it ranks nothing: look where NaN or infinity comes from")
     hits, union, span_hits, span_union = 0, 2, 0, 2
-    for token in relevance.topk(min(2, len(relevance))).indices.tolist():
+    order = relevance.argsort(descending=True, stable=True).tolist()
+    for token in order[:2]:
         ends = (token == start) + (token == end)
         hits, span_hits = hits + ends, span_hits + (ends or int(start < token < end))
         union, span_union = union + (ends == 0), span_union + (not start <= token <= end)
         if hits == 2:
             break
-    return Overlap(hits, union, span_hits, span_union)
+    return Overlap(hits, union, span_hits, span_union, int(start <= order[0] <= end))

@@ -119,6 +119,16 @@ def test_v22_answers_are_counted(
     found = count_overlap(relevance, start, end)
     assert (found.hits, found.union, found.span_hits, found.span_union) == expected
     assert (found + found).iou == found.iou
+    assert found.accuracy == (expected[0] / 2, float(start <= two[0] <= end))
+
+
+def test_v22_accuracies_are_of_all_texts() -> None:
+    """One of two ends in the first text, which is led by a token outside; both in the second."""
+    one, two = torch.tensor([3.0, 2.0, 1.0, 0.0]), torch.tensor([0.0, 3.0, 2.0, 0.0])
+    found = count_overlap(one, 1, 2) + count_overlap(two, 1, 2)
+    assert found.accuracy == (3 / 4, 1 / 2)
+    assert found.iou == (3 / 5, 3 / 5)
+    assert count_overlap(torch.ones(40), 0, 1).hits == 2  # of equal tokens the first two
 
 
 def test_patches_are_replaced_together() -> None:
@@ -192,6 +202,8 @@ def test_what_does_not_fit_is_refused() -> None:
         divide_grid(4, 4, 0)
     with pytest.raises(SignatureError, match="none of a text"):
         count_overlap(torch.zeros(4), 2, 5)
+    with pytest.raises(SignatureError, match="not finite"):
+        count_overlap(torch.tensor([0.0, float("nan"), 1.0]), 1, 1)
     with pytest.raises(SignatureError, match="no parts of a text"):
         remove_rationales(linear, X, RELEVANCE, TARGET, constant(), fractions=(2.0,))
     assert sum_segments(torch.ones(1, 2, 4), torch.tensor([0, 0, 1, 1])).tolist() == [[4.0, 4.0]]
