@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.evaluate.baselines import Baseline, blur
@@ -215,7 +215,12 @@ def call_in_batches(
         count: How many inputs there are; the last batch is filled up with the last of them.
         batch: Inputs of each call.
         device: Of the inputs.
+
+    Raises:
+        SignatureError: If the model is in training mode, where it may also change.
     """
+    if isinstance(model, nn.Module) and model.training:
+        raise SignatureError("the model is in training mode, where chance and other samples decide: call model.eval()")
     found = []
     for start in range(0, count, batch):
         rows = torch.arange(start, start + batch, device=device).clamp(max=count - 1)
@@ -227,11 +232,13 @@ def read_classes(logits: Tensor, target: Tensor, read: str) -> Tensor:
     """Return what a model says of one class of each row.
 
     Raises:
-        SignatureError: If there is not one row of classes per sample.
+        SignatureError: If there is not one row of classes per sample, or one has NaN.
         TargetError: If a class is out of range.
     """
     if logits.ndim != 2 or len(logits) != len(target):
         raise SignatureError(f"a model of classes returns (samples, classes), not {tuple(logits.shape)}")
+    if logits.isnan().any():
+        raise SignatureError("the model says NaN of some inputs, so that no measure of them means anything")
     target = target.to(logits.device)
     if ((target < 0) | (target >= logits.shape[1])).any():
         raise TargetError(f"the classes {target.tolist()} are not all among the {logits.shape[1]} of the model")

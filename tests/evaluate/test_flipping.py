@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.evaluate.baselines import blur, constant, fixed, mean, noise
@@ -207,3 +207,17 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(SignatureError, match="no parts of a text"):
         remove_rationales(linear, X, RELEVANCE, TARGET, constant(), fractions=(2.0,))
     assert sum_segments(torch.ones(1, 2, 4), torch.tensor([0, 0, 1, 1])).tolist() == [[4.0, 4.0]]
+
+
+def test_a_model_in_training_mode_is_refused_and_stays_as_it_is() -> None:
+    norm = nn.BatchNorm1d(LENGTH).double()
+    model = nn.Sequential(norm, nn.Linear(LENGTH, 3).double())
+    with pytest.raises(SignatureError, match="training mode"):
+        flip(model, X, RELEVANCE, TARGET, PLACES, constant())
+    assert norm.num_batches_tracked == 0
+    flip(model.eval(), X, RELEVANCE, TARGET, PLACES, constant())
+
+
+def test_a_model_that_says_nan_is_refused() -> None:
+    with pytest.raises(SignatureError, match="NaN of some inputs"):
+        flip(lambda x: linear(x) / (x.sum(1, keepdim=True) != 0) * 0, X, RELEVANCE, TARGET, PLACES, constant())

@@ -26,7 +26,7 @@ class Polynomial(torch.nn.Module):
 
 def test_v21_interactions_of_a_polynomial() -> None:
     """Two terms of one variable, one of two, and one of three, each the effect of its set and of no other."""
-    found = measure_interactions(Polynomial(), POINT, ZERO, PLACES, constant(), batch=5)
+    found = measure_interactions(Polynomial().eval(), POINT, ZERO, PLACES, constant(), batch=5)
     wanted = torch.zeros(16, dtype=torch.float64)
     wanted[0b0001], wanted[0b0010], wanted[0b0101], wanted[0b1011] = 2, 6, -5, -2
     torch.testing.assert_close(found.effects[0], wanted)
@@ -39,7 +39,7 @@ def test_v21_interactions_of_a_polynomial() -> None:
 
 def test_v21_the_audit_tells_rules_apart() -> None:
     """The gradient weighs by exponents and sums to something else."""
-    found = measure_interactions(Polynomial(), POINT, ZERO, PLACES, constant())
+    found = measure_interactions(Polynomial().eval(), POINT, ZERO, PLACES, constant())
     gradient = fxlrp.compile(Polynomial().eval(), rules="gradient")(POINT, target=0).relevance
     audit = audit_interactions(gradient, PLACES, found)
     assert audit.scores[0].tolist() == pytest.approx([-5, 4, -5, -4])
@@ -93,7 +93,7 @@ def test_shapley_values_are_means_over_orders() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(SignatureError, match="17 segments"):
-        measure_interactions(Polynomial(), torch.zeros(1, 17), ZERO, torch.arange(17), constant())
-    found = measure_interactions(Polynomial(), POINT, ZERO, PLACES, constant())
+        measure_interactions(Polynomial().eval(), torch.zeros(1, 17), ZERO, torch.arange(17), constant())
+    found = measure_interactions(Polynomial().eval(), POINT, ZERO, PLACES, constant())
     with pytest.raises(SignatureError, match="interactions of 1 samples with 4"):
         audit_interactions(torch.zeros(2, 4), PLACES, found)

@@ -17,11 +17,11 @@ GENERATOR = torch.Generator().manual_seed(0)
 @pytest.mark.parametrize("way", WAYS)
 def test_relevance_of_a_linear_model_is_what_it_loses(way: str) -> None:
     """With a baseline of 0; images, in patches of which some are smaller."""
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 * 5 * 7, 3)).double()
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 * 5 * 7, 3)).double().eval()
     x = torch.randn(4, 2, 5, 7, generator=GENERATOR, dtype=torch.float64)
     target, segments = torch.tensor([0, 1, 2, 1]), divide_grid(5, 7, 2)
     drops = drop_each(model, x, target, segments, constant(), batch=7)
-    relevance = fxlrp.compile(model.eval(), rules="gradient")(x, target=target.tolist()).relevance
+    relevance = fxlrp.compile(model, rules="gradient")(x, target=target.tolist()).relevance
     assert drops.shape == (4, 12)
     torch.testing.assert_close(drops[:, 0], relevance[:, :, :2, :2].sum((1, 2, 3)), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(compare_with_drops(relevance, drops, segments, way), torch.ones(4).double())
@@ -80,7 +80,7 @@ def test_places_that_are_mixed_below_matter_there_only() -> None:
             return h[:, -1]
 
     x = torch.randn(2, 4, 3, generator=GENERATOR, dtype=torch.float64)
-    drops = drop_each_in_layer(Last(), "first", x, torch.tensor([0, 2]))
+    drops = drop_each_in_layer(Last().eval(), "first", x, torch.tensor([0, 2]))
     assert (drops[:, :3] == 0).all()
     summed = x.cumsum(1)
     wanted = (summed[:, -1] - summed.mean(1)).gather(1, torch.tensor([[0], [2]]))
@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(SignatureError, match="'tail' is no module"):
         drop_each_in_layer(Tokens(), "tail", torch.zeros(1, 4, dtype=torch.long), torch.tensor([0]))
     with pytest.raises(SignatureError, match=r"not \(samples, places, features\)"):
-        drop_each_in_layer(Tokens(), "head", torch.zeros(1, 4, dtype=torch.long), torch.tensor([0]))
+        drop_each_in_layer(Tokens().eval(), "head", torch.zeros(1, 4, dtype=torch.long), torch.tensor([0]))
     with pytest.raises(SignatureError, match="'kendall' is none of"):
         compare_with_drops(torch.zeros(1, 4), torch.zeros(1, 4), torch.arange(4), "kendall")
     with pytest.raises(SignatureError, match="drops of"):
