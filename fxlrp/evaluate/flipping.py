@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fxlrp.errors import SignatureError, TargetError
+from fxlrp.errors import SignatureError
 from fxlrp.evaluate.baselines import Baseline, blur
-from fxlrp.evaluate.segments import divide_grid, rank_segments, sum_segments
+from fxlrp.evaluate.segments import (
+    Model,
+    call_without,
+    divide_grid,
+    list_rows,
+    rank_segments,
+    read_variants,
+    sum_segments,
+)
 from fxlrp.optional import require
-
-Model = Callable[[Tensor], Tensor]
-"""Inputs to ``(samples, classes)``: a module, an attributor's model, or a compiled program."""
-READS = ("logit", "probability", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,7 @@ class Curves:
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return a dictionary per sample and step, ready for ``pandas.DataFrame``."""
-        return [
-            {"sample": i, "fraction": float(f), "most": float(self.most[i, k]), "least": float(self.least[i, k])}
-            for i in range(len(self.most))
-            for k, f in enumerate(self.fractions)
-        ]
+        return list_rows("fraction", self.fractions.tolist(), most=self.most, least=self.least)
 
     def plot(self, path: str | Path) -> Path:
         """Draw the mean curves, with their quartiles, to a file.
@@ -179,70 +178,17 @@ def flip(
         SignatureError: If shapes do not fit, relevance is not finite, or a choice is none.
         TargetError: If a class is out of range.
     """
-    if read not in READS:
-        raise SignatureError(f"read={read!r} is none of {', '.join(map(repr, READS))}")
     if per_step < 1 or batch < 1:
         raise SignatureError(f"per_step={per_step} and batch={batch} have to be 1 or more")
-    scores, count = sum_segments(relevance, segments), int(segments.max()) + 1
+    scores, count = sum_segments(relevance, segments).to(x.device), int(segments.max()) + 1
     kept = [*range(0, count, per_step), count]
-    other, cut = baseline(x), torch.tensor(kept, device=x.device)
-    curves = []
+    cut, curves = torch.tensor(kept, device=x.device), []
     for most in (True, False):
-        ranks = rank_segments(scores, most=most)[:, segments.flatten().to(scores.device)]
-        places = ranks.reshape(len(x), *segments.shape).to(x.device)
-        if x.ndim == segments.ndim + 2:
-            places = places.unsqueeze(1)
+        ranks = rank_segments(scores, most=most)
 
-        def replace(rows: Tensor, places: Tensor = places) -> Tensor:
-            step, sample = cut[rows // len(x)], rows % len(x)
-            gone = places[sample] < step.reshape(-1, *(1 for _ in places.shape[1:]))
-            return torch.where(gone, other[sample], x[sample])
+        def replace(step: Tensor, sample: Tensor, ranks: Tensor = ranks) -> Tensor:
+            return ranks[sample] < cut[step, None]
 
-        logits = call_in_batches(model, replace, len(kept) * len(x), batch, x.device)
-        said = read_classes(logits, target.repeat(len(kept)), read)
-        curves.append(said.reshape(len(kept), len(x)).T)
+        logits = call_without(model, x, replace, len(kept), segments, baseline, batch)
+        curves.append(read_variants(logits, target, read).T)
     return Curves(torch.tensor(kept) / count, *curves)
-
-
-def call_in_batches(
-    model: Model, make: Callable[[Tensor], Tensor], count: int, batch: int, device: torch.device
-) -> Tensor:
-    """Call a model on inputs that are made as they are needed, all batches of one size.
-
-    Args:
-        model: What is called.
-        make: Numbers of inputs to inputs.
-        count: How many inputs there are; the last batch is filled up with the last of them.
-        batch: Inputs of each call.
-        device: Of the inputs.
-
-    Raises:
-        SignatureError: If the model is in training mode, where it may also change.
-    """
-    if isinstance(model, nn.Module) and model.training:
-        raise SignatureError("the model is in training mode, where chance and other samples decide: call model.eval()")
-    found = []
-    for start in range(0, count, batch):
-        rows = torch.arange(start, start + batch, device=device).clamp(max=count - 1)
-        found.append(model(make(rows))[: count - start])
-    return torch.cat(found)
-
-
-def read_classes(logits: Tensor, target: Tensor, read: str) -> Tensor:
-    """Return what a model says of one class of each row.
-
-    Raises:
-        SignatureError: If there is not one row of classes per sample, or one has NaN.
-        TargetError: If a class is out of range.
-    """
-    if logits.ndim != 2 or len(logits) != len(target):
-        raise SignatureError(f"a model of classes returns (samples, classes), not {tuple(logits.shape)}")
-    if logits.isnan().any():
-        raise SignatureError("the model says NaN of some inputs, so that no measure of them means anything")
-    target = target.to(logits.device)
-    if ((target < 0) | (target >= logits.shape[1])).any():
-        raise TargetError(f"the classes {target.tolist()} are not all among the {logits.shape[1]} of the model")
-    if read == "accuracy":
-        return (logits.argmax(1) == target).to(logits.dtype)
-    said = logits.softmax(1) if read == "probability" else logits
-    return said.gather(1, target[:, None])[:, 0]

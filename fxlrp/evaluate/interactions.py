@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fxlrp.errors import SignatureError
 from fxlrp.evaluate.baselines import Baseline
-from fxlrp.evaluate.flipping import Model, call_in_batches, read_classes
-from fxlrp.evaluate.segments import sum_segments
+from fxlrp.evaluate.segments import Model, call_without, list_rows, read_variants, sum_segments
 
 MOST = 16
 """Segments, above which there are too many sets."""
@@ -94,12 +93,8 @@ class Audit:
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return a dictionary per sample and segment, ready for ``pandas.DataFrame``."""
-        columns = {"scores": self.scores, "shapley": self.shapley, "occlusion": self.occlusion}
-        return [
-            {"sample": i, "segment": k, **{name: float(column[i, k]) for name, column in columns.items()}}
-            for i in range(len(self.scores))
-            for k in range(self.scores.shape[1])
-        ]
+        numbers = range(self.scores.shape[1])
+        return list_rows("segment", numbers, scores=self.scores, shapley=self.shapley, occlusion=self.occlusion)
 
 
 @torch.no_grad()
@@ -135,16 +130,9 @@ def measure_interactions(
     count = int(segments.max()) + 1
     if count > MOST:
         raise SignatureError(f"{count} segments have 2 ** {count} sets: join them to at most {MOST}")
-    kept, other = list_sets(count, x.device)[:, segments.flatten().to(x.device)], baseline(x)
-    shape = [1] * (x.ndim - 1 - segments.ndim) + list(segments.shape)
-
-    def replace(rows: Tensor) -> Tensor:
-        sample = rows % len(x)
-        return torch.where(kept[rows // len(x)].reshape(-1, *shape), x[sample], other[sample])
-
-    logits = call_in_batches(model, replace, len(kept) * len(x), batch, x.device)
-    said = read_classes(logits, target.repeat(len(kept)), read)
-    effects = said.reshape(len(kept), len(x)).T.double().contiguous()
+    missing = ~list_sets(count, x.device)
+    logits = call_without(model, x, lambda variant, _: missing[variant], len(missing), segments, baseline, batch)
+    effects = read_variants(logits, target, read).T.double().contiguous()
     for i in range(count):  # one digit at a time, sets with it less those without it
         halves = effects.view(len(x), -1, 2, 2**i)
         halves[:, :, 1] -= halves[:, :, 0]

@@ -6,7 +6,6 @@ sufficiency, and two types of backdoor features by their reliance on context; th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,17 @@ from torch import Tensor
 
 from fxlrp.errors import SignatureError
 from fxlrp.evaluate.baselines import Baseline
-from fxlrp.evaluate.flipping import Model, call_in_batches, read_classes
-from fxlrp.evaluate.segments import rank_segments, sum_segments
+from fxlrp.evaluate.segments import (
+    Model,
+    call_in_batches,
+    call_without,
+    count_segments,
+    list_rows,
+    rank_segments,
+    read_classes,
+    read_variants,
+    sum_segments,
+)
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -49,11 +57,8 @@ class Sufficiency:
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return a dictionary per sample and fraction, ready for ``pandas.DataFrame``."""
-        return [
-            {"sample": i, "fraction": float(f), "kept": float(self.kept[i, k]), "whole": float(self.whole[i])}
-            for i in range(len(self.kept))
-            for k, f in enumerate(self.fractions)
-        ]
+        whole = self.whole[:, None].expand_as(self.kept)
+        return list_rows("fraction", self.fractions.tolist(), kept=self.kept, whole=whole)
 
 
 @torch.no_grad()
@@ -93,20 +98,14 @@ def keep_most_relevant(
     at = torch.tensor(fractions, dtype=torch.float64)
     if len(at) < 2 or not ((at > 0) & (at <= 1)).all() or (at.diff() <= 0).any():
         raise SignatureError(f"fractions={tuple(fractions)} are no ascending parts: give two or more, above 0, up to 1")
-    masks = torch.stack(
-        [
-            mark_most_relevant(x, relevance, segments, 1.0),
-            *(mark_most_relevant(x, relevance, segments, f) for f in fractions),
-        ]
-    )
-    other = baseline(x)
+    ranks = rank_segments(sum_segments(relevance, segments)).to(x.device)
+    counts = torch.tensor([count_segments(f, ranks.shape[1]) for f in (1.0, *fractions)], device=x.device)
 
-    def replace(rows: Tensor) -> Tensor:
-        step, sample = rows // len(x), rows % len(x)
-        return torch.where(masks[step, sample], x[sample], other[sample])
+    def replace(variant: Tensor, sample: Tensor) -> Tensor:
+        return ranks[sample] >= counts[variant, None]
 
-    logits = call_in_batches(model, replace, len(masks) * len(x), batch, x.device)
-    whole, *kept = read_classes(logits, target.repeat(len(masks)), read).reshape(len(masks), len(x))
+    logits = call_without(model, x, replace, len(counts), segments, baseline, batch)
+    whole, *kept = read_variants(logits, target, read)
     return Sufficiency(at, torch.stack(kept, 1), whole)
 
 
@@ -188,6 +187,6 @@ def probe_backdoor(
 def mark_most_relevant(x: Tensor, relevance: Tensor, segments: Tensor, fraction: float) -> Tensor:
     """Return a mask of the most relevant segments of each input, which broadcasts to it."""
     ranks = rank_segments(sum_segments(relevance, segments))
-    kept = ranks < math.ceil(round(fraction * ranks.shape[1], 9))
+    kept = ranks < count_segments(fraction, ranks.shape[1])
     mask = kept[:, segments.flatten().to(kept.device)].reshape(len(x), *segments.shape).to(x.device)
     return mask.unsqueeze(1) if x.ndim == segments.ndim + 2 else mask

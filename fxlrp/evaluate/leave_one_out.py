@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from fxlrp.errors import SignatureError
 from fxlrp.evaluate.baselines import Baseline
 from fxlrp.evaluate.correlation import correlate_ranks, correlate_rows
-from fxlrp.evaluate.flipping import Model, call_in_batches, read_classes
-from fxlrp.evaluate.segments import sum_segments
+from fxlrp.evaluate.segments import Model, call_in_batches, call_without, read_variants, sum_segments
 
 WAYS = {"pearson": correlate_rows, "spearman": correlate_ranks}
 
@@ -45,15 +44,12 @@ def drop_each(
     Raises:
         TargetError: If a class is out of range.
     """
-    count, other = int(segments.max()) + 1, baseline(x)
-    places = segments.to(x.device).reshape(*(1 for _ in range(x.ndim - segments.ndim)), *segments.shape)
+    numbers = torch.arange(int(segments.max()) + 1, device=x.device)
 
-    def replace(rows: Tensor) -> Tensor:
-        gone, sample = rows // len(x) - 1, rows % len(x)  # the first len(x) are whole
-        return torch.where(places == gone.reshape(-1, *(1 for _ in x.shape[1:])), other[sample], x[sample])
+    def replace(variant: Tensor, sample: Tensor) -> Tensor:
+        return numbers == variant[:, None] - 1  # the first variant is whole
 
-    logits = call_in_batches(model, replace, (count + 1) * len(x), batch, x.device)
-    said = read_classes(logits, target.repeat(count + 1), read).reshape(count + 1, len(x))
+    said = read_variants(call_without(model, x, replace, len(numbers) + 1, segments, baseline, batch), target, read)
     return (said[:1] - said[1:]).T
 
 
@@ -112,7 +108,7 @@ def drop_each_in_layer(
     own.get_submodule(layer).register_forward_hook(replace)
     call_in_batches(own, choose, 1, batch, x.device)  # finds the number of places
     logits = call_in_batches(own, choose, (places + 1) * len(x), batch, x.device)
-    said = read_classes(logits, target.repeat(places + 1), read).reshape(places + 1, len(x))
+    said = read_variants(logits.reshape(places + 1, len(x), -1), target, read)
     return (said[:1] - said[1:]).T
 
 

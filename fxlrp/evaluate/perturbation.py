@@ -11,8 +11,7 @@ from torch import Tensor
 from fxlrp.errors import SignatureError
 from fxlrp.evaluate.baselines import Baseline
 from fxlrp.evaluate.correlation import correlate_rows
-from fxlrp.evaluate.flipping import Model, call_in_batches, read_classes
-from fxlrp.evaluate.segments import sum_segments
+from fxlrp.evaluate.segments import Model, call_without, read_variants, sum_segments
 
 
 @dataclass(frozen=True)
@@ -95,15 +94,9 @@ def drop_at_random(
     sets = torch.zeros(draws + 1, count, dtype=torch.bool)  # the first is empty
     for one in sets[1:]:
         one[torch.randperm(count, generator=generator)[:size]] = True
-    gone, other = sets[:, segments.flatten().cpu()].to(x.device), baseline(x)
-    shape = [1] * (x.ndim - 1 - segments.ndim) + list(segments.shape)
-
-    def replace(rows: Tensor) -> Tensor:
-        sample = rows % len(x)
-        return torch.where(gone[rows // len(x)].reshape(-1, *shape), other[sample], x[sample])
-
-    logits = call_in_batches(model, replace, len(sets) * len(x), batch, x.device)
-    said = read_classes(logits, target.repeat(len(sets)), read).reshape(len(sets), len(x)).T
+    gone = sets.to(x.device)
+    logits = call_without(model, x, lambda variant, _: gone[variant], len(sets), segments, baseline, batch)
+    said = read_variants(logits, target, read).T
     return Foretold(scores.to(said) @ sets[1:].T.to(said), said[:, :1] - said[:, 1:])
 
 

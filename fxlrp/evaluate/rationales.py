@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,7 @@ from torch import Tensor
 
 from fxlrp.errors import SignatureError
 from fxlrp.evaluate.baselines import Baseline
-from fxlrp.evaluate.flipping import Model, call_in_batches, read_classes
-from fxlrp.evaluate.segments import rank_segments, sum_segments
+from fxlrp.evaluate.segments import Model, call_without, count_segments, rank_segments, read_variants, sum_segments
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Parts of a text that ERASER takes as rationales."""
@@ -64,17 +62,14 @@ def remove_rationales(
     """
     if not all(0 <= f <= 1 for f in fractions):
         raise SignatureError(f"fractions={tuple(fractions)} are no parts of a text: give numbers from 0 to 1")
-    ranks = rank_segments(sum_segments(relevance, torch.arange(ids.shape[1])))
-    counts = [math.ceil(round(f * ids.shape[1], 9)) for f in fractions]
-    other = baseline(ids)
-    inputs = [ids]
-    for k in counts:
-        inputs += [torch.where(ranks < k, other, ids), torch.where(ranks < k, ids, other)]
-    whole_inputs = torch.cat(inputs)
-    logits = call_in_batches(model, whole_inputs.__getitem__, len(whole_inputs), batch, ids.device)
-    said = read_classes(logits, target.repeat(len(inputs)), read)
-    whole, *rest = said.reshape(len(inputs), -1)
-    return Rationales(whole[:, None] - torch.stack(rest[::2], 1), whole[:, None] - torch.stack(rest[1::2], 1))
+    places = torch.arange(ids.shape[1])
+    ranks = rank_segments(sum_segments(relevance, places)).to(ids.device)
+    counts = [count_segments(f, len(places)) for f in fractions]
+    gone = torch.stack([ranks < 0, *(ranks < k for k in counts), *(ranks >= k for k in counts)])
+    logits = call_without(model, ids, lambda *rows: gone[rows], len(gone), places, baseline, batch)
+    whole, *rest = read_variants(logits, target, read)
+    less, alone = rest[: len(counts)], rest[len(counts) :]
+    return Rationales(whole[:, None] - torch.stack(less, 1), whole[:, None] - torch.stack(alone, 1))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fxlrp.errors import SignatureError
 from fxlrp.evaluate.baselines import Baseline
-from fxlrp.evaluate.flipping import Model, call_in_batches, read_classes
-from fxlrp.evaluate.segments import rank_segments, sum_segments
+from fxlrp.evaluate.segments import Model, call_without, list_rows, rank_segments, read_variants, sum_segments
 
 TENTHS = tuple(k / 10 for k in range(11))
 
@@ -64,11 +63,7 @@ class Pruning:
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return a dictionary per sample and step, ready for ``pandas.DataFrame``."""
-        return [
-            {"sample": i, "fraction": float(f), "error": float(self.error[i, k]), "grown": float(self.grown[i, k])}
-            for i in range(len(self.error))
-            for k, f in enumerate(self.fractions)
-        ]
+        return list_rows("fraction", self.fractions.tolist(), error=self.error, grown=self.grown)
 
 
 @torch.no_grad()
@@ -107,12 +102,10 @@ def prune_tokens(
     places = torch.arange(ids.shape[1])
     least = rank_segments(sum_segments(relevance.abs(), places), most=False).to(ids.device)
     most = rank_segments(sum_segments(relevance, places)).to(ids.device)
-    counts = [round(f * ids.shape[1]) for f in fractions]
-    other = baseline(ids)
-    inputs = [ids, *(torch.where(least < k, other, ids) for k in counts)]
-    inputs += [torch.where(most < k, ids, other) for k in counts]
-    logits = call_in_batches(model, torch.cat(inputs).__getitem__, len(inputs) * len(ids), batch, ids.device)
-    said = read_classes(logits, target.repeat(len(inputs)), read).reshape(len(inputs), len(ids))
-    whole, *pruned = logits.reshape(len(inputs), len(ids), -1)[: len(counts) + 1]
+    counts = [round(f * len(places)) for f in fractions]
+    gone = torch.stack([least < 0, *(least < k for k in counts), *(most >= k for k in counts)])
+    logits = call_without(model, ids, lambda *rows: gone[rows], len(gone), places, baseline, batch)
+    grown = read_variants(logits, target, read)[len(counts) + 1 :]
+    whole, *pruned = logits[: len(counts) + 1]
     error = torch.stack([(whole - one).square().sum(1) for one in pruned], 1)
-    return Pruning(steps, error, said[len(counts) + 1 :].T)
+    return Pruning(steps, error, grown.T)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fxlrp.errors import SignatureError, TargetError
 from fxlrp.evaluate.baselines import blur, constant, fixed, mean, noise
-from fxlrp.evaluate.flipping import READS, Curves, flip, flip_patches
+from fxlrp.evaluate.flipping import Curves, flip, flip_patches
 from fxlrp.evaluate.rationales import count_overlap, remove_rationales
-from fxlrp.evaluate.segments import divide_grid, sum_segments
+from fxlrp.evaluate.segments import READS, divide_grid, sum_segments
 
 SAMPLES, LENGTH = 5, 12
 GENERATOR = torch.Generator().manual_seed(0)

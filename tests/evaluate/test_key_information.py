@@ -8,9 +8,8 @@ from torch import Tensor
 
 from fxlrp.errors import SignatureError
 from fxlrp.evaluate.baselines import constant
-from fxlrp.evaluate.flipping import Model
 from fxlrp.evaluate.key_information import keep_most_relevant, probe_backdoor
-from fxlrp.evaluate.segments import divide_grid
+from fxlrp.evaluate.segments import Model, divide_grid
 
 GENERATOR = torch.Generator().manual_seed(0)
 CLEAN = torch.rand(4, 1, 6, 6, generator=GENERATOR) * 0.5
