@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pkgutil import resolve_name
 
 import torch
 from torch import fx
 
 from fxlrp._torch import OpOverload, tree_flatten
+from fxlrp.ir.closures import recipe_by_name
 from fxlrp.ir.ops import AVERAGE_POOLS, CONVOLUTIONS, REDUCTIONS, SUMS
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
@@ -46,7 +46,7 @@ signal_takes_all = Rule(
     "product",
     product.apply,
     holds=hold_activated,
-    recipe=(resolve_name, ("fxlrp.rules.presets:signal_takes_all",)),
+    recipe=recipe_by_name("fxlrp.rules.presets:signal_takes_all"),
 )
 
 _PLUS = map_layers(z_plus())

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from pkgutil import resolve_name
 
 import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import tree_flatten
+from fxlrp.ir.closures import recipe_by_name
 from fxlrp.ir.numerics import Relevance
 from fxlrp.ir.rule import Parts, Rule, Site
 
@@ -77,6 +77,6 @@ passed = Rule(
     hand_down,
     refuses=refuse_several,
     takes_relevance=True,
-    recipe=(resolve_name, ("fxlrp.rules.unchanged:passed",)),
+    recipe=recipe_by_name("fxlrp.rules.unchanged:passed"),
 )
 """Hands relevance on unchanged, for element-wise ops that a rule set leaves out of account."""

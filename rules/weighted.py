@@ -4,9 +4,8 @@ With ``z`` the true output, ``z'`` the rule's pre-activation and ``s = c * z / s
 adjoint applied to ``s``. Nothing is divided by ``x``.
 
 A name tells the numbers that a rule was made with, and its stabiliser where that is not the usual one: a number, or of
-some rules a `fxlrp.ir.numerics.Stabiliser`. With
-``bias=False`` a rule leaves biases out of ``z'``, so that they take no share; the output ``z`` stays that of the model.
-Flat and z-box count none in any case.
+some rules a `fxlrp.ir.numerics.Stabiliser`. With ``bias=False`` a rule leaves biases out of ``z'``, so that they take
+no share; the output ``z`` stays that of the model. Flat and z-box count none in any case.
 """
 
 from __future__ import annotations

@@ -26,7 +26,12 @@ def find_recipe(value: Any) -> tuple[Any, ...]:
         named = resolve_name(path) is value
     except (ValueError, ImportError, AttributeError):
         named = False
-    return (resolve_name, (path,)) if named else (type(value), tuple(getattr(value, f.name) for f in fields(value)))
+    return recipe_by_name(path) if named else (type(value), tuple(getattr(value, f.name) for f in fields(value)))
+
+
+def recipe_by_name(path: str) -> tuple[Any, ...]:
+    """Return the recipe of what a module holds under a name, ``package.module:name``."""
+    return resolve_name, (path,)
 
 
 def by_value(make: Callable[Parameters, Made]) -> Callable[Parameters, Made]:

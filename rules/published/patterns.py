@@ -6,13 +6,13 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxlrp.errors import RuleError
+from fxlrp.ir.closures import recipe_by_name
 from fxlrp.ir.numerics import Relevance
 from fxlrp.ir.ops import AFFINE
 from fxlrp.ir.program import find_op
@@ -59,7 +59,7 @@ active = Rule(
     pass_active,
     kills_negative=True,
     takes_relevance=True,
-    recipe=(resolve_name, ("fxlrp.rules.published.patterns:active",)),
+    recipe=recipe_by_name("fxlrp.rules.published.patterns:active"),
 )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pkgutil import resolve_name
 
 import torch
 from torch import Tensor
 
 from fxlrp.errors import SignatureError
+from fxlrp.ir.closures import recipe_by_name
 from fxlrp.ir.numerics import to_relevance
 from fxlrp.ir.ops import SUMS
 from fxlrp.ir.rule import Rule, Site
@@ -90,7 +90,7 @@ def list_keys(r: Tensor) -> Tensor:
 
 def place(name: str, kind: str, own: Rule, positions: Callable[[Site, Tensor], Tensor]) -> Rule:
     """Make the rule of a place where positions enter, which passes on what ``own`` does."""
-    recipe = (resolve_name, (f"fxlrp.rules.published.positions:{name}",))
+    recipe = recipe_by_name(f"fxlrp.rules.published.positions:{name}")
     return Rule(name, kind, own.apply, positions=positions, recipe=recipe)
 
 
