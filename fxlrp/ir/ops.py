@@ -6,7 +6,7 @@ A family is spelled here once. Whoever needs more or less than a family adds to 
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -188,6 +188,15 @@ def check_overload(op: object) -> None:
     if not isinstance(op, OpOverload):
         way = suggest_overload(op)
         raise RuleError(f"a rule is for an op overload such as torch.ops.aten.add.Tensor, not for {op!r}{way}")
+
+
+def collect_overloads(given: Any) -> list[OpOverload]:
+    """Return one overload or several as a list."""
+    listed = isinstance(given, (list, tuple, set, frozenset, Iterator))
+    found = list(given) if listed else [given]
+    for op in found:
+        check_overload(op)
+    return found
 
 
 def list_overloads(packet: OpOverloadPacket) -> str:

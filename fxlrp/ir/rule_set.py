@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
-from fxlrp.ir.ops import check_overload
+from fxlrp.ir.ops import check_overload, collect_overloads
 from fxlrp.ir.program import find_op, is_batch_norm
 from fxlrp.ir.provenance import find_modules
-from fxlrp.ir.rule import RULES, Rule
+from fxlrp.ir.rule import RULES, FrozenTable, Rule, check_rule
 
 MISSING_CHOICES = ("error", "ignore")
 """What can happen to an override that fits nothing in a model."""
@@ -71,28 +70,6 @@ class Override:
     def __str__(self) -> str:
         position = [] if self.position is None else [f"position={self.position}"]
         return ", ".join([*self.conditions(), *position]) or "everything"
-
-
-class FrozenTable(Mapping[OpOverload, Rule]):
-    """A table of rules that nothing changes."""
-
-    def __init__(self, rules: Mapping[OpOverload, Rule]) -> None:
-        self._rules = dict(rules)
-
-    def __getitem__(self, op: OpOverload) -> Rule:
-        return self._rules[op]
-
-    def __iter__(self) -> Iterator[OpOverload]:
-        return iter(self._rules)
-
-    def __len__(self) -> int:
-        return len(self._rules)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._rules.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._rules)
 
 
 def is_named(call: str, pattern: str) -> bool:
@@ -228,23 +205,7 @@ class RuleSet:
         return "\n".join(lines)
 
 
-def collect_overloads(given: Any) -> list[OpOverload]:
-    """Return one overload or several as a list."""
-    listed = isinstance(given, (list, tuple, set, frozenset, Iterator))
-    found = list(given) if listed else [given]
-    for op in found:
-        check_overload(op)
-    return found
-
-
 def check_choice(name: str, value: object, known: tuple[str | None, ...]) -> None:
     """Refuse what is none of the choices."""
     if value not in known:
         raise RuleError(f"{name} is {' or '.join(repr(k) for k in known if k)}, not {value!r}")
-
-
-def check_rule(rule: object) -> None:
-    """Refuse what is no rule."""
-    if not isinstance(rule, Rule):
-        made = "call it to get one, as gamma(0.25)" if callable(rule) else "such as fxlrp.rules.weighted.gamma(0.25)"
-        raise RuleError(f"a rule set is made of rules, not of {rule!r}: {made}")
