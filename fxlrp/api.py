@@ -25,7 +25,7 @@ def compile(
     args: tuple[Any, ...] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    rules: str | RuleSet | Mapping[OpOverload, Rule] = "attnlrp",
+    rules: str | RuleSet | Mapping[OpOverload, Rule] = "auto",
     read: Sequence[str] = (),
     output: Output = None,
     objective: Objective = None,
@@ -113,7 +113,7 @@ def rule_set(rules: str | RuleSet | Mapping[OpOverload, Rule], missing: str = "e
         return PRESETS[rules]
     if not isinstance(rules, (RuleSet, Mapping)):
         raise RuleError(f"rules are the name of a preset, a rule set, or a table of rules by op, not {rules!r}")
-    made = rules if isinstance(rules, RuleSet) else PRESETS["attnlrp"] | rules
+    made = rules if isinstance(rules, RuleSet) else PRESETS["auto"] | rules
     return made if missing == "error" else made.optional()
 
 

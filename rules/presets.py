@@ -13,6 +13,7 @@ from fxlrp.ir.ops import AVERAGE_POOLS, CONVOLUTIONS, REDUCTIONS, SUMS
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.attention import value_only
+from fxlrp.rules.auto import AUTO
 from fxlrp.rules.linear import affine
 from fxlrp.rules.products import product
 from fxlrp.rules.published import PUBLISHED
@@ -56,6 +57,7 @@ _ZENNIT = "zennit's composite of that name, batch norm merged"
 PRESETS: dict[str, RuleSet] = {
     preset.name: preset.optional()
     for preset in (
+        AUTO,
         RuleSet(
             "attnlrp",
             "AttnLRP for transformers and everything else (Achtibat et al. 2024); binary products as published",

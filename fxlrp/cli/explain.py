@@ -25,7 +25,7 @@ def explain(
     input: options.Input = None,
     text: options.Text = None,
     target: options.Target = None,
-    rules: options.Rules = "attnlrp",
+    rules: options.Rules = "auto",
     output: options.Output = None,
     save: Annotated[Path | None, typer.Option(help="Write relevance and output to this .npz file.")] = None,
     ledger: Annotated[bool, typer.Option("--ledger", help="Account for the relevance that did not arrive.")] = False,

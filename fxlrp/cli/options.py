@@ -11,10 +11,10 @@ import typer
 from fxlrp.errors import SignatureError, TargetError
 
 PRESETS = (
-    "attnlrp", "attnlrp_gamma", "cp_lrp", "epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1",
-    "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "gradient", "guided_backprop", "deconvnet", "rectgrad",
-    "beta_smooth", "excitation_backprop", "dtd", "relp", "relp_ah", "reslrp", "mamba_lrp", "arras_lstm",
-    "arras_lstm_shared", "lfp", "dynamiclrp", "chefer", "gnn_lrp", "pa_lrp", "libragrad",
+    "auto", "attnlrp", "attnlrp_gamma", "cp_lrp", "epsilon", "epsilon_plus", "epsilon_plus_flat",
+    "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "gradient", "guided_backprop",
+    "deconvnet", "rectgrad", "beta_smooth", "excitation_backprop", "dtd", "relp", "relp_ah", "reslrp", "mamba_lrp",
+    "arras_lstm", "arras_lstm_shared", "lfp", "dynamiclrp", "chefer", "gnn_lrp", "pa_lrp", "libragrad",
 )  # fmt: skip
 BACKENDS = ("eager", "inductor", "cudagraphs")
 FORMATS = ("pt2", "aoti", "onnx")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import fx
@@ -14,6 +14,9 @@ from fxlrp.ir.ops import check_overload, collect_overloads
 from fxlrp.ir.program import find_op, is_batch_norm
 from fxlrp.ir.provenance import find_modules
 from fxlrp.ir.rule import RULES, FrozenTable, Rule, check_rule
+
+Region = Callable[[Sequence[fx.Node]], Sequence[fx.Node]]
+"""All ops between the inputs and the output of a model, in graph order, to those of a part of it, in graph order."""
 
 MISSING_CHOICES = ("error", "ignore")
 """What can happen to an override that fits nothing in a model."""
@@ -31,7 +34,9 @@ class Override:
         kind: Class name of such a module, bare (``Conv2d``) or in full.
         position: ``"first"`` or ``"last"``: only the first or last fitting node in graph order.
         predicate: A function of the node.
+        region: A function of all ops between the inputs and the output, in graph order, to those of a part of a model.
         missing: ``"error"`` if it must fit something in every model, or ``"ignore"``.
+        reason: Why, for reports.
     """
 
     rule: Rule
@@ -40,10 +45,12 @@ class Override:
     kind: str | None = None
     position: str | None = None
     predicate: Callable[[fx.Node], bool] | None = None
+    region: Region | None = None
     missing: str = "error"
+    reason: str = ""
 
     def fits(self, node: fx.Node) -> bool:
-        """Return whether the node meets the conditions, the position left aside."""
+        """Return whether the node meets the conditions, region and position left aside."""
         inside = find_modules(node)
         return (
             (self.ops is None or find_op(node) in self.ops)
@@ -52,15 +59,22 @@ class Override:
             and (self.predicate is None or self.predicate(node))
         )
 
-    def choose(self, nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    def choose(self, nodes: Sequence[fx.Node]) -> list[fx.Node]:
         """Return the nodes that the override serves."""
-        fitting = [node for node in nodes if self.fits(node)]
+        inside = nodes if self.region is None else self.region(nodes)
+        fitting = [node for node in inside if self.fits(node)]
         return {"first": fitting[:1], "last": fitting[-1:], None: fitting}[self.position]
 
     def conditions(self) -> dict[str, Override]:
         """Return each condition by itself, as it is printed."""
         ops = None if self.ops is None else sorted(map(str, self.ops))
-        shown = {"ops": ops, "module": self.module, "kind": self.kind, "predicate": self.predicate}
+        shown = {
+            "ops": ops,
+            "module": self.module,
+            "kind": self.kind,
+            "predicate": self.predicate,
+            "region": self.region,
+        }
         return {
             f"{name}={getattr(value, '__name__', value)}": Override(self.rule, **{name: getattr(self, name)})
             for name, value in shown.items()
@@ -111,7 +125,7 @@ class RuleSet:
         check_choice("norms", self.norms, ("merged", "apart"))
 
     def __or__(self, table: Mapping[OpOverload, Rule]) -> RuleSet:
-        """Return the same rule set with other rules for the ops in ``table``.
+        """Return the same rule set with other rules for the ops in ``table``, wherever they stand.
 
         Raises:
             RuleError: If a key is no overload of an op, or a value no rule.
@@ -120,7 +134,13 @@ class RuleSet:
             check_overload(op)
             check_rule(rule)
         name, required = f"{self.name} (changed)", self.required | set(table)
-        return replace(self, name=name, table={**self.table, **table}, required=required)
+        over = tuple(
+            Override(rule, frozenset({op}), missing="ignore")
+            for op, rule in table.items()
+            if any(override.ops is None or op in override.ops for override in self.overrides)
+        )
+        overrides = (*over, *self.overrides)
+        return replace(self, name=name, table={**self.table, **table}, overrides=overrides, required=required)
 
     def optional(self) -> RuleSet:
         """Return the same rule set for models too in which some of its overrides fit nothing."""
@@ -167,7 +187,9 @@ class RuleSet:
         kind: str | type | None = None,
         position: str | None = None,
         predicate: Callable[[fx.Node], bool] | None = None,
+        region: Region | None = None,
         missing: str = "error",
+        reason: str = "",
     ) -> RuleSet:
         """Return the same rule set with ``rule`` for the nodes that fit; conditions as in `Override`.
 
@@ -183,22 +205,31 @@ class RuleSet:
         chosen = None if ops is None else frozenset(collect_overloads(ops))
         if isinstance(kind, type):
             kind = f"{kind.__module__}.{kind.__qualname__}"
-        override = Override(rule, chosen, module, kind, position, predicate, missing)
+        override = Override(rule, chosen, module, kind, position, predicate, region, missing, reason)
         return replace(self, name=f"{self.name} (changed)", overrides=(override, *self.overrides))
 
-    def assign(self, nodes: Iterable[fx.Node]) -> dict[fx.Node, Rule]:
-        """Assign a rule to each node; a node that no rule serves is left out."""
-        nodes = list(nodes)
+    def assign(
+        self, nodes: Sequence[fx.Node], overrides: Mapping[fx.Node, Override] | None = None
+    ) -> dict[fx.Node, Rule]:
+        """Assign a rule to each node; a node that no rule serves is left out.
+
+        Args:
+            nodes: All ops between the inputs and the output, in graph order.
+            overrides: What `find_overrides` finds for them, if that is known.
+        """
         table = self.table if self.default else {**RULES, **self.table}
         found = {n: r for n in nodes if (r := table.get(find_op(n), self.default)) is not None}
-        for override in reversed(self.overrides):
-            found.update(dict.fromkeys(override.choose(nodes), override.rule))
-        return found
+        chosen = self.find_overrides(nodes) if overrides is None else overrides
+        return found | {node: override.rule for node, override in chosen.items()}
+
+    def find_overrides(self, nodes: Sequence[fx.Node]) -> dict[fx.Node, Override]:
+        """Find the override that serves each node, where one does."""
+        return {node: one for one in reversed(self.overrides) for node in one.choose(nodes)}
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.summary}"]
         lines += [f"  {op}: {rule}" for op, rule in self.table.items()]
-        lines += [f"  where {override}: {override.rule}" for override in self.overrides]
+        lines += [f"  where {o}: {o.rule}{o.reason and f' ({o.reason})'}" for o in self.overrides]
         lines.append(f"  every other op: {self.default or 'the default table'}")
         lines.append(f"  gates and statistics held fixed: {self.freeze}; product chains as one: {self.invariant}")
         lines += ["  batch norms: apart"] * (self.norms == "apart")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from fxlrp import passes
 from fxlrp.ir.decisions import Twin
 from fxlrp.ir.program import AttributedInput, Captured
 from fxlrp.ir.rule import Rule
-from fxlrp.ir.rule_set import RuleSet
+from fxlrp.ir.rule_set import Override, RuleSet
 from fxlrp.passes.analyses import liveness, parameters
 from fxlrp.passes.analyses import sources as lookups
 from fxlrp.passes.analyses.factors import find_factors
@@ -33,6 +34,7 @@ class Plan:
         reads: Further places to read relevance at, by name.
         readers: Twins that also pass relevance on to the parameters among them.
         rewrites: Number of rewrites of each pass.
+        reasons: How many twins each override that says why serves.
     """
 
     captured: Captured
@@ -42,6 +44,7 @@ class Plan:
     reads: Mapping[str, Place | PositionPlace]
     readers: Mapping[fx.Node, Twin]
     rewrites: Mapping[str, int]
+    reasons: Mapping[Override, int]
 
 
 def make_plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: bool) -> Plan:
@@ -64,7 +67,8 @@ def make_plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: b
     starts = {source.node for source in sources}
     dependent = liveness.find_dependents(graph, starts)
     path = liveness.find_path(graph, dependent, end)
-    assigned = rules.assign(path)
+    overrides = rules.find_overrides(path)
+    assigned = rules.assign(path, overrides)
     hold = liveness.make_hold(find_factors(graph, dependent), assigned, rules.freeze)
     slots = liveness.find_live(graph, starts, end, assigned, hold)
     misfits.check_reached(captured, slots)
@@ -81,4 +85,5 @@ def make_plan(captured: Captured, rules: RuleSet, read: Sequence[str], strict: b
     made = parameters.find_derived(graph, {place.node for place in places.values()} & captured.names.keys(), dependent)
     readers = parameters.extend_twins(graph, twins, starts, made, rules) if made else {}
     reads = places | find_position_places(captured, [name for name in read if name.endswith(VIEW)], twins)
-    return Plan(captured, sources, twins, missing, reads, readers, rewrites)
+    reasons = Counter(overrides[node] for node in twins if node in overrides and overrides[node].reason)
+    return Plan(captured, sources, twins, missing, reads, readers, rewrites, reasons)

@@ -57,6 +57,7 @@ class Coverage:
         merged: Batch norms that became part of a linear op's weights, by the path of their module.
         apart: Why the others are ops of their own, ``x * s + t``.
         treatments: What becomes of gates, routers, divisors, selective scans and initial states.
+        choices: Rules that the rule set chose for a part of the model, and why.
     """
 
     rules: str
@@ -69,6 +70,7 @@ class Coverage:
     merged: tuple[str, ...] = ()
     apart: dict[str, str] = field(default_factory=dict)
     treatments: tuple[Treatment, ...] = ()
+    choices: tuple[str, ...] = ()
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return rows as dictionaries, ready for ``pandas.DataFrame``."""
@@ -93,7 +95,7 @@ class Coverage:
             f"{self.covered} of {self.live} live ops covered ({share:.2f} %), {self.nodes} ops in the graph, "
             f"{self.promises_eliminated} promises eliminated{self.norms}"
         )
-        caption = "\n".join([caption, *map(str, self.treatments)])
+        caption = "\n".join([caption, *self.choices, *map(str, self.treatments)])
         table = Table(
             title=f"Rule coverage: {self.rules}",
             caption=caption,
@@ -140,6 +142,7 @@ def report_coverage(plan: Plan, rules: str) -> Coverage:
         merged=tuple(dict.fromkeys(norm.name for key in ("merged", "fronted") for norm in collect_norms(plan, key))),
         apart=dict(node.meta["apart"] for node in plan.captured.graph.nodes if "apart" in node.meta),
         treatments=count_treatments(plan),
+        choices=tuple(f"{override.rule} ({count}): {override.reason}" for override, count in plan.reasons.items()),
     )
 
 

@@ -92,7 +92,7 @@ def test_the_command_prints_a_row_for_everything(name: str, rows: int) -> None:
     lines = [line for line in result.output.splitlines() if line.strip()]
     assert len(lines) == 2 + rows
     assert lines[0].split() == ["milliseconds", "middle", "half", "ratio"]
-    assert "output and relevance, attnlrp" in lines[-2]
+    assert "output and relevance, auto" in lines[-2]
     assert lines[-1].strip().startswith("Relative error of the relevance, set against float64: ")
     assert (GRADIENT in result.output) == (rows == 7)
 

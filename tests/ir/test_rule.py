@@ -190,7 +190,7 @@ def test_presets_print_all_that_they_are(name: str) -> None:
     for op, rule in preset.table.items():
         assert f"  {op}: {rule}\n" in text
     for override in preset.overrides:
-        assert f": {override.rule}\n" in text
+        assert f": {override.rule}{override.reason and f' ({override.reason})'}\n" in text
     assert f"every other op: {preset.default or 'the default table'}\n" in text
     assert f"held fixed: {preset.freeze}; product chains as one: {preset.invariant}" in text
 
@@ -211,8 +211,8 @@ def test_presets_are_found_by_name(name: str) -> None:
 
 def test_rule_sets_and_tables_are_taken_too() -> None:
     assert fxlrp.rule_set(PRESETS["epsilon"]) is PRESETS["epsilon"]
-    assert fxlrp.rule_set({aten.tanh.default: HALF}) == PRESETS["attnlrp"] | {aten.tanh.default: HALF}
-    with pytest.raises(RuleError, match=r"there is no preset 'attnrlp'; there are attnlrp, .*gradient"):
+    assert fxlrp.rule_set({aten.tanh.default: HALF}) == PRESETS["auto"] | {aten.tanh.default: HALF}
+    with pytest.raises(RuleError, match=r"there is no preset 'attnrlp'; there are auto, attnlrp, .*gradient"):
         fxlrp.rule_set("attnrlp")
 
 

@@ -241,7 +241,7 @@ def test_masks_in_several_layers_and_truth_values() -> None:
     """Through channel 2 of the first layer and channel 3 of the second: the other weights might as well be 0."""
     one, two = torch.zeros(1, 4, 1, 1, dtype=torch.bool), torch.zeros(1, 6, 1, 1, dtype=torch.bool)
     one[:, 2], two[:, 3] = True, True
-    found = fxlrp.compile(cnn())(IMAGE, target=1, keep={"0": one, "2": two}).relevance
+    found = fxlrp.compile(cnn(), rules="attnlrp")(IMAGE, target=1, keep={"0": one, "2": two}).relevance
     cut = cnn()
     full = cut[:4](IMAGE)
     with torch.no_grad():

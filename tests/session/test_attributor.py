@@ -69,7 +69,7 @@ def close(found: Any, expected: Any, tolerance: float = 1e-10) -> None:
 
 def test_capture_waits_for_the_first_call() -> None:
     attributor = fxlrp.compile(mlp())
-    assert repr(attributor) == "Attributor(Sequential, rules='attnlrp', 0 signatures)"
+    assert repr(attributor) == "Attributor(Sequential, rules='auto', 0 signatures)"
     attributor(X)
     assert "1 signatures" in repr(attributor)
 
@@ -692,7 +692,7 @@ def test_coverage_counts_every_live_op() -> None:
     }
     assert report.live == report.covered == sum(counts.values())
     assert report.nodes > report.live
-    assert report.rules == "attnlrp"
+    assert report.rules == "auto"
     assert report.rewrites["fold batch norm"] == 1
     conv = rows["aten.conv2d.default"]
     assert (conv.kind, conv.rule) == ("linear", "affine")
@@ -732,7 +732,7 @@ def test_coverage_as_rows_json_and_text() -> None:
     assert loaded["rows"] == rows
     assert loaded["live"] == report.live
     text = str(report)
-    assert "Rule coverage: attnlrp" in text
+    assert "Rule coverage: auto" in text
     assert f"{report.live} of {report.live} live ops covered (100.00 %)" in text
     assert "return x[:, [0, 2]]" in text
     for row in report.rows:
