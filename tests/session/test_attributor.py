@@ -679,7 +679,7 @@ def test_inductor_equals_eager() -> None:
 
 
 def test_coverage_counts_every_live_op() -> None:
-    attributor = fxlrp.compile(cnn(), (IMAGE,))
+    attributor = fxlrp.compile(cnn(), (IMAGE,), rules="attnlrp")
     report = attributor.coverage()
     rows = {row.op: row for row in report.rows}
     counts = {op: row.count for op, row in rows.items()}
@@ -692,7 +692,7 @@ def test_coverage_counts_every_live_op() -> None:
     }
     assert report.live == report.covered == sum(counts.values())
     assert report.nodes > report.live
-    assert report.rules == "auto"
+    assert report.rules == "attnlrp"
     assert report.rewrites["fold batch norm"] == 1
     conv = rows["aten.conv2d.default"]
     assert (conv.kind, conv.rule) == ("linear", "affine")
