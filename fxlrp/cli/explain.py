@@ -61,6 +61,8 @@ def explain(
     out, report = make_console(), attributor.coverage()
     if missing := report.live - report.covered:
         out.print(f"{missing} of {report.live} live ops have no rule; the plain adjoint is used.")
+    for choice in report.choices:
+        out.print(f"Chosen: {choice}", soft_wrap=True, markup=False)
     if loaded.sentence is not None and "input_ids" in found.relevances:
         out.print()
         show_words(out, loaded.sentence.words(found.relevances["input_ids"][0].tolist()))
