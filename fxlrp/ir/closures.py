@@ -1,8 +1,8 @@
-"""Values that hold functions: how pickles and copies make them again, and how those made alike are equal."""
+"""Values that hold functions: how pickles and copies make them again, and how those made alike are equal and hashed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import cache, wraps
 from inspect import signature
@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
 Made = TypeVar("Made")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 def find_recipe(value: Any) -> tuple[Any, ...]:
@@ -57,3 +59,25 @@ def freeze(argument: Any) -> Any:
     if hasattr(argument, "tolist"):
         argument = argument.tolist()
     return tuple(map(freeze, argument)) if isinstance(argument, (list, tuple)) else argument
+
+
+class FrozenTable(Mapping[Key, Value]):
+    """A table that nothing changes, and that can be hashed."""
+
+    def __init__(self, table: Mapping[Key, Value]) -> None:
+        self._table = dict(table)
+
+    def __getitem__(self, key: Key) -> Value:
+        return self._table[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._table.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -185,28 +185,6 @@ def rule(
         return made
 
     return register
-
-
-class FrozenTable(Mapping[OpOverload, Rule]):
-    """A table of rules that nothing changes."""
-
-    def __init__(self, rules: Mapping[OpOverload, Rule]) -> None:
-        self._rules = dict(rules)
-
-    def __getitem__(self, op: OpOverload) -> Rule:
-        return self._rules[op]
-
-    def __iter__(self) -> Iterator[OpOverload]:
-        return iter(self._rules)
-
-    def __len__(self) -> int:
-        return len(self._rules)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._rules.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._rules)
 
 
 def check_rule(rule: object) -> None:

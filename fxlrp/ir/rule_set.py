@@ -10,10 +10,11 @@ from torch import fx
 
 from fxlrp._torch import OpOverload
 from fxlrp.errors import RuleError
+from fxlrp.ir.closures import FrozenTable
 from fxlrp.ir.ops import check_overload, collect_overloads
 from fxlrp.ir.program import find_op, is_batch_norm
 from fxlrp.ir.provenance import find_modules
-from fxlrp.ir.rule import RULES, FrozenTable, Rule, check_rule
+from fxlrp.ir.rule import RULES, Rule, check_rule
 
 Region = Callable[[Sequence[fx.Node]], Sequence[fx.Node]]
 """All ops between the inputs and the output of a model, in graph order, to those of a part of it, in graph order."""

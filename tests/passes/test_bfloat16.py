@@ -53,7 +53,7 @@ def test_products_of_the_relevance_pass_are_rounded_and_those_of_the_model_are_n
 
 @torch.no_grad()
 def test_count_and_a_second_run() -> None:
-    attributor = fxlrp.compile(layers(), (image(),))
+    attributor = fxlrp.compile(layers(), (image(),), rules="attnlrp")
     module = attributor.program.module
     products = [n for n in module.graph.nodes if n.target in PRODUCTS and find_role(n) != "forward"]
     before = module(image(), torch.tensor([[1], [2]]))
@@ -86,7 +86,7 @@ def test_values_are_what_the_graph_says() -> None:
 
 def test_weights_are_rounded_once_and_followed() -> None:
     own = layers()
-    attributor = fxlrp.compile(own, precision="bfloat16")
+    attributor = fxlrp.compile(own, rules="attnlrp", precision="bfloat16")
     before = attributor(image(), target=1).relevance
     fixed = [n for n in find_constant_nodes(attributor.program.module.graph) if n.target is aten._to_copy.default]
     assert {n.args[0].target for n in fixed} == {"0_weight", "3_weight", "5_weight"}
@@ -94,7 +94,7 @@ def test_weights_are_rounded_once_and_followed() -> None:
         own[3].weight.mul_(2)
     after = attributor(image(), target=1).relevance
     assert measure_norm_error(after, before) > 0.1
-    assert measure_norm_error(after, fxlrp.compile(own)(image(), target=1).relevance) < 1e-2
+    assert measure_norm_error(after, fxlrp.compile(own, rules="attnlrp")(image(), target=1).relevance) < 1e-2
 
 
 def test_double_precision_is_left_alone() -> None:
@@ -103,7 +103,7 @@ def test_double_precision_is_left_alone() -> None:
 
 
 def test_weights_of_bfloat16_are_not_copied() -> None:
-    graph = program(layers(torch.bfloat16), image(torch.bfloat16), precision="bfloat16")
+    graph = program(layers(torch.bfloat16), image(torch.bfloat16), rules="attnlrp", precision="bfloat16")
     weights = [n for n in graph.nodes if n.target is aten.mm.default and find_role(n) != "forward"]
     assert weights
     assert {n.args[1].op for n in weights} == {"get_attr"}

@@ -92,6 +92,17 @@ class Neighbours(nn.Module):
         return self.head(self.block(features[:, edges])[:, 0])
 
 
+class Filtered(nn.Module):
+    """A filter that depends on the input has no rule but its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Conv2d(3, 27, 8)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return functional.conv2d(image, self.make(image).view(3, 3, 3, 1)).flatten(1)
+
+
 def cnn(dims: int) -> nn.Module:
     convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
     layers = convolution(3, 4, 3), nn.ReLU(), convolution(4, 4, 3), nn.ReLU(), nn.Flatten()
@@ -145,9 +156,10 @@ def count_rules(model: nn.Module, args: Sequence[Tensor], rules: Any = "auto") -
                 f"add {BOUNDED}": 2,
             },
         ),
+        (Filtered, (IMAGE,), {f"conv2d {GAMMA_OF_IMAGES}": 1, "conv2d affine": 1}),
         (Neighbours, (torch.ones(1, 5, 8), torch.tensor([0, 3, 1])), {"linear affine": 5}),
     ],
-    ids=["planes", "volumes", "signals", "patches", "patches, written out", "words", "both", "neighbours"],
+    ids=["planes", "volumes", "signals", "patches", "patches, written out", "words", "both", "filter", "neighbours"],
 )
 def test_parts_get_their_rules(model: Any, args: tuple[Tensor, ...], found: dict[str, int]) -> None:
     assert count_rules(model(), args) == found

@@ -14,8 +14,8 @@ DTYPES = [torch.float32, torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_sup
 
 
 def module(model: nn.Module, *inputs: Tensor, **options: Any) -> fx.GraphModule:
-    """The program that explains output 1 of a model."""
-    attributor = fxlrp.compile(model, **options)
+    """The program that explains output 1 of a model by AttnLRP, whose rules use each weight as it is."""
+    attributor = fxlrp.compile(model, rules="attnlrp", **options)
     attributor.compile(*inputs, target=1)
     return attributor.program.module
 

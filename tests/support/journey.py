@@ -30,7 +30,7 @@ def find_room(file: str) -> str | None:
 
 
 def count_entries(call: Callable[[], Any]) -> Counter[str]:
-    """Count how often a call enters each room from another one; rules are part of the walk that applies them."""
+    """Count how often a call enters each room from another one; rules are part of who applies or asks them."""
     found = Counter[str]()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -41,7 +41,7 @@ def count_entries(call: Callable[[], Any]) -> Counter[str]:
         while caller is not None and find_room(caller.f_code.co_filename) is None:
             caller = caller.f_back
         before = find_room(caller.f_code.co_filename) if caller is not None else None
-        if before != room and (before, room) != ("emit", "rules"):
+        if before != room and not (room == "rules" and before in ("plan", "emit")):
             found[room] += 1
 
     sys.setprofile(note)

@@ -432,7 +432,7 @@ def test_exported_program_takes_its_arguments(args: tuple[Any, ...], kwargs: dic
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(fxlrp.RuleError, match=r"there is no preset 'lrp'; there are attnlrp, .*gradient"):
+    with pytest.raises(fxlrp.RuleError, match=r"there is no preset 'lrp'; there are auto, attnlrp, .*gradient"):
         fxlrp.compile(mlp(), rules="lrp")
 
 
