@@ -99,6 +99,10 @@ def export_watched(
     return exported, find_fixed_sizes(exported)
 
 
+UNKNOWN_OUTPUT = ("in output, which is not a known type", "unhashable type")
+"""What torch says of an output that a graph cannot return; the second is of torch 2.11."""
+
+
 def export_module(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
