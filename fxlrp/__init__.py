@@ -26,7 +26,7 @@ from fxlrp.errors import (
 )
 
 if TYPE_CHECKING:
-    from fxlrp import rules
+    from fxlrp import rules, vision
     from fxlrp.api import compile, presets, rule_set
     from fxlrp.artifacts.artifact import Artifact
     from fxlrp.artifacts.load import load
@@ -72,6 +72,7 @@ __all__ = [
     "rule_set",
     "rules",
     "smooth",
+    "vision",
 ]
 
 HOMES = {
@@ -94,8 +95,8 @@ HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
-    if name == "rules":
-        return import_module("fxlrp.rules")
+    if name in ("rules", "vision"):
+        return import_module(f"fxlrp.{name}")
     for home, names in HOMES.items():
         if name in names:
             found = globals()[name] = getattr(import_module(f"fxlrp.{home}"), name)

@@ -14,9 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from fxlrp.api import compile
 from fxlrp.attributor import Attributor
-from fxlrp.demos.heatmaps import draw_heatmaps
 from fxlrp.optional import require
 from fxlrp.rules.presets import epsilon_gamma_box
+from fxlrp.vision.images import restore_images, scale_relevance
+from fxlrp.vision.pictures import draw_sheet
 
 HELD_OUT = 360
 BATCH = 64
@@ -127,9 +128,9 @@ def explain_digits(model: nn.Sequential, data: Digits, folder: Path) -> DigitsRe
         accuracy = (model(data.test_images).argmax(1) == data.test_labels).double().mean().item()
     first = [int((data.test_labels == digit).nonzero()[0]) for digit in range(10)]
     images, labels = data.test_images[first], data.test_labels[first]
-    attributor = compile(model)
+    attributor = compile(model, rules="attnlrp")
     found = attributor(images)
-    box = compile(model, rules=epsilon_gamma_box(0.0, 1.0))(images)
+    chosen, box = (compile(model, rules=rules)(images) for rules in ("auto", epsilon_gamma_box(0.0, 1.0)))
     samples = tuple(
         ExplainedDigit(
             int(label), int(logits.argmax()), float(logits.softmax(0).max()), float(logits.max()), *map(float, sums)
@@ -145,12 +146,14 @@ def explain_digits(model: nn.Sequential, data: Digits, folder: Path) -> DigitsRe
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = tuple(folder / name for name in ("digits.png", "digits.json", "digits-coverage.json"))
-    draw_heatmaps(
-        files[0],
-        "Why the network reads each digit: red pixels speak for it, blue ones against",
-        images[:, 0].numpy(),
+    draw_sheet(
+        restore_images(1 - images, mean=0.0, std=1.0),
         [f"{s.predicted} ({100 * s.probability:.1f} %)" for s in samples],
-        {"AttnLRP": found.relevance[:, 0].numpy(), "epsilon,\ngamma, box": box.relevance[:, 0].numpy()},
+        {
+            name: scale_relevance(result.relevance, images, 99)
+            for name, result in {"auto": chosen, "AttnLRP": found, "epsilon, gamma, box": box}.items()
+        },
+        files[0],
     )
     numbers = {"accuracy": accuracy, "samples": [asdict(sample) for sample in samples]}
     files[1].write_text(json.dumps(numbers, indent=2) + "\n")

