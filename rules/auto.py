@@ -86,7 +86,8 @@ def is_attention(node: fx.Node, origins: Mapping[fx.Node, Origin]) -> bool:
     """Say whether a node is fused attention, or a product of two matrices that both depend on the input."""
     if find_op(node) is aten.scaled_dot_product_attention.default:
         return True
-    return find_op(node) in PRODUCTS and all(Origin.INPUT in origins[given] for given in node.args[:2])
+    operands = [given for given in node.args[:2] if isinstance(given, fx.Node)]
+    return find_op(node) in PRODUCTS and all(Origin.INPUT in origins[given] for given in operands)
 
 
 def find_origins(nodes: Sequence[fx.Node]) -> dict[fx.Node, Origin]:
