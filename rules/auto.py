@@ -16,7 +16,7 @@ from fxlrp.ir.ops import AFFINE, CONVOLUTIONS, GATHERS, LAYOUTS
 from fxlrp.ir.program import find_op, is_floating
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.linear import affine
-from fxlrp.rules.published.residuals import is_residual_addition, residual_gamma
+from fxlrp.rules.published.residuals import is_stream_addition, residual_gamma
 from fxlrp.rules.weighted import gamma
 
 aten = torch.ops.aten
@@ -123,9 +123,9 @@ AUTO = (
     .where(
         residual_gamma(1.0),
         ops=aten.add.Tensor,
-        predicate=is_residual_addition,
+        predicate=is_stream_addition,
         region=find_word_region,
-        reason="residual additions behind embeddings: two large terms that cancel would blow relevance up",
+        reason="additions to a stream without norms: large terms that cancel would blow relevance up",
     )
     .where(
         gamma(0.05),

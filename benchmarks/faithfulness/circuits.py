@@ -24,7 +24,18 @@ from fxlrp.evaluate.correlation import correlate_rows
 KINDS = {"residual": "{layer}:input", "mlp": "{layer}.mlp", "attention": "{layer}.self_attn"}
 """Where a layer is read, by what it is: the residual stream in front of it, and what its two branches add."""
 LAYERS = "model.model.layers"
-RULES = ("auto", "relp", "relp_ah", "gradient", "attnlrp", "attnlrp_gamma", "cp_lrp", "reslrp", "dynamiclrp", "libragrad")
+RULES = (
+    "auto",
+    "relp",
+    "relp_ah",
+    "gradient",
+    "attnlrp",
+    "attnlrp_gamma",
+    "cp_lrp",
+    "reslrp",
+    "dynamiclrp",
+    "libragrad",
+)
 """Rules whose coefficients are compared."""
 
 
@@ -57,7 +68,7 @@ def first(output: Any) -> Tensor:
 
 @torch.no_grad()
 def patch(kind: str) -> Tensor:
-    """Patch each place of the corrupted run by itself, and measure what comes back, ``(samples, layers, positions)``."""
+    """Patch each place of the corrupted run, and measure what comes back, ``(samples, layers, positions)``."""
     sentences, clean, corrupted = load_sentences(), record(False), record(True)
     layers, rows = sentences.model.get_submodule(LAYERS), []
     length = sentences.ids.shape[1]

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import circuits
 import photographs
+import texts
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -27,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import table
 
 HERE = Path(__file__).parent
-TASKS: dict[str, Callable[[], Task]] = {**photographs.TASKS}
+TASKS: dict[str, Callable[[], Task]] = {**photographs.TASKS, **texts.TASKS, **circuits.TASKS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

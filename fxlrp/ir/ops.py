@@ -115,6 +115,9 @@ LOG_SOFTMAXES = (aten.log_softmax.int, aten._log_softmax.default)
 SOFTMAXES = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
 """Softmax along a dimension, which is the second argument."""
 
+NORMS = (aten.layer_norm.default, aten.rms_norm.default)
+"""Norms of the last dimensions."""
+
 ATTENTION_KERNELS = (
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_flash_attention.default,

@@ -9,15 +9,12 @@ import torch
 from torch import fx
 
 from fxlrp.ir.decisions import Tail, Twin
-from fxlrp.ir.ops import LOG_SOFTMAXES, SOFTMAXES, is_elementwise
+from fxlrp.ir.ops import LOG_SOFTMAXES, NORMS, SOFTMAXES, is_elementwise
 from fxlrp.ir.rule import Rule
 from fxlrp.passes.analyses.liveness import list_operands
 from fxlrp.passes.manager import is_same_shape, shape_of
 
 aten = torch.ops.aten
-
-
-NORMS = (aten.layer_norm.default, aten.rms_norm.default)
 
 
 def find_tail(graph: fx.Graph, twins: Mapping[fx.Node, Twin], end: fx.Node, whole: Collection[fx.Node]) -> Tail | None:

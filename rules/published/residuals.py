@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from fxlrp.ir.closures import by_value
 from fxlrp.ir.numerics import EPSILON, bound_epsilon
-from fxlrp.ir.ops import AFFINE, CUTS, LAYOUTS, SUMS
+from fxlrp.ir.ops import AFFINE, CUTS, LAYOUTS, NORMS, SUMS
 from fxlrp.ir.program import find_op
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.rule_set import RuleSet
@@ -52,6 +52,28 @@ def is_residual_addition(node: fx.Node) -> bool:
         return False
     operands = [n for n in node.args[:2] if isinstance(n, fx.Node)]
     return len(operands) == 2 and any(leads_to(one, other) for one, other in (operands, operands[::-1]))
+
+
+def is_stream_addition(node: fx.Node) -> bool:
+    """Say whether a node is a residual addition to a sum that no norm holds in bounds.
+
+    That is, the skip connection is not the output of a norm, as it is where norms stand behind additions (BERT). In
+    front of the branches (GPT, Llama) terms pile up in the sum.
+    """
+    if not is_residual_addition(node):
+        return False
+    one, other = (skip_passing(n) for n in node.all_input_nodes)
+    return not ends_norm(one if one < other else other)  # what a branch was computed from is in front of it
+
+
+def ends_norm(node: fx.Node) -> bool:
+    """Whether a node is a norm, or a quotient or product of computed values, up to given factors and shifts."""
+    while find_op(node) in (aten.add.Tensor, aten.mul.Tensor):
+        computed = [n for n in node.all_input_nodes if n.op == "call_function"]
+        if len(computed) != 1:
+            break
+        (node,) = computed
+    return find_op(node) in (*NORMS, aten.rsqrt.default, aten.mul.Tensor, aten.div.Tensor)
 
 
 def skip_passing(node: fx.Node) -> fx.Node:

@@ -11,6 +11,7 @@ from reference import Call
 from sites import result, seed, site
 from tiers import leave_to_slow
 from torch import Tensor, nn
+from torch.nn import functional
 from zoo import ZOO
 
 import fxlrp
@@ -20,7 +21,7 @@ from fxlrp.ir.provenance import module_path
 from fxlrp.passes import CANONICAL, run_passes
 from fxlrp.rules.published.feedback import LFP, feedback_of
 from fxlrp.rules.published.recurrent import is_selection
-from fxlrp.rules.published.residuals import is_residual_addition, residual_gamma
+from fxlrp.rules.published.residuals import is_residual_addition, is_stream_addition, residual_gamma
 from fxlrp.rules.weighted import epsilon
 
 aten = torch.ops.aten
@@ -75,19 +76,47 @@ def test_residual_additions_are_found_and_nothing_else(way: str, found: bool) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "number"),
+    ("name", "number", "bare"),
     leave_to_slow(
         [
-            ("llama", 4), ("vit_b_16", 4), ("bert", 4), ("gpt2", 4), ("gemma3", 4), ("mixtral", 4), ("flan_t5", 10),
-            ("whisper", 10), ("mamba", 2), ("resnet50", 16), ("efficientnet_v2_m", 5), ("lstm", 0), ("gru", 0),
-            ("vgg16", 0),
+            ("llama", 4, 4), ("vit_b_16", 4, 4), ("bert", 4, 0), ("gpt2", 4, 4), ("gemma3", 4, 4), ("mixtral", 4, 4),
+            ("flan_t5", 10, 10), ("whisper", 10, 10), ("mamba", 2, 2), ("roberta", 4, 0), ("resnet50", 16, 16),
+            ("efficientnet_v2_m", 5, 5), ("lstm", 0, 0), ("gru", 0, 0), ("vgg16", 0, 0),
         ],
         but={"llama"},
     ),
 )  # fmt: skip
-def test_every_block_has_its_residual_additions(name: str, number: int) -> None:
+def test_every_block_has_its_residual_additions(name: str, number: int, bare: int) -> None:
+    """Where norms stand behind the additions, they are in no stream without norms."""
     model, args, kwargs = ZOO[name]()
     assert len(chosen(model, *args, predicate=is_residual_addition, **kwargs)) == number
+    assert len(chosen(model, *args, predicate=is_stream_addition, **kwargs)) == bare
+
+
+@pytest.mark.parametrize("norm", ["layer", "root mean square", "written out", "none"])
+def test_streams_without_norms_are_told_apart(norm: str) -> None:
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mixes, self.weight, self.bias = (
+                nn.Linear(4, 4),
+                nn.Parameter(torch.rand(4)),
+                nn.Parameter(torch.rand(4)),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            if norm == "layer":
+                x = functional.layer_norm(x, (4,), self.weight, self.bias)
+            elif norm == "root mean square":
+                x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * self.weight
+            elif norm == "written out":
+                y = x - x.mean(-1, keepdim=True)
+                x = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * self.weight + self.bias
+            return x + self.mixes(x)
+
+    torch.manual_seed(0)
+    for predicate, found in ((is_residual_addition, True), (is_stream_addition, norm == "none")):
+        assert bool(chosen(Behind().double().eval(), torch.randn(2, 4).double(), predicate=predicate)) is found
 
 
 def test_a_predicate_is_printed_by_its_name() -> None:

