@@ -17,12 +17,14 @@ from typing import Any
 
 import circuits
 import photographs
+import plots
 import texts
 import torch
 from rich.console import Console
 from rich.progress import track
-from scipy.stats import t as student
 from tasks import Task
+
+from fxlrp.errors import FxlrpError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -35,14 +37,21 @@ TASKS: dict[str, Callable[[], Task]] = {**photographs.TASKS, **texts.TASKS, **ci
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, and print a table per task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[name for name in TASKS if name != "smoke"])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[name for name in TASKS if "smoke" not in name])
     parser.add_argument("--methods", nargs="+", help="names of methods (all that a task has)")
+    parser.add_argument("--plot", type=Path, help="draw the tasks to this file, such as results.svg")
     parser.add_argument("--out", type=Path, default=HERE / "results.json", help="the account (%(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     account: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    titles = {}
     for name in options.tasks:
-        task = TASKS[name]()
+        try:
+            task = TASKS[name]()
+        except FxlrpError as error:
+            Console(stderr=True).print(f"{name} is left out: {error}", markup=False)
+            continue
+        titles[name] = task.measure
         done = account.setdefault(name, {})
         missing = [m for m in task.methods if m not in done and (options.methods is None or m in options.methods)]
         for method in track(missing, name, console=Console(stderr=True)):
@@ -52,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             done[method] = {"scores": [round(a, 4) for a in task.score(answer)], "seconds": round(took, 2)}
             options.out.write_text(json.dumps(account, indent=1) + "\n")
         Console().print(compare(f"{name}: {task.measure}", done))
+    if options.plot is not None and titles:
+        plots.draw({name: account[name] for name in titles}, titles, options.plot)
     return 0
 
 
@@ -63,9 +74,8 @@ def compare(title: str, done: dict[str, Any]) -> Any:
     for method in ordered:
         scores = done[method]["scores"]
         less = [a - b for a, b in zip(scores, best, strict=True)]
-        half = student.ppf(0.975, len(less) - 1) * statistics.stdev(less) / len(less) ** 0.5
-        mean, took = statistics.mean(less), done[method]["seconds"]
-        lines.append((method, f"{statistics.mean(scores):.2f}", f"{mean:.2f} ± {half:.2f}", f"{took:.1f}"))
+        apart = f"{statistics.mean(less):.2f} ± {plots.measure_half(less):.2f}"
+        lines.append((method, f"{statistics.mean(scores):.2f}", apart, f"{done[method]['seconds']:.1f}"))
     return table(title, ("method", "mean", "less the best", "s of a core"), lines, texts=1)
 
 

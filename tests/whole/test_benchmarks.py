@@ -187,16 +187,25 @@ def test_conditions_are_those_of_calls_apart(script: Callable[..., dict[str, Any
     assert report["differences"]["vgg16, epsilon"] < 1e-6
 
 
-def test_faithfulness_goes_on_where_it_was(tmp_path: Path) -> None:
-    out, script = tmp_path / "results.json", FOLDER / "faithfulness" / "run.py"
-    for methods in (["attnlrp", "zennit epsilon_plus"], ["attnlrp", "zennit epsilon_plus", "GradCAM", "random"]):
-        command = [sys.executable, str(script), "--tasks", "smoke", "--out", str(out), "--methods", *methods]
+@pytest.mark.parametrize(
+    ("task", "methods"),
+    [
+        ("smoke", ["attnlrp", "zennit epsilon_plus", "GradCAM", "random"]),
+        ("smoke_tokens", ["auto", "random", "attention rollout", "integrated gradients", "Shapley sampling"]),
+    ],
+)
+def test_faithfulness_goes_on_where_it_was(tmp_path: Path, task: str, methods: list[str]) -> None:
+    out, plot, script = tmp_path / "results.json", tmp_path / "plot.svg", FOLDER / "faithfulness" / "run.py"
+    for some in (methods[:2], methods):
+        command = [sys.executable, str(script), "--tasks", task, "--out", str(out), "--methods", *some]
+        command += ["--plot", str(plot)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert all(method in done.stdout for method in methods)
-        kept = json.loads(out.read_text())["smoke"]
-        assert list(kept) == methods
+        assert all(method in done.stdout for method in some)
+        kept = json.loads(out.read_text())[task]
+        assert set(kept) == set(some)
     assert all(len(found["scores"]) == 3 for found in kept.values())
+    assert all(method in plot.read_text() for method in methods)
 
 
 def test_peers_agree_where_the_method_is_the_same(script: Callable[..., dict[str, Any]]) -> None:
