@@ -72,7 +72,9 @@ def test_a_model_that_has_changed_since_is_captured(captures: list[object]) -> N
     first = fxlrp.compile(model)
     relevance(first)
     model[2] = nn.Tanh()
-    assert torch.equal(relevance(first.with_rules(PRESETS["epsilon"])), relevance(fxlrp.compile(model, rules="epsilon")))
+    assert torch.equal(
+        relevance(first.with_rules(PRESETS["epsilon"])), relevance(fxlrp.compile(model, rules="epsilon"))
+    )
     assert len(captures) == 3
 
 

@@ -1,0 +1,99 @@
+"""Where candidates are measured: the samples of a rung, and what has been captured of the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fxlrp.attributor import Attributor
+from fxlrp.capture.explained_output import pick_output
+from fxlrp.errors import MissingRules, RuleError
+from fxlrp.plan.decide import Plan
+from fxlrp.session.signature import plain_mode
+from fxlrp.tuning.halving import Trial
+from fxlrp.tuning.metrics import Metric, measure
+
+SAME = 1e-5
+"""Distance of two relevances, in parts of the norm, that is put down to rounding."""
+
+
+@dataclass
+class Bench:
+    """Measures candidates, each on the samples of the current rung.
+
+    Attributes:
+        probe: What captures the model, whose graph all candidates use.
+        metric: What explanations are measured by.
+        chunk: Samples that are explained at a time, always so many.
+        samples: All samples, and the class of each.
+        rows: Those of the current rung.
+        attributors: Of the candidates of the current rung.
+        relevances: Of the candidates of the first rung, to tell those that are the same.
+    """
+
+    probe: Attributor
+    metric: Metric
+    chunk: int
+    samples: tuple[Tensor, Tensor] = field(default_factory=lambda: (torch.zeros(0), torch.zeros(0)))
+    rows: tuple[Tensor, Tensor] = field(default_factory=lambda: (torch.zeros(0), torch.zeros(0)))
+    attributors: dict[str, Attributor] = field(default_factory=dict)
+    relevances: dict[str, Tensor] = field(default_factory=dict)
+
+    def capture(self, x: Tensor) -> Plan:
+        """Capture the model for as many samples as are explained at a time."""
+        with plain_mode():
+            return self.probe._programs.find_signature((x[: self.chunk],), {})[0].plan
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the model, and return its classes."""
+        y: Tensor = pick_output(self.probe.model(x), self.probe.options.output)
+        return y
+
+    def begin(self, trials: Sequence[Trial], start: int, end: int) -> None:
+        """Go on to other samples, and forget the candidates that do not."""
+        self.rows = self.samples[0][start:end], self.samples[1][start:end]
+        names = {trial.name for trial in trials}
+        self.attributors = {name: made for name, made in self.attributors.items() if name in names}
+        self.relevances = {}
+
+    def measure(self, trial: Trial) -> Trial:
+        """Measure a candidate; it is dropped if that cannot be done, or if it is as good as another."""
+        start = time.perf_counter()
+        try:
+            relevance = self.explain(trial)
+        except (MissingRules, RuleError) as error:
+            return trial.drop(str(error), time.perf_counter() - start)
+        if reason := self.find_fault(trial, relevance):
+            return trial.drop(reason, time.perf_counter() - start)
+        scores = measure(self.metric, self.run, self.rows[0], relevance, self.rows[1])
+        took = time.perf_counter() - start
+        return trial.add(scores, took) if scores.isfinite().all() else trial.drop("the metric is not finite", took)
+
+    def explain(self, trial: Trial) -> Tensor:
+        """Return the relevance of the samples."""
+        if trial.name not in self.attributors:
+            self.attributors[trial.name] = self.probe.with_rules(trial.rules)
+        attributor, found = self.attributors[trial.name], []
+        x, classes = self.rows
+        for start in range(0, len(x), self.chunk):
+            rows = torch.arange(start, start + self.chunk).clamp(max=len(x) - 1)
+            result = attributor(x[rows.to(x.device)], target=classes[rows.to(classes.device)])
+            found.append(result.relevance[: len(x) - start])
+        return torch.cat(found)
+
+    def find_fault(self, trial: Trial, relevance: Tensor) -> str:
+        """Say why relevance is not worth measuring; empty if it is."""
+        finite = relevance.flatten(1).isfinite().all(1)
+        if not finite.all():
+            return f"relevance is not finite for {int((~finite).sum())} of {len(finite)} samples"
+        if len(trial.scores):
+            return ""
+        for name, other in self.relevances.items():
+            if float((relevance - other).norm()) <= SAME * float(other.norm()):
+                return f"the same relevance as {name}"
+        self.relevances[trial.name] = relevance
+        return ""
