@@ -17,8 +17,8 @@ from fxlrp.session.signature import plain_mode
 from fxlrp.tuning.halving import Trial
 from fxlrp.tuning.metrics import Metric, measure
 
-SAME = 1e-5
-"""Distance of two relevances, in parts of the norm, that is put down to rounding."""
+SAME = 1e-3
+"""Distance of two relevances, in parts of the norm, up to which they count as the same: rounding and stabilisers."""
 
 
 @dataclass

@@ -24,6 +24,9 @@ from fxlrp.rules.weighted import epsilon, flat, gamma, z_box, z_plus
 from fxlrp.tuning.candidates import combine_rules
 """
 
+SHOWN = 3
+"""Candidates that the verdict names, if there are more that may be as good."""
+
 
 @dataclass(frozen=True)
 class TuningReport:
@@ -50,21 +53,26 @@ class TuningReport:
         return self.trials[0].rules
 
     @property
+    def finalists(self) -> tuple[Trial, ...]:
+        """Candidates that were measured on all samples, the best first."""
+        return tuple(trial for trial in self.trials if len(trial.scores) == self.rungs[-1] and not trial.dropped)
+
+    @property
     def rivals(self) -> tuple[str, ...]:
         """Names of the candidates, measured on all samples, that the best is not significantly better than."""
-        finalists = [trial for trial in self.trials[1:] if len(trial.scores) == self.rungs[-1] and not trial.dropped]
-        return tuple(trial.name for trial in finalists if not self.compare(trial).sure)
+        return tuple(trial.name for trial in self.finalists[1:] if not self.compare(trial).sure)
 
     @property
     def verdict(self) -> str:
         """How sure it is that the best is the best, in a sentence."""
-        finalists = [trial for trial in self.trials if len(trial.scores) == self.rungs[-1] and not trial.dropped]
         head = f"{self.best} is the best by {self.metric} on {self.rungs[-1]} samples"
-        if len(finalists) == 1:
+        if len(self.finalists) == 1:
             return f"{head}, with nothing left to compare it with."
         if not self.rivals:
-            return f"{head}, and better than {finalists[1].name} beyond chance (95 % intervals)."
-        return f"{head}, but not significantly better than {', '.join(self.rivals)}: more samples may tell them apart."
+            return f"{head}, and better than {self.finalists[1].name} beyond chance (95 % intervals)."
+        more = f" and {len(self.rivals) - SHOWN} more" if len(self.rivals) > SHOWN else ""
+        named = f"{'; '.join(self.rivals[:SHOWN])}{more}"
+        return f"{head}, but not significantly better than {named}: more samples may tell them apart."
 
     def compare(self, trial: Trial) -> Difference:
         """Compare a candidate with the best, on the samples that both were measured on."""

@@ -45,8 +45,8 @@ def tune(
 
     All candidates are measured on a few samples, the better half of them on twice as many, and so on until those that
     are left have been measured on all (successive halving, Jamieson and Talwalkar 2016). Candidates whose relevance on
-    the first samples is that of an earlier one are dropped, as are those that have no rule for an op, a rule that
-    serves nothing, or relevance that is not finite: the report says why.
+    the first samples is that of an earlier one, to a thousandth, are dropped, as are those that have no rule for an op,
+    a rule that serves nothing, or relevance that is not finite: the report says why.
 
     Who is best of many on some samples is less so on others: judge the choice on samples that it was not made on.
 
