@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,18 @@ SAME = 1e-3
 """Distance of two relevances, in parts of the norm, up to which they count as the same: rounding and stabilisers."""
 
 
+def capture_model(probe: Attributor, x: Tensor) -> Plan:
+    """Capture a model for samples like these."""
+    with plain_mode():
+        return probe._programs.find_signature((x,), {})[0].plan
+
+
+def run_model(probe: Attributor, x: Tensor) -> Tensor:
+    """Run a model, and return its classes."""
+    y: Tensor = pick_output(probe.model(x), probe.options.output)
+    return y
+
+
 @dataclass
 class Bench:
     """Measures candidates, each on the samples of the current rung.
@@ -29,8 +42,9 @@ class Bench:
         probe: What captures the model, whose graph all candidates use.
         metric: What explanations are measured by.
         chunk: Samples that are explained at a time, always so many.
-        samples: All samples, and the class of each.
-        rows: Those of the current rung.
+        x: All samples.
+        classes: What is explained of each.
+        rung: The samples of the current rung, and what is explained of them.
         attributors: Of the candidates of the current rung.
         relevances: Of the candidates of the first rung, to tell those that are the same.
     """
@@ -38,24 +52,15 @@ class Bench:
     probe: Attributor
     metric: Metric
     chunk: int
-    samples: tuple[Tensor, Tensor] = field(default_factory=lambda: (torch.zeros(0), torch.zeros(0)))
-    rows: tuple[Tensor, Tensor] = field(default_factory=lambda: (torch.zeros(0), torch.zeros(0)))
+    x: Tensor
+    classes: Tensor
+    rung: tuple[Tensor, Tensor] = field(init=False)
     attributors: dict[str, Attributor] = field(default_factory=dict)
     relevances: dict[str, Tensor] = field(default_factory=dict)
 
-    def capture(self, x: Tensor) -> Plan:
-        """Capture the model for as many samples as are explained at a time."""
-        with plain_mode():
-            return self.probe._programs.find_signature((x[: self.chunk],), {})[0].plan
-
-    def run(self, x: Tensor) -> Tensor:
-        """Run the model, and return its classes."""
-        y: Tensor = pick_output(self.probe.model(x), self.probe.options.output)
-        return y
-
     def begin(self, trials: Sequence[Trial], start: int, end: int) -> None:
         """Go on to other samples, and forget the candidates that do not."""
-        self.rows = self.samples[0][start:end], self.samples[1][start:end]
+        self.rung = self.x[start:end], self.classes[start:end]
         names = {trial.name for trial in trials}
         self.attributors = {name: made for name, made in self.attributors.items() if name in names}
         self.relevances = {}
@@ -69,7 +74,8 @@ class Bench:
             return trial.drop(str(error), time.perf_counter() - start)
         if reason := self.find_fault(trial, relevance):
             return trial.drop(reason, time.perf_counter() - start)
-        scores = measure(self.metric, self.run, self.rows[0], relevance, self.rows[1])
+        x, classes = self.rung
+        scores = measure(self.metric, partial(run_model, self.probe), x, relevance, classes)
         took = time.perf_counter() - start
         return trial.add(scores, took) if scores.isfinite().all() else trial.drop("the metric is not finite", took)
 
@@ -78,7 +84,7 @@ class Bench:
         if trial.name not in self.attributors:
             self.attributors[trial.name] = self.probe.with_rules(trial.rules)
         attributor, found = self.attributors[trial.name], []
-        x, classes = self.rows
+        x, classes = self.rung
         for start in range(0, len(x), self.chunk):
             rows = torch.arange(start, start + self.chunk).clamp(max=len(x) - 1)
             result = attributor(x[rows.to(x.device)], target=classes[rows.to(classes.device)])
@@ -93,7 +99,7 @@ class Bench:
         if len(trial.scores):
             return ""
         for name, other in self.relevances.items():
-            if float((relevance - other).norm()) <= SAME * float(other.norm()):
+            if float((relevance - other).double().norm()) <= SAME * float(other.double().norm()):
                 return f"the same relevance as {name}"
         self.relevances[trial.name] = relevance
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -16,7 +17,7 @@ from fxlrp.evaluate.baselines import Baseline
 from fxlrp.evaluate.segments import Model, call_in_batches, read_classes
 from fxlrp.ir.targets import LARGEST, Target, to_numbers
 from fxlrp.reports.terminal import open_stderr_console
-from fxlrp.tuning.bench import Bench
+from fxlrp.tuning.bench import Bench, capture_model, run_model
 from fxlrp.tuning.candidates import Candidates, list_candidates, read_candidates
 from fxlrp.tuning.halving import LEAST, Begin, Step, Trial, choose_first, halve, list_rungs
 from fxlrp.tuning.metrics import Metric, make_metric, name_metric
@@ -86,11 +87,11 @@ def tune(
     given = None if candidates is None else read_candidates(candidates)
     judge = make_metric(metric, x, segments, baseline, patch, batch)
     chunk = min(batch, len(x), first or LEAST)
-    bench = Bench(compile(model, rules="gradient", output=output, strict=strict), judge, chunk)
-    plan = bench.capture(x)
-    classes = choose_classes(bench.run, x, target, batch)
+    probe = compile(model, rules="gradient", output=output, strict=strict)
+    plan = capture_model(probe, x[:chunk])
+    classes = choose_classes(partial(run_model, probe), x, target, batch)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    bench.samples = x[order.to(x.device)], classes[order.to(classes.device)]
+    bench = Bench(probe, judge, chunk, x[order.to(x.device)], classes[order.to(classes.device)])
     given = list_candidates(plan, x) if given is None else given
     rungs = list_rungs(len(x), first or choose_first(len(given), len(x), eta), eta)
     trials = [Trial(name, rules) for name, rules in given.items()]
@@ -104,8 +105,15 @@ def tune(
 @contextmanager
 def show_bar(bench: Bench, shown: bool) -> Iterator[tuple[Begin, Step]]:
     """Show a bar of the samples that candidates are measured on, while what is yielded measures them."""
-    columns = SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
-    with open_stderr_console() as error, Progress(*columns, console=error, transient=True, disable=not shown) as bar:
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with open_stderr_console() as error:
+        bar = Progress(*columns, console=error, transient=True, disable=not (shown and error.is_terminal))
         task = bar.add_task("", total=0)
 
         def begin(trials: Sequence[Trial], start: int, end: int) -> None:
@@ -115,10 +123,11 @@ def show_bar(bench: Bench, shown: bool) -> Iterator[tuple[Begin, Step]]:
         def step(trial: Trial) -> Trial:
             bar.update(task, description=trial.name)
             measured = bench.measure(trial)
-            bar.advance(task, len(bench.rows[0]))
+            bar.advance(task, len(bench.rung[0]))
             return measured
 
-        yield begin, step
+        with bar:
+            yield begin, step
 
 
 def check_numbers(**numbers: tuple[int | None, int]) -> None:
