@@ -19,7 +19,7 @@ from fxlrp.tuning.halving import Trial
 from fxlrp.tuning.metrics import Metric, measure
 
 SAME = 1e-3
-"""Distance of two relevances, in parts of the norm, up to which they count as the same: rounding and stabilisers."""
+"""Distance of two relevances of a sample, in parts of the norm, that is put down to rounding and stabilisers."""
 
 
 def capture_model(probe: Attributor, x: Tensor) -> Plan:
@@ -34,6 +34,12 @@ def run_model(probe: Attributor, x: Tensor) -> Tensor:
     return y
 
 
+def is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two relevances are the same in every sample."""
+    distances = (one - other).double().flatten(1).norm(dim=1)
+    return bool((distances <= SAME * other.double().flatten(1).norm(dim=1)).all())
+
+
 @dataclass
 class Bench:
     """Measures candidates, each on the samples of the current rung.
@@ -41,6 +47,7 @@ class Bench:
     Attributes:
         probe: What captures the model, whose graph all candidates use.
         metric: What explanations are measured by.
+        name: Of the model's input; what is computed of it, such as positions, may have relevance of its own.
         chunk: Samples that are explained at a time, always so many.
         x: All samples.
         classes: What is explained of each.
@@ -51,6 +58,7 @@ class Bench:
 
     probe: Attributor
     metric: Metric
+    name: str
     chunk: int
     x: Tensor
     classes: Tensor
@@ -66,7 +74,7 @@ class Bench:
         self.relevances = {}
 
     def measure(self, trial: Trial) -> Trial:
-        """Measure a candidate; it is dropped if that cannot be done, or if it is as good as another."""
+        """Measure a candidate; it is dropped if that cannot be done, or if it is the same as another."""
         start = time.perf_counter()
         try:
             relevance = self.explain(trial)
@@ -88,7 +96,8 @@ class Bench:
         for start in range(0, len(x), self.chunk):
             rows = torch.arange(start, start + self.chunk).clamp(max=len(x) - 1)
             result = attributor(x[rows.to(x.device)], target=classes[rows.to(classes.device)])
-            found.append(result.relevance[: len(x) - start])
+            relevance = result.relevance if isinstance(result.relevance, Tensor) else result.relevance[self.name]
+            found.append(relevance[: len(x) - start])
         return torch.cat(found)
 
     def find_fault(self, trial: Trial, relevance: Tensor) -> str:
@@ -99,7 +108,7 @@ class Bench:
         if len(trial.scores):
             return ""
         for name, other in self.relevances.items():
-            if float((relevance - other).double().norm()) <= SAME * float(other.double().norm()):
+            if is_same(relevance, other):
                 return f"the same relevance as {name}"
         self.relevances[trial.name] = relevance
         return ""

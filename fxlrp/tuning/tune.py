@@ -46,7 +46,7 @@ def tune(
 
     All candidates are measured on a few samples, the better half of them on twice as many, and so on until those that
     are left have been measured on all (successive halving, Jamieson and Talwalkar 2016). Candidates whose relevance on
-    the first samples is that of an earlier one, to a thousandth, are dropped, as are those that have no rule for an op,
+    each first sample is that of an earlier one, to a thousandth, are dropped, as are those that have no rule for an op,
     a rule that serves nothing, or relevance that is not finite: the report says why.
 
     Who is best of many on some samples is less so on others: judge the choice on samples that it was not made on.
@@ -91,7 +91,8 @@ def tune(
     plan = capture_model(probe, x[:chunk])
     classes = choose_classes(partial(run_model, probe), x, target, batch)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    bench = Bench(probe, judge, chunk, x[order.to(x.device)], classes[order.to(classes.device)])
+    name = plan.captured.inputs[0].name
+    bench = Bench(probe, judge, name, chunk, x[order.to(x.device)], classes[order.to(classes.device)])
     given = list_candidates(plan, x) if given is None else given
     rungs = list_rungs(len(x), first or choose_first(len(given), len(x), eta), eta)
     trials = [Trial(name, rules) for name, rules in given.items()]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from contextlib import nullcontext
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import fxlrp
@@ -18,6 +22,7 @@ from fxlrp.evaluate.leave_one_out import compare_with_drops, drop_each
 from fxlrp.ir.rule import RULES, Rule
 from fxlrp.rules.weighted import flat, z_plus
 from fxlrp.session import programs
+from fxlrp.tuning.bench import is_same
 
 SAMPLES, LENGTH, CLASSES = 12, 6, 3
 GENERATOR = torch.Generator().manual_seed(0)
@@ -112,6 +117,36 @@ def test_token_ids_with_the_default_candidates() -> None:
     assert {trial.name for trial in report.trials} == {"attnlrp", "epsilon", "gradient"}
 
 
+def test_tokens_whose_positions_are_computed_of_them() -> None:
+    """These have relevance too, which is none of the tokens'."""
+    torch.manual_seed(0)
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.places, self.head = nn.Embedding(20, 4), nn.Embedding(10, 4), nn.Linear(4, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            given = ids.ne(0).long()
+            return self.head((self.tokens(ids) + self.places(given.cumsum(1) * given)).tanh().mean(1))
+
+    model, ids = Counted().double().eval(), torch.randint(1, 20, (4, 5))
+    found = tune(model, ids, 1, candidates=["attnlrp"], metric="leave_one_out", baseline=constant(0), seed=2)
+    relevance = fxlrp.compile(model)(ids, target=1).relevance["ids"]
+    drops = drop_each(model, ids, torch.ones(4, dtype=torch.int64), torch.arange(5), constant(0))
+    order = torch.randperm(4, generator=torch.Generator().manual_seed(2))
+    wanted = compare_with_drops(relevance, drops, torch.arange(5))[order]
+    torch.testing.assert_close(found.trials[0].scores, wanted)
+
+
+def test_the_same_is_told_sample_by_sample() -> None:
+    """A sample with large relevance does not hide that others differ."""
+    one = torch.tensor([[1e6, 0.0], [1.0, 2.0]])
+    assert is_same(one, one * (1 + 1e-4))
+    assert not is_same(one, one + torch.tensor([[0.0, 0.0], [0.0, 1e-1]]))
+    assert not is_same(one, torch.zeros_like(one))
+
+
 def test_the_model_is_captured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     capture = programs.capture
@@ -126,6 +161,17 @@ def test_the_same_call_gives_the_same_report() -> None:
     assert strip(one) == strip(other)
     assert one.rungs == (2, 4, 8, 12)
     assert [trial.name for trial in one.trials] == [trial.name for trial in other.trials]
+
+
+def test_a_bar_is_shown_on_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal, shown in ((True, "30/30"), (False, "")):  # three candidates on 6 samples, two on 6 more
+        stream = StringIO()
+        console = Console(file=stream, force_terminal=terminal, width=120)
+        module = importlib.import_module("fxlrp.tuning.tune")
+        monkeypatch.setattr(module, "open_stderr_console", lambda console=console: nullcontext(console))
+        tune(MODEL, X, TARGET, progress=True)
+        assert shown in stream.getvalue()
+        assert bool(stream.getvalue()) == terminal
 
 
 def test_the_largest_class_is_explained_unless_told_otherwise() -> None:
