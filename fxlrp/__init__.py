@@ -7,8 +7,9 @@ Begin with `compile`; what it returns, an `Attributor`, is called as the model i
     result.relevance  # as the input, and sums to the explained output
 
 `Attributor.verify` checks the program on your own model, `Attributor.ledger` accounts for what was lost on the way.
-`load`, `batch` and `Artifact` are for programs in files; `rule`, `Site`, `RuleSet` and `fxlrp.rules` for rules of your
-own. What goes wrong is an `FxlrpError` that says what failed, where, and what to do.
+`tune` chooses rules by measurement, on samples of your own. `load`, `batch` and `Artifact` are for programs in files;
+`rule`, `Site`, `RuleSet` and `fxlrp.rules` for rules of your own. What goes wrong is an `FxlrpError` that says what
+failed, where, and what to do.
 """
 
 from importlib import import_module
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from fxlrp.reports.ledger import Ledger
     from fxlrp.reports.verification import Verification
     from fxlrp.session.result import Result
+    from fxlrp.tuning.report import TuningReport
+    from fxlrp.tuning.tune import tune
 
 __version__ = "0.1.0"
 
@@ -60,6 +63,7 @@ __all__ = [
     "SignatureError",
     "Site",
     "TargetError",
+    "TuningReport",
     "Verification",
     "VerificationError",
     "batch",
@@ -72,6 +76,7 @@ __all__ = [
     "rule_set",
     "rules",
     "smooth",
+    "tune",
     "vision",
 ]
 
@@ -89,6 +94,8 @@ HOMES = {
     "reports.ledger": ("Ledger",),
     "reports.verification": ("Verification",),
     "session.result": ("Result",),
+    "tuning.report": ("TuningReport",),
+    "tuning.tune": ("tune",),
 }
 """Where names come from that are imported when they are first used: the compiler takes as long to import as torch."""
 

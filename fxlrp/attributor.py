@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxlrp.ir.program import FixedSize, Program
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import Target
 from fxlrp.session.call import Call
 from fxlrp.session.conditions import Condition
@@ -92,6 +93,16 @@ class Attributor:
     def compile(self, *args: Any, target: Target = None, **kwargs: Any) -> None:
         """Capture and compile for these inputs without running."""
         compile_program(self._programs, Call(args, kwargs, target))
+
+    def with_rules(self, rules: RuleSet) -> Attributor:
+        """Return an attributor of the same model for another rule set (`fxlrp.rule_set`).
+
+        What this one has captured is not captured again, unless the two treat batch norms differently.
+        """
+        other = copy.copy(self)
+        other._programs = self._programs.with_rules(rules)
+        other.rules, other.options = rules, other._programs.options
+        return other
 
     def ledger(self, *args: Any, target: Target = None, zero_bias: bool = False, **kwargs: Any) -> Ledger:
         """Account for the relevance of a call: what every node received, passed on and kept.

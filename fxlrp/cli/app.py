@@ -13,7 +13,7 @@ from fxlrp.cli import options
 from fxlrp.cli.artifact_commands import batch, run
 from fxlrp.cli.demo import demo
 from fxlrp.cli.explain import explain
-from fxlrp.cli.model_commands import bench, coverage, export, graph, verify
+from fxlrp.cli.model_commands import bench, coverage, export, graph, tune, verify
 from fxlrp.cli.new_rule import new_rule
 from fxlrp.cli.prologue import report_errors, write_report
 from fxlrp.cli.serve import serve
@@ -49,7 +49,7 @@ def take_options(
     """Take the options of the program itself; its help is that of the application."""
 
 
-for command in (demo, explain, coverage, verify, graph, bench, export, run, serve, batch, new_rule):
+for command in (demo, explain, coverage, verify, graph, bench, tune, export, run, serve, batch, new_rule):
     app.command()(command)
 
 

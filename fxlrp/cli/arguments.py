@@ -53,6 +53,22 @@ def read_file(path: Path) -> Any:
     raise SignatureError(f"{path}: an input is a .npy, .npz or .pt file")
 
 
+def find_samples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the one tensor that a model takes.
+
+    Raises:
+        SignatureError: If it takes anything else.
+    """
+    given = [*args, *kwargs.values()]
+    if len(given) != 1 or not isinstance(given[0], Tensor):
+        kinds = ", ".join(type(value).__name__ for value in given)
+        raise SignatureError(
+            f"this is for models of one tensor, and the model is given ({kinds}): give --input with the samples alone, "
+            "or let the callable return a module that takes them alone"
+        )
+    return given[0]
+
+
 def convert_to_model_dtype(model: nn.Module | ExportedProgram, inputs: Any) -> Any:
     """Convert the floating point tensors among inputs to the model's own type."""
     weights = model.parameters() if isinstance(model, nn.Module) else model.state_dict.values()

@@ -1,4 +1,4 @@
-"""The commands that take a model: coverage, verify, graph, bench and export."""
+"""The commands that take a model: coverage, verify, graph, bench, tune and export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 import fxlrp
 from fxlrp.cli import options
 from fxlrp.cli.artifact_commands import make_artifact_table
-from fxlrp.cli.prologue import prepare_model, print_line, report_errors, show_progress, write_report
+from fxlrp.cli.prologue import keep_quiet, prepare_model, print_line, report_errors, show_progress, write_report
 from fxlrp.reports.terminal import make_console
 
 
@@ -112,6 +112,69 @@ def bench(
         times = measure_times(loaded, rules, backend, precision, options.parse_output(output), strict, repeats)
     make_console().print(times.table())
     print_line(times.loss())
+
+
+@report_errors
+def tune(
+    model: options.Model,
+    input: options.Input = None,
+    target: options.Target = None,
+    candidates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--candidate",
+            help="Preset to measure; may be given several times. [default: presets, and rules for the model's layers]",
+            autocompletion=options.complete(*options.PRESETS),
+        ),
+    ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="What is measured, flipping or leave_one_out.", autocompletion=options.complete(*options.METRICS)
+        ),
+    ] = "flipping",
+    baseline: Annotated[
+        float | None,
+        typer.Option(help="What replaces parts: a number, or the id of a token. [default: a blur of images]"),
+    ] = None,
+    patch: Annotated[
+        int | None, typer.Option(min=1, help="Side of the patches of images. [default: a seventh of the image]")
+    ] = None,
+    first: Annotated[
+        int | None, typer.Option(min=2, help="Samples that all candidates are measured on. [default: as it works out]")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Inputs in each forward pass.")] = 32,
+    output: options.Output = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the report to this file (.png, .svg, .pdf).")] = None,
+    strict: options.Strict = True,
+    trust: options.Trust = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure rules on your own model and samples, and choose the best."""
+    from fxlrp.cli.arguments import find_samples
+    from fxlrp.evaluate.baselines import constant
+
+    loaded = prepare_model(model, input, None, trust, target)
+    with keep_quiet():
+        report = fxlrp.tune(
+            loaded.model,  # type: ignore[arg-type] # it refuses an exported program itself
+            find_samples(loaded.args, loaded.kwargs),
+            loaded.target,
+            candidates=candidates or None,
+            metric=metric,
+            baseline=None if baseline is None else constant(baseline),
+            patch=patch,
+            first=first,
+            batch=batch,
+            output=options.parse_output(output),
+            strict=strict,
+        )
+    make_console().print(report.table())
+    print_line(f"\n{report.verdict}\n\n{report.usage()}\n")
+    write_report(json, report.to_json() + "\n")
+    if plot is not None:
+        print_line(f"Wrote {report.plot(plot)}")
 
 
 @report_errors

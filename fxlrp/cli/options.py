@@ -17,6 +17,7 @@ PRESETS = (
     "arras_lstm", "arras_lstm_shared", "lfp", "dynamiclrp", "chefer", "gnn_lrp", "pa_lrp", "libragrad",
 )  # fmt: skip
 BACKENDS = ("eager", "inductor", "cudagraphs")
+METRICS = ("flipping", "leave_one_out")
 FORMATS = ("pt2", "aoti", "onnx")
 
 

@@ -45,8 +45,15 @@ def report_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def show_progress(what: str) -> Iterator[None]:
-    """Show that something goes on; ops without a rule are told of in the report and not by a warning."""
-    with make_console(stderr=True).status(what), silence_logging(), warnings.catch_warnings():
+    """Show that something goes on."""
+    with make_console(stderr=True).status(what), keep_quiet():
+        yield
+
+
+@contextmanager
+def keep_quiet() -> Iterator[None]:
+    """Keep what is in reports from being told by logs and warnings too, such as ops without a rule."""
+    with silence_logging(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ ops? on the path", UserWarning)
         yield
 

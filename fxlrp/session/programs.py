@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from fxlrp.emit.lower import emit_program
 from fxlrp.errors import FxlrpError, SignatureError
 from fxlrp.ir.guards import is_symbolic
 from fxlrp.ir.program import Captured, Program
+from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import Form
 from fxlrp.passes.analyses.constants import remove_biases
 from fxlrp.passes.lowering.bfloat16 import PRECISION
@@ -53,6 +55,7 @@ class Programs:
         self._signatures: Cache[int, CapturedSignature] = Cache(MAX_SIGNATURES)
         self._last: tuple[CapturedSignature, Program] | None = None
         self._runs: Counter[tuple[int, str]] = Counter()
+        self._lender: Programs | None = None
         self.refresh()
 
     def __len__(self) -> int:
@@ -65,6 +68,19 @@ class Programs:
             self._signatures.clear()
             self._structure: Structure | None = None
             self._store = ConstantStore()
+
+    def with_rules(self, rules: RuleSet) -> Programs:
+        """Make programs of the same model for other rules, of graphs and constants that are here already."""
+        other = Programs(self.model, replace(self.options, rules=rules))
+        other._lender, other._store = self, self._store
+        return other
+
+    def lend_plan(self, leaves: list[Any], spec: TreeSpec, norms: str) -> Plan | None:
+        """Return a plan whose graph suits other rules for these inputs; None if none is of the model as it is now."""
+        if norms != self.options.rules.norms or self._structure is None or self._structure.changed():
+            return None
+        found = self._find_signature(leaves, spec)
+        return found and found[0].plan
 
     @property
     def last(self) -> tuple[CapturedSignature, Program]:
@@ -192,7 +208,8 @@ class Programs:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], spec: TreeSpec
     ) -> tuple[CapturedSignature, dict[Any, int]]:
         structure = self._structure or Structure(self.model, self._runs)
-        captured = self._capture(args, kwargs)
+        lent = self._lender and self._lender.lend_plan(leaves, spec, self.options.rules.norms)
+        captured = lent.captured if lent else self._capture(args, kwargs)
         if captured.in_spec != spec:
             raise SignatureError(
                 "give the exported program its inputs as at its export: by position what was by position, by keyword "
@@ -200,6 +217,7 @@ class Programs:
             )
         kept = tuple(map(summarise_argument, leaves))
         plan = make_plan(captured, self.options.rules, self.options.read, self.options.strict)
+        plan = replace(plan, rewrites=lent.rewrites) if lent else plan
         self._captures += 1
         signature = CapturedSignature(plan, spec, kept, self._captures)
         self._structure = structure

@@ -21,7 +21,9 @@ import fxlrp
 from fxlrp import optional
 from fxlrp.backends.choice import BACKENDS
 from fxlrp.cli.app import app
+from fxlrp.evaluate.baselines import constant
 from fxlrp.ir.rule import RULES
+from fxlrp.tuning.metrics import METRICS
 
 import_torchvision()
 
@@ -158,9 +160,13 @@ def run(*args, code=0):
 
 
 def reference(rules="attnlrp", **kwargs):
+    return fxlrp.compile(reference_model(), rules=rules)(EXAMPLE, **kwargs)
+
+
+def reference_model():
     import mine
 
-    return fxlrp.compile(mine.bare().eval(), rules=rules)(EXAMPLE, **kwargs)
+    return mine.bare().eval()
 
 
 def saved(name):
@@ -285,6 +291,42 @@ def test_an_op_of_the_users_own(folder):
         del RULES[op]
     assert "without a rule" not in Path("calm.svg").read_text()
     torch.testing.assert_close(saved("ruled.npz"), saved("adjoint.npz"))
+
+
+def test_rules_are_chosen_by_measurement(folder):
+    chosen = ("--candidate", "gradient", "--candidate", "epsilon_plus", "--candidate", "attnlrp")
+    out = run(
+        "tune", "mine:positional", "--baseline", "0", *chosen, "--json", "tuned.json", "--plot", "tuned.png"
+    ).output
+    written = json.loads(Path("tuned.json").read_text())
+    wanted = fxlrp.tune(
+        reference_model(),
+        EXAMPLE,
+        candidates=["gradient", "epsilon_plus", "attnlrp"],
+        baseline=constant(0),
+        progress=False,
+    )
+    assert written["best"] == wanted.best
+    assert [row["mean"] for row in written["candidates"]] == [row["mean"] for row in wanted.to_rows()]
+    assert wanted.verdict in out
+    assert wanted.usage() in out
+    assert Path("tuned.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["mine:positional"], ["give baseline="]),
+        (["mine:keyword", "--baseline", "0", "--metric", "deletion"], ["metric='deletion'", "'leave_one_out'"]),
+        (["mine:positional", "--baseline", "0", "--candidate", "lrp"], ["there is no preset 'lrp'"]),
+        (["mine:exported", "--baseline", "0"], ["give a module, not ExportedProgram"]),
+        (["mine:bare", "--input", "x.npz", "--input", "x.npy"], ["models of one tensor", "(Tensor, Tensor)"]),
+    ],
+)
+def test_what_cannot_be_tuned_is_said(folder, args, says):
+    error = run("tune", *args, code=2).stderr
+    for text in says:
+        assert text in error
 
 
 MISTAKES = {
@@ -504,6 +546,7 @@ def complete(*words):
         (["fxlrp", "explain", "mine:bare", "--rules", ""], list(fxlrp.presets())),
         (["fxlrp", "bench", "mine:bare", "--backend", "in"], ["inductor"]),
         (["fxlrp", "verify", "mine:bare", "--backend", ""], list(BACKENDS)),
+        (["fxlrp", "tune", "mine:bare", "--metric", ""], list(METRICS)),
         (["fxlrp", "export", "mine:bare", "--format", ""], ["pt2", "aoti", "onnx"]),
         (["fxlrp", "export", "mine:bare", "--fi"], ["--fixed"]),
     ],

@@ -540,7 +540,7 @@ def names_of_arguments() -> set[str]:
     """Those of everything public, and of views in ``read=``."""
     found = set(VIEWS)
     measures = [import_module(f"fxlrp.evaluate.{one.name}") for one in iter_modules(fxlrp.evaluate.__path__)]
-    modules = [fxlrp, fxlrp.rules.presets, fxlrp.rules.weighted, *measures]
+    modules = [fxlrp, fxlrp.rules.presets, fxlrp.rules.weighted, fxlrp.tuning.candidates, *measures]
     things = [getattr(module, name) for module in modules for name in getattr(module, "__all__", dir(module))]
     things = [one for one in things if getattr(one, "__module__", "").startswith("fxlrp")]
     classes = [one for one in things if inspect.isclass(one) and not issubclass(one, Exception)]

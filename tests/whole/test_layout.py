@@ -133,7 +133,7 @@ def test_public_names_have_one_home() -> None:
     names = [name for names in fxlrp.HOMES.values() for name in names]
     assert len(set(names)) == len(names)
     errors = {name for name, value in vars(fxlrp.errors).items() if isinstance(value, type)}
-    assert set(fxlrp.__all__) == {*names, "rules", *(errors & set(fxlrp.__all__))}
+    assert set(fxlrp.__all__) == {*names, "rules", "vision", *(errors & set(fxlrp.__all__))}
 
 
 def test_public_names_exist_and_are_documented() -> None:
