@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 import fxlrp
 import fxlrp.evaluate
+import fxlrp.tuning.candidates
+import fxlrp.vision
 from fxlrp.cli.app import app
 from fxlrp.ir.rule import RULES
 from fxlrp.ir.user_lines import find_raising_line, parse_stack
@@ -540,7 +542,7 @@ def names_of_arguments() -> set[str]:
     """Those of everything public, and of views in ``read=``."""
     found = set(VIEWS)
     measures = [import_module(f"fxlrp.evaluate.{one.name}") for one in iter_modules(fxlrp.evaluate.__path__)]
-    modules = [fxlrp, fxlrp.rules.presets, fxlrp.rules.weighted, fxlrp.tuning.candidates, *measures]
+    modules = [fxlrp, fxlrp.rules.presets, fxlrp.rules.weighted, fxlrp.tuning.candidates, fxlrp.vision, *measures]
     things = [getattr(module, name) for module in modules for name in getattr(module, "__all__", dir(module))]
     things = [one for one in things if getattr(one, "__module__", "").startswith("fxlrp")]
     classes = [one for one in things if inspect.isclass(one) and not issubclass(one, Exception)]
