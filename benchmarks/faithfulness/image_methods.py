@@ -118,7 +118,7 @@ def occlusion(task: Classifier) -> Tensor:
 def zennit(task: Classifier, name: str) -> Tensor:
     """A composite, with batch norms merged where they follow a convolution."""
     x = task.inputs.clone().requires_grad_()
-    box = {"low": x.detach().min().expand_as(x), "high": x.detach().max().expand_as(x)}
+    box = {"low": x.detach().min(), "high": x.detach().max()}
     composite = composites.COMPOSITES[name](
         canonizers=[canonizers.SequentialMergeBatchNorm()], **(box if name.endswith("box") else {})
     )
