@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from fxlrp.api import compile
 from fxlrp.attributor import Attributor
-from fxlrp.demos.heatmaps import draw_heatmaps
 from fxlrp.optional import require
 from fxlrp.rules.presets import epsilon_gamma_box
+from fxlrp.vision.images import restore_images, sum_channels
+from fxlrp.vision.sheet import Sheet, draw_sheet
 
 HELD_OUT = 360
 BATCH = 64
@@ -145,13 +147,15 @@ def explain_digits(model: nn.Sequential, data: Digits, folder: Path) -> DigitsRe
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = tuple(folder / name for name in ("digits.png", "digits.json", "digits-coverage.json"))
-    draw_heatmaps(
-        files[0],
-        "Why the network reads each digit: red pixels speak for it, blue ones against",
-        images[:, 0].numpy(),
+    maps = [sum_channels(result.relevance, len(images)) for result in (found, box)]
+    sheet = Sheet(
+        restore_images(1 - images, 0, 1),  # dark on light, as on paper
+        np.concatenate(maps, 1),
+        ["AttnLRP", "epsilon,\ngamma, box"],
         [f"{s.predicted} ({100 * s.probability:.1f} %)" for s in samples],
-        {"AttnLRP": found.relevance[:, 0].numpy(), "epsilon,\ngamma, box": box.relevance[:, 0].numpy()},
+        under=True,
     )
+    draw_sheet(sheet, "Why the network reads each digit: red pixels speak for it, blue ones against").savefig(files[0])
     numbers = {"accuracy": accuracy, "samples": [asdict(sample) for sample in samples]}
     files[1].write_text(json.dumps(numbers, indent=2) + "\n")
     files[2].write_text(attributor.coverage().to_json() + "\n")

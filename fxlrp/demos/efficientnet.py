@@ -51,13 +51,11 @@ class Block(nn.Module):
 
 def convolve(before: int, after: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """Make a convolution without bias and its batch norm, padded as TensorFlow does where sides are even."""
-    around = size - stride  # an odd row or column goes to the bottom or the right
-    pads = [nn.ZeroPad2d((around // 2, around - around // 2) * 2)] if around > 0 else []
-    return [
-        *pads,
-        nn.Conv2d(before, after, size, stride, groups=groups, bias=False),
-        nn.BatchNorm2d(after, eps=1e-3),
-    ]
+    around = size - 2
+    pads = [nn.ZeroPad2d((around // 2, around - around // 2) * 2)] if stride == 2 else []  # more below and on the right
+    padding = 0 if pads else size // 2
+    convolution = nn.Conv2d(before, after, size, stride, padding, groups=groups, bias=False)
+    return [*pads, convolution, nn.BatchNorm2d(after, eps=1e-3)]
 
 
 def make_efficientnet() -> nn.Sequential:

@@ -41,8 +41,8 @@ def restore_images(x: Tensor, mean: Numbers | None = None, std: Numbers | None =
         low, high = values.aminmax()
         if low < -TOLERANCE or high > 1 + TOLERANCE:
             raise SignatureError(
-                f"x * std + mean has values from {low:.4g} to {high:.4g}, and photographs have values from 0 to 1: give "
-                "mean and std of these (those of images from 0 to 255 are divided by 255), or none of both"
+                f"x * std + mean has values from {low:.4g} to {high:.4g}, where photographs have values from 0 to 1: "
+                "give mean and std of these (those of images from 0 to 255 are divided by 255), or none of both"
             )
     pixels: Pixels = values.clamp(0, 1).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     return pixels
@@ -93,8 +93,8 @@ def sum_channels(relevance: Any, samples: int) -> Pixels:
         raise SignatureError(f"relevance is a tensor or what an attributor returns, not {type(relevance).__name__}")
     if relevance.ndim not in (4, 5) or relevance.shape[-4] != samples or not relevance.numel():
         raise SignatureError(
-            f"relevance of {samples} images has shape ({samples}, channels, height, width), and a leading dimension for "
-            f"several targets, not {tuple(relevance.shape)}"
+            f"relevance of {samples} images has shape ({samples}, channels, height, width), with a leading dimension "
+            f"for several targets, not {tuple(relevance.shape)}"
         )
     maps = relevance.detach().double().cpu().sum(-3)
     summed: Pixels = (maps[:, None] if maps.ndim == 3 else maps.transpose(0, 1)).numpy()

@@ -60,7 +60,7 @@ def show(
     captions = ["\n".join(lines) for lines in zip(*texts, strict=True)] or [""] * len(photographs)
     count = maps.shape[1]
     names = ["relevance"] if count == 1 else [f"relevance {k + 1}" for k in range(count)]
-    notes = result.warnings if isinstance(result, Result) else ()
+    notes = [f"Doubt: {text}." for text in result.warnings] if isinstance(result, Result) else []
     return finish(draw_sheet(Sheet(photographs, maps, names, captions, notes, percentile, under)), path)
 
 

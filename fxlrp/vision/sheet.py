@@ -20,10 +20,12 @@ else:
 
 COLOURS = "RdBu_r"
 """Blue, white, red: colours that also those tell apart who do not see red or green."""
-SHADE = 0.25
+SHADE = 0.2
 """How much darker a map is where the photograph is black, so that one sees where one is."""
 WIDTH, LARGEST_CELL = 10.0, 2.4
 """Inches: of a sheet of many columns, and of a picture in a sheet of few."""
+LINE, MARGIN, BAR = 0.2, 0.9, 0.14
+"""Inches: height of a line, room for the scale of colours and what is written there, and how wide that scale is."""
 LETTERS_PER_INCH = 14
 """Of the note."""
 
@@ -67,9 +69,12 @@ def draw_sheet(sheet: Sheet, title: str = "") -> Picture:
     rows, columns = samples, 1 + len(sheet.names)
     rows, columns = (columns, rows) if sheet.under else (rows, columns)
     cell = min(LARGEST_CELL, WIDTH / columns)
-    lines = max(caption.count("\n") for caption in sheet.captions)
-    size = 0.9 + cell * columns, 0.8 + (0.45 + 0.2 * lines + cell * height / width) * rows
-    figure = Picture(figsize=size, layout="compressed")
+    inside = cell * height / width * rows
+    across = cell * columns + MARGIN
+    note = write_note(sheet, int(across * LETTERS_PER_INCH))
+    heads = LINE * (1.3 + max(caption.count("\n") for caption in sheet.captions)) * (1 if sheet.under else rows)
+    down = inside + heads + LINE * (1.2 * rows + 0.7 * note.count("\n") + 1 + 1.5 * bool(title))
+    figure = Picture(figsize=(across, down), layout="compressed")
     grid = figure.subplots(rows, columns, squeeze=False)
     for ax in grid.flat:
         ax.set(xticks=[], yticks=[])
@@ -77,33 +82,39 @@ def draw_sheet(sheet: Sheet, title: str = "") -> Picture:
         draw_sample(axes, sheet, n)
     for ax, name in zip(grid[1:, 0] if sheet.under else grid[0, 1:], sheet.names, strict=True):
         (ax.set_ylabel if sheet.under else ax.set_title)(name, fontsize=11)
-    draw_scale(figure, grid)
-    note = f"± is where a map's colours end: at percentile {sheet.percentile:g} of its absolute relevance."
-    texts = [textwrap.fill(text, int(size[0] * LETTERS_PER_INCH)) for text in (note, *sheet.notes)]
-    figure.supxlabel("\n".join(texts), fontsize=8, x=0.01, ha="left")
-    figure.suptitle(title, fontsize=12)
+    draw_scale(figure, grid, inside)
+    figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
+    if title:
+        figure.suptitle(title, fontsize=12)
     return figure
+
+
+def write_note(sheet: Sheet, letters: int) -> str:
+    """Write what stands at the foot of a sheet, in lines of so many letters."""
+    ends = f"± is where a map's colours end: at percentile {sheet.percentile:g} of its absolute relevance."
+    return "\n".join(textwrap.fill(text, letters) for text in (ends, *sheet.notes))
 
 
 def draw_sample(axes: Any, sheet: Sheet, n: int) -> None:
     """Draw a photograph and its maps."""
     photograph = sheet.photographs[n]
     height, width = photograph.shape[:2]
-    place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
-    axes[0].imshow(photograph, **place)
+    place = 0, width, height, 0
+    axes[0].imshow(photograph, extent=place)
     axes[0].set_title(sheet.captions[n], fontsize=11)
     dark = 1 - photograph.mean(-1)
     for ax, values in zip(axes[1:], sheet.maps[n], strict=True):
         limit = find_limit(values, sheet.percentile)
         ax.set_facecolor("0.5")  # what is not finite
-        ax.imshow(values, cmap=COLOURS, vmin=-limit, vmax=limit, **place)
-        ax.imshow(np.zeros_like(dark), cmap="gray", alpha=SHADE * dark, **place)
+        ax.imshow(values, cmap=COLOURS, vmin=-limit, vmax=limit, extent=place)
+        ax.imshow(np.zeros_like(dark), cmap="gray", alpha=SHADE * dark, extent=place)
         ax.set_xlabel(f"±{limit:.2g}", fontsize=8, labelpad=2)
 
 
-def draw_scale(figure: Figure, grid: Any) -> None:
-    """Draw what the colours mean."""
+def draw_scale(figure: Figure, grid: Any, height: float) -> None:
+    """Draw what the colours mean, in a bar of about this height in inches."""
     colours = require("matplotlib.cm", "vision").ScalarMappable(cmap=COLOURS)
     colours.set_clim(-1, 1)
-    bar = figure.colorbar(colours, ax=grid.ravel().tolist(), aspect=30, fraction=0.03, pad=0.01, extend="both")
+    place = {"ax": grid.ravel().tolist(), "aspect": height / BAR, "pad": 0.01}
+    bar = figure.colorbar(colours, extend="both", extendfrac=BAR / height, **place)
     bar.set_ticks([-1, 0, 1], labels=["against", "0", "for"], fontsize=9)
