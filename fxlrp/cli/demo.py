@@ -79,7 +79,7 @@ def demo_photographs(folder: Path) -> None:
         return
     with make_console(stderr=True).status("explaining photographs by several presets"):
         report = photographs.explain_photographs(model, folder)
-    out.print("\nEfficientNet-Lite0, trained on ImageNet, sees in photographs:\n")
+    out.print("\nEfficientNet-Lite0, trained on ImageNet (weights under Apache-2.0), sees in photographs:\n")
     table = Table("photograph", "seen as", "probability", "logit", "pixels")
     for column in table.columns[2:]:
         column.justify = "right"
