@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from fxlrp.api import compile
 from fxlrp.errors import SignatureError
@@ -65,7 +66,7 @@ def show(
 
 
 def compare(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     x: Tensor,
     presets: Sequence[str | RuleSet] = PRESETS,
     *,
@@ -80,7 +81,7 @@ def compare(
     """Draw images beside what several presets say of them: a row per image, a column per preset.
 
     Args:
-        model: A model of one input, in evaluation mode.
+        model: A model of one input, in evaluation mode, or a program exported by torch.export.
         x: Images for it, of shape (samples, 1 or 3 channels, height, width).
         presets: Names of presets, or rule sets.
         target: As in a call of an attributor.

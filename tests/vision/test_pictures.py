@@ -117,6 +117,15 @@ def test_several_targets_are_several_maps() -> None:
     check_legible(figure)
 
 
+def test_conditions_are_maps_of_one_target() -> None:
+    result = fxlrp.compile(MODEL)(X[:2], target=3, conditions=[{"0": 1}, {"0": [2, 3]}])
+    figure = show(result, X[:2])
+    for n, (photograph, *maps) in enumerate(grid(figure, 3)):
+        assert photograph.get_title() == "class 3"
+        for k, ax in enumerate(maps):
+            check_map(ax, result.relevance[k, n].double().sum(0).numpy())
+
+
 def test_doubts_are_written() -> None:
     model = make_model()
     model[-1].bias.data += 1e3
