@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,8 +13,8 @@ from torch import Tensor
 from fxlrp._torch import tree_leaves, tree_map_only
 from fxlrp.attributor import Attributor
 from fxlrp.errors import SignatureError
-from fxlrp.ir.targets import Contrast, Target, find_flat_position, make_seed
-from fxlrp.session.doubts import Question
+from fxlrp.ir.targets import Contrast, Target, make_seed
+from fxlrp.session.doubts import list_entries
 from fxlrp.session.many_targets import choose_chunk_size
 from fxlrp.session.result import Result
 
@@ -135,11 +135,3 @@ def repeat_target(result: Result, count: int) -> Target:
         return seed.repeat(count, *(1 for _ in seed.shape[1:]))
     indices = [entries * count for entries in list_entries(question, y)]
     return indices[0] if len(indices) == 1 else Contrast(*indices)
-
-
-def list_entries(question: Question, y: Tensor) -> Iterator[list[tuple[int, ...]]]:
-    """Yield the explained entry of each sample, for each term of the target."""
-    for wild, index in zip(question.form.wild, question.numbers, strict=True):
-        position = find_flat_position(y, wild, index.to(y.device)).squeeze(1)
-        places = torch.stack(torch.unravel_index(position, y.shape[1:]), 1)
-        yield [tuple(row) for row in places.tolist()]

@@ -32,12 +32,13 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the data split and the training.")] = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Explain what networks see in photographs and in digits (or why two sentences are similar), and write pictures."""
+    """Explain a small network on digits and a trained one on photographs (or a sentence encoder), with pictures."""
     if text or (first, second) != (FIRST_SENTENCE, SECOND_SENTENCE):
         demo_sentences(first, second, folder)
     else:
         demo_photographs(folder)
         demo_digits(folder, seed)
+        demo_photographs(folder)
 
 
 def demo_photographs(folder: Path) -> None:
@@ -83,6 +84,30 @@ def demo_digits(folder: Path, seed: int) -> None:
     )
     worst = max(abs(s.relevance + s.biases - s.logit) for s in report.samples)
     check_account(out, "AttnLRP + biases = logit", worst, max(abs(s.logit) for s in report.samples))
+    show_coverage(out, report.attributor, report.files)
+
+
+def demo_photographs(folder: Path) -> None:
+    """Explain what EfficientNet-Lite0 sees in photographs."""
+    from fxlrp.demos import efficientnet, photographs
+
+    out = make_console()
+    try:
+        model = efficientnet.load_efficientnet()
+    except fxlrp.FxlrpError as error:
+        print_line(f"\nNo photographs are explained: {error}")
+        return
+    with make_console(stderr=True).status("explaining photographs by several presets"):
+        report = photographs.explain_photographs(model, folder)
+    out.print("\nEfficientNet-Lite0, trained on ImageNet (weights under Apache-2.0), sees in photographs:\n")
+    table = Table("photograph", "seen as", "probability", "logit", "pixels")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for s in report.samples:
+        table.add_row(s.name, s.predicted, f"{100 * s.probability:.1f} %", f"{s.logit:.4f}", f"{s.relevance:.4f}")
+    out.print(table)
+    ledger = report.ledger
+    check_account(out, "pixels + all that was kept on the way = logits", abs(ledger.gap), ledger.explained)
     show_coverage(out, report.attributor, report.files)
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -16,8 +17,8 @@ from fxlrp.api import compile
 from fxlrp.attributor import Attributor
 from fxlrp.optional import require
 from fxlrp.rules.presets import epsilon_gamma_box
-from fxlrp.vision.images import restore_images, scale_relevance
-from fxlrp.vision.pictures import draw_sheet
+from fxlrp.vision.images import restore_images, sum_channels
+from fxlrp.vision.sheet import Sheet, draw_sheet
 
 HELD_OUT = 360
 BATCH = 64
@@ -146,15 +147,15 @@ def explain_digits(model: nn.Sequential, data: Digits, folder: Path) -> DigitsRe
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = tuple(folder / name for name in ("digits.png", "digits.json", "digits-coverage.json"))
-    draw_sheet(
-        restore_images(1 - images, mean=0.0, std=1.0),
+    maps = [sum_channels(result.relevance, len(images)) for result in (found, box)]
+    sheet = Sheet(
+        restore_images(1 - images, 0, 1),  # dark on light, as on paper
+        np.concatenate(maps, 1),
+        ["AttnLRP", "epsilon,\ngamma, box"],
         [f"{s.predicted} ({100 * s.probability:.1f} %)" for s in samples],
-        {
-            name: scale_relevance(result.relevance, images, 99)
-            for name, result in {"auto": chosen, "AttnLRP": found, "epsilon, gamma, box": box}.items()
-        },
-        files[0],
+        under=True,
     )
+    draw_sheet(sheet, "Why the network reads each digit: red pixels speak for it, blue ones against").savefig(files[0])
     numbers = {"accuracy": accuracy, "samples": [asdict(sample) for sample in samples]}
     files[1].write_text(json.dumps(numbers, indent=2) + "\n")
     files[2].write_text(attributor.coverage().to_json() + "\n")

@@ -1,63 +1,93 @@
-"""The demonstration on photographs: where does a network see a palace, a daisy, a uniform?"""
+"""The demonstration on photographs: what does a network that was trained on ImageNet look at?"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fxlrp.demos.efficientnet_lite import MEAN, SIDE, STD, load_network
+from fxlrp.api import compile
+from fxlrp.attributor import Attributor
+from fxlrp.demos.efficientnet import MEAN, SIDE, STD
 from fxlrp.optional import require
-from fxlrp.vision import compare
+from fxlrp.reports.ledger import Ledger
+from fxlrp.vision import compare, show
 
-NAMES = {698: "palace", 985: "daisy", 652: "military uniform"}
-"""Of ImageNet's classes, those of the photographs."""
+PHOTOGRAPHS = "china.jpg", "flower.jpg"
+"""Of scikit-learn."""
+CLASSES = {698: "palace", 985: "daisy"}
+"""Names of the classes of ImageNet that the network sees there."""
+
+
+@dataclass(frozen=True)
+class ExplainedPhotograph:
+    """One explained photograph.
+
+    Attributes:
+        name: Of the file.
+        predicted: What the network sees.
+        probability: Of that class.
+        logit: Of that class.
+        relevance: Sum of the relevance of all pixels.
+    """
+
+    name: str
+    predicted: str
+    probability: float
+    logit: float
+    relevance: float
 
 
 @dataclass(frozen=True)
 class PhotographsReport:
-    """What the demonstration made.
+    """What the demonstration made."""
 
-    Attributes:
-        classes: What the network sees, with its probability.
-        files: The sheet.
-    """
-
-    classes: tuple[tuple[str, float], ...]
+    samples: tuple[ExplainedPhotograph, ...]
+    attributor: Attributor
+    ledger: Ledger
     files: tuple[Path, ...]
 
 
 def load_photographs() -> Tensor:
-    """Load a temple and a flower from scikit-learn and a portrait from matplotlib, between 0 and 1."""
-    samples = require("sklearn.datasets", "demo").load_sample_images().images
-    with require("matplotlib.cbook", "demo").get_sample_data("grace_hopper.jpg") as file:
-        portrait = require("matplotlib.image", "demo").imread(file, format="jpg")
-    return torch.cat([crop_middle(torch.from_numpy(np.array(image))) for image in (*samples, portrait)])
+    """Load scikit-learn's photographs, their middle squares, as the network takes them."""
+    load = require("sklearn.datasets", "demo").load_sample_image
+    library = require("PIL.Image", "demo")
+    images = [np.asarray(cut_square(library.fromarray(load(name)))) for name in PHOTOGRAPHS]
+    values = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    return (values - MEAN) / STD
 
 
-def crop_middle(image: Tensor) -> Tensor:
-    """Crop the middle square of ``(height, width, 3)`` bytes, and make it as large as the network's images."""
-    side = min(image.shape[:2])
-    top, left = ((size - side) // 2 for size in image.shape[:2])
-    square = image[top : top + side, left : left + side].movedim(-1, 0)[None] / 255
-    return torch.nn.functional.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True).clamp(0, 1)
+def cut_square(image: Any) -> Any:
+    """Cut out the largest square in the middle of an image, and scale it to the size of the network's images."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), require("PIL.Image", "demo").BICUBIC)
 
 
-def explain_photographs(folder: Path) -> PhotographsReport:
-    """Explain what the network sees in each photograph, by several rule sets, and draw the sheet."""
-    images = (load_photographs() - MEAN) / STD
-    model = load_network()
-    with torch.no_grad():
-        best = model(images).softmax(1).max(1)
-    classes = tuple(
-        (NAMES.get(index, f"class {index}"), value)
-        for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+def explain_photographs(model: nn.Module, folder: Path) -> PhotographsReport:
+    """Explain what a network sees in each photograph, by the default rules and by several presets."""
+    images = load_photographs()
+    attributor = compile(model)
+    found = attributor(images)
+    values, classes = found.output.softmax(1).max(1)
+    samples = tuple(
+        ExplainedPhotograph(name, CLASSES.get(int(k), f"class {k}"), float(p), float(logits[k]), float(r.sum()))
+        for name, k, p, logits, r in zip(PHOTOGRAPHS, classes, values, found.output, found.relevance, strict=True)
     )
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "photographs.jpg"
-    captions = [f"{name} ({100 * probability:.0f} %)" for name, probability in classes]
-    compare(model, images, target=best.indices.tolist(), mean=MEAN, std=STD, captions=captions, path=path)
-    return PhotographsReport(classes, (path,))
+    names = "photographs.jpg", "presets.jpg", "photographs.json", "photographs-coverage.json"
+    files = tuple(folder / name for name in names)
+    pictures = (
+        show(found, images, mean=MEAN, std=STD, classes=CLASSES),
+        compare(model, images, mean=MEAN, std=STD, classes=CLASSES),
+    )
+    for picture, file in zip(pictures, files[:2], strict=True):
+        picture.savefig(file, pil_kwargs={"quality": 85, "subsampling": 0})  # a fifth of a .png, and colours stay
+    files[2].write_text(json.dumps([asdict(sample) for sample in samples], indent=2) + "\n")
+    files[3].write_text(attributor.coverage().to_json() + "\n")
+    return PhotographsReport(samples, attributor, attributor.ledger(images), files)

@@ -100,7 +100,7 @@ class Curves:
         Raises:
             FxlrpError: If matplotlib is not installed.
         """
-        figure = require("matplotlib.figure", "demo").Figure(figsize=(5, 3.5), layout="constrained")
+        figure = require("matplotlib.figure", "vision").Figure(figsize=(5, 3.5), layout="constrained")
         axes = figure.subplots()
         for name, curve in (("most relevant first", self.most), ("least relevant first", self.least)):
             low, high = curve.quantile(torch.tensor([0.25, 0.75]).to(curve), 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,14 @@ def compute_explained(y: Tensor, form: Form, numbers: Sequence[Tensor]) -> Tenso
         for weight, wild, index in zip(form.weights, form.wild, numbers, strict=True)
     ]
     return torch.cat(terms, 1).sum(1)
+
+
+def list_entries(question: Question, y: Tensor) -> Iterator[list[tuple[int, ...]]]:
+    """Yield the explained entry of each sample, for each term of the target."""
+    for wild, index in zip(question.form.wild, question.numbers, strict=True):
+        position = find_flat_position(y, wild, index.to(y.device)).squeeze(1)
+        places = torch.stack(torch.unravel_index(position, y.shape[1:]), 1)
+        yield [tuple(row) for row in places.tolist()]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Pictures of what a model saw: photographs beside their relevance, one rule set or several.
+"""Pictures of images beside their relevance.
 
-Takes results or models, and the images as the model got them. Returns figures of matplotlib, and writes them where a
-path is given. Colours are of each map by itself, red for and blue against, white for zero.
+Take images as a model takes them, and relevance or the presets that shall find it. Return figures of matplotlib, which
+are shown by notebooks and written by ``figure.savefig``. Red speaks for what is explained, blue against it; zero is
+white in every map, and each map says where its colours end.
 """
 
 from fxlrp.vision.pictures import compare, show

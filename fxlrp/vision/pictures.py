@@ -1,144 +1,117 @@
-"""Sheets of images beside their relevance."""
+"""Pictures of what a model sees: one explanation, or several presets side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from fxlrp.api import compile, rule_set
+from fxlrp.api import compile
 from fxlrp.errors import SignatureError
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import Target
-from fxlrp.optional import require
 from fxlrp.session.result import Result
-from fxlrp.vision.images import Channels, restore_images, scale_relevance
+from fxlrp.vision.captions import Classes, describe_targets
+from fxlrp.vision.images import Numbers, restore_images, sum_channels
+from fxlrp.vision.sheet import Picture, Sheet, draw_sheet
 
-PRESETS = ("auto", "attnlrp_gamma", "epsilon_plus_flat", "gradient")
-"""What `compare` sets side by side."""
-SIDE = 1.6
-"""Of an image, in inches."""
+PRESETS = "gradient", "epsilon", "epsilon_plus_flat", "attnlrp_gamma"
+"""What `compare` shows: gradient x input, the plainest rule, and two presets for networks of convolutions."""
+DOUBTFUL = "(!): something speaks against this explanation; result.warnings says what."
 
 
 def show(
     result: Result | Tensor,
     x: Tensor,
     *,
-    mean: Channels = None,
-    std: Channels = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
     percentile: float = 99.5,
-    captions: Sequence[str] | None = None,
+    classes: Classes | None = None,
+    under: bool = False,
     path: str | Path | None = None,
-) -> Any:
-    """Draw images beside their relevance: red speaks for what is explained, blue against.
+) -> Picture:
+    """Draw images beside their relevance, summed over channels; each map has a scale of its own.
 
     Args:
-        result: What an attributor returned for the images, or relevance itself.
-        x: The images as the model got them, ``(samples, 1 or 3, height, width)``.
-        mean: What their preparation took off values between 0 and 1, a number or one per channel. Without ``mean``
-            and ``std``, each image is shown from its darkest to its brightest value.
-        std: What it divided them by then.
-        percentile: Of the absolute relevance of an image, what gets the full colour.
-        captions: One for each image; by default the explained value.
-        path: Where to write the picture; the suffix says the format.
+        result: What an attributor returned, or relevance alone: of the images, shaped as these, or of a layer, shaped
+            (samples, channels, height, width). Several targets or conditions become several maps.
+        x: The images as the model took them, of shape (samples, 1 or 3 channels, height, width).
+        mean: What was subtracted from values between 0 and 1, a number or one per channel.
+        std: What they were divided by then. Without both, each image is scaled to its own range.
+        percentile: Of each map's absolute relevance, where its colours end.
+        classes: Names of the classes, for the captions.
+        under: Put relevance under the images, and not beside them.
+        path: A file to write, whose ending says the format.
 
     Returns:
-        A figure of matplotlib, which notebooks show.
+        A figure of matplotlib: a notebook shows it, and ``figure.savefig(path)`` writes it. At its foot is what speaks
+        against the explanation, if anything does.
 
     Raises:
-        FxlrpError: If matplotlib is not installed.
-        SignatureError: If these are no images, or relevance does not fit them.
-
-    Example:
-        >>> import torch, fxlrp
-        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2)).eval()
-        >>> x = torch.rand(2, 3, 8, 8)
-        >>> figure = fxlrp.vision.show(fxlrp.compile(model)(x, target=1), x, mean=0.0, std=1.0)
+        SignatureError: If these are no images, or relevance is not shaped as they are.
     """
-    relevance = result if isinstance(result, Tensor) else result.relevance
-    if not isinstance(relevance, Tensor):
-        raise SignatureError(f"the result is of several inputs: give the relevance of one, {' or '.join(relevance)}")
-    images, maps = restore_images(x, mean, std), {"relevance": scale_relevance(relevance, x, percentile)}
-    own = [""] * len(x) if isinstance(result, Tensor) else write_values(result, len(x))
-    return draw_sheet(images, own if captions is None else captions, maps, path)
+    photographs = restore_images(x, mean, std)
+    relevance = result.relevance if isinstance(result, Result) else result
+    maps = sum_channels(relevance, len(photographs))
+    texts = describe_targets(result, classes) if isinstance(result, Result) else []
+    captions = ["\n".join(lines) for lines in zip(*texts, strict=True)] or [""] * len(photographs)
+    count = maps.shape[1]
+    names = ["relevance"] if count == 1 else [f"relevance {k + 1}" for k in range(count)]
+    notes = [f"Doubt: {text}." for text in result.warnings] if isinstance(result, Result) else []
+    return finish(draw_sheet(Sheet(photographs, maps, names, captions, notes, percentile, under)), path)
 
 
 def compare(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     x: Tensor,
-    presets: Sequence[str] | Mapping[str, str | RuleSet] = PRESETS,
+    presets: Sequence[str | RuleSet] = PRESETS,
     *,
     target: Target = None,
-    mean: Channels = None,
-    std: Channels = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
     percentile: float = 99.5,
-    captions: Sequence[str] | None = None,
+    classes: Classes | None = None,
+    under: bool = False,
     path: str | Path | None = None,
-) -> Any:
-    """Draw images beside their relevance under several rule sets; see `show`.
-
-    Every map has its own scale, as rule sets keep more or less of what is explained.
+) -> Picture:
+    """Draw images beside what several presets say of them: a row per image, a column per preset.
 
     Args:
-        model: Images to what is explained, as `fxlrp.compile` takes it.
-        x: The images as the model gets them.
-        presets: Names, or rule sets by what they shall be called.
-        target: As attributors take it.
+        model: A model of one input, in evaluation mode, or a program exported by torch.export.
+        x: Images for it, of shape (samples, 1 or 3 channels, height, width).
+        presets: Names of presets, or rule sets.
+        target: As in a call of an attributor.
         mean: As in `show`.
         std: As in `show`.
         percentile: As in `show`.
-        captions: As in `show`.
+        classes: As in `show`.
+        under: As in `show`.
         path: As in `show`.
 
+    Returns:
+        A figure of matplotlib, as `show` does. A preset whose explanation has doubts is marked.
+
     Raises:
-        FxlrpError: If matplotlib is not installed.
-        RuleError: If there is no preset of a name.
-        SignatureError: If these are no images.
+        SignatureError: If these are no images, or no presets are given.
     """
-    images = restore_images(x, mean, std)
-    named = presets if isinstance(presets, Mapping) else {name: name for name in presets}
-    if not named:
-        raise SignatureError("presets is empty: name at least one rule set")
-    results = {name: compile(model, rules=rule_set(rules))(x, target=target) for name, rules in named.items()}
-    maps = {name: scale_relevance(result.relevance, x, percentile) for name, result in results.items()}
-    own = write_values(next(iter(results.values())), len(x))
-    return draw_sheet(images, own if captions is None else captions, maps, path)
+    photographs = restore_images(x, mean, std)
+    if isinstance(presets, str) or not presets:
+        raise SignatureError(f"presets is a list of names or rule sets, such as {list(PRESETS)}, not {presets!r}")
+    results = [compile(model, rules=rules)(x, target=target) for rules in presets]
+    maps = np.concatenate([sum_channels(result.relevance, len(x)) for result in results], 1)
+    names = [rules if isinstance(rules, str) else rules.name for rules in presets]
+    names = [f"{name} (!)" if result.warnings else name for name, result in zip(names, results, strict=True)]
+    captions = (describe_targets(results[0], classes) or [[""] * len(x)])[0]
+    notes = [DOUBTFUL] if any(result.warnings for result in results) else []
+    return finish(draw_sheet(Sheet(photographs, maps, names, captions, notes, percentile, under)), path)
 
 
-def write_values(result: Result, count: int) -> list[str]:
-    """Write the explained value of each sample, or nothing where there is none."""
-    return [""] * count if result.explained is None else [f"{value:.4g}" for value in result.explained.tolist()]
-
-
-def draw_sheet(images: Tensor, captions: Sequence[str], maps: Mapping[str, Tensor], path: str | Path | None) -> Any:
-    """Draw a row for each image with its maps beside it; or a column, if there are more images than maps.
-
-    Args:
-        images: ``(samples, height, width, 3)``, from 0 to 1.
-        captions: One for each image.
-        maps: ``(samples, height, width)``, from -1 to 1, by name.
-        path: Where to write, or None.
-    """
-    if len(captions) != len(images):
-        raise SignatureError(f"there are {len(captions)} captions for {len(images)} images")
-    rows = [[image, *of_image] for image, *of_image in zip(images, *maps.values(), strict=True)]
-    down, across = list(captions), ["", *maps]
-    if len(images) > 1 + len(maps):
-        rows, down, across = [list(column) for column in zip(*rows, strict=True)], across, down
-    size = (0.3 + SIDE * len(across), 0.3 + SIDE * len(down))
-    figure = require("matplotlib.figure", "demo").Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    grid = figure.subplots(len(down), len(across), squeeze=False)
-    for ax, value in zip(grid.flat, (value for row in rows for value in row), strict=True):
-        ax.imshow(value.numpy(), **({} if value.ndim == 3 else {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}))
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_linewidth(0.4)
-    for ax, name in zip(grid[0], across, strict=True):
-        ax.set_title(name, fontsize=9)
-    for ax, name in zip(grid[:, 0], down, strict=True):
-        ax.set_ylabel(name, fontsize=9)
+def finish(figure: Picture, path: str | Path | None) -> Picture:
+    """Write a figure if that is asked for, and return it."""
     if path is not None:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path)
     return figure

