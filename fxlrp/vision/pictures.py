@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxlrp.api import compile
+from fxlrp.api import compile, rule_set
 from fxlrp.errors import SignatureError
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.ir.targets import Target
@@ -18,8 +18,8 @@ from fxlrp.vision.captions import Classes, describe_targets
 from fxlrp.vision.images import Numbers, restore_images, sum_channels
 from fxlrp.vision.sheet import Picture, Sheet, draw_sheet
 
-PRESETS = "gradient", "epsilon", "epsilon_plus_flat", "attnlrp_gamma"
-"""What `compare` shows: gradient x input, the plainest rule, and two presets for networks of convolutions."""
+PRESETS = "auto", "attnlrp_gamma", "epsilon_plus_flat", "gradient"
+"""What `compare` shows: the default, two presets for networks of convolutions, and gradient x input."""
 DOUBTFUL = "(!): something speaks against this explanation; result.warnings says what."
 
 
@@ -101,7 +101,9 @@ def compare(
     photographs = restore_images(x, mean, std)
     if isinstance(presets, str) or not presets:
         raise SignatureError(f"presets is a list of names or rule sets, such as {list(PRESETS)}, not {presets!r}")
-    results = [compile(model, rules=rules)(x, target=target) for rules in presets]
+    attributor = compile(model, rules=presets[0])
+    results = [attributor(x, target=target)]  # captures the model for all
+    results += [attributor.with_rules(rule_set(rules))(x, target=target) for rules in presets[1:]]
     maps = np.concatenate([sum_channels(result.relevance, len(x)) for result in results], 1)
     names = [rules if isinstance(rules, str) else rules.name for rules in presets]
     names = [f"{name} (!)" if result.warnings else name for name, result in zip(names, results, strict=True)]

@@ -4,8 +4,6 @@ import copy
 import json
 import math
 from html.parser import HTMLParser
-from importlib import import_module
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,7 +106,7 @@ def test_digits_account(digits_demo):
 
 def test_heatmaps_show_both_signs(digits_demo):
     image = imread(digits_demo[0] / "digits.png")[..., :3]
-    assert image.shape[1] > 2 * image.shape[0] > 900
+    assert image.shape[1] > 1.5 * image.shape[0] > 500
     red, blue = image[..., 0] - image[..., 2] > 0.3, image[..., 2] - image[..., 0] > 0.3
     assert red.sum() > 1000
     assert blue.sum() > 1000
