@@ -37,6 +37,7 @@ FORMS: dict[str, tuple[tuple[str, Pass], ...]] = {
 CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("drop detachments", identities.drop_detachments),
     ("let views copy", identities.free_views),
+    ("give as_strided its memory", strides.own_memory),
     ("write pairs as complex numbers", strides.own_pairs),
     ("drop neutral arithmetic", arithmetic.drop_neutral_arithmetic),
     ("share subexpressions", subexpressions.share_subexpressions),

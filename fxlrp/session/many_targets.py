@@ -33,6 +33,9 @@ aten = torch.ops.aten
 ANY_STRIDES: dict[Any, Any] = dict.fromkeys((aten.view.default, aten._unsafe_view.default), aten.reshape.default)
 """With one more dimension, or by another backend, memory may not be in the order that a view asks for."""
 
+STRIDED = (aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default)
+"""Ops that read or fill memory, for which torch has no batches."""
+
 MAX_PROGRAMS = 16
 """Programs kept for different sizes, least recently used out first."""
 
@@ -166,9 +169,20 @@ def call_per_target(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collecti
         outputs[:] = [spec, *(not isinstance(leaf, Tensor) for leaf in leaves)]
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
-    results = iter(torch.vmap(call)(*(env[n] for n in own)))
+    map_targets = call_one_by_one if node.target in STRIDED else torch.vmap
+    results = iter(map_targets(call)(*(env[n] for n in own)))
     spec, *absent = outputs
     return spec.unflatten([None if missing else next(results) for missing in absent])
+
+
+def call_one_by_one(call: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """Do as `torch.vmap` for ops that read memory, each time a memory of its own."""
+
+    def mapped(*values: Tensor) -> tuple[Tensor, ...]:
+        rows = [call(*(part.clone() for part in parts)) for parts in zip(*values, strict=True)]
+        return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+
+    return mapped
 
 
 def call_folded(node: fx.Node, env: Mapping[fx.Node, Any], batched: Collection[fx.Node]) -> Any:

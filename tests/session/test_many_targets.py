@@ -47,6 +47,31 @@ def check(attributor: fxlrp.Attributor, targets: Any, *args: Any, chunk: int = 8
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+class Strided(nn.Module):
+    """Windows that overlap, read as memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.contiguous().as_strided((len(x), 3, 7, 2), (192, 64, 8, 1), 1)
+        return (windows * windows.sigmoid()).sum((2, 3))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (0, 1, 3, 2), (3, 2, 1, 0)], ids=str)
+@pytest.mark.parametrize("rules", ["auto", "epsilon_plus"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        cnn,
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)),
+        lambda: nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.AdaptiveMaxPool2d(1), nn.Flatten()),
+        Strided,
+    ],
+    ids=["cnn", "mean", "pools", "windows"],
+)
+def test_inputs_lie_in_memory_in_any_order(make: Any, rules: str, order: tuple[int, ...]) -> None:
+    back = [order.index(d) for d in range(4)]
+    check(fxlrp.compile(make().double().eval(), rules=rules), [0, 2], X.permute(order).contiguous().permute(back))
+
+
 @pytest.mark.parametrize("name", leave_to_slow(ZOO, but={"bert"}))
 def test_equal_to_separate_calls(name: str) -> None:
     """Three targets, two at a time: the second chunk has a target less."""
