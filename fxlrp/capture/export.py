@@ -121,8 +121,8 @@ def export_module(
             warnings.filterwarnings("ignore", ".*assigned during export", UserWarning)
             try:
                 return made(model)
-            except RuntimeError as error:
-                if "in output, which is not a known type" not in str(error):
+            except (RuntimeError, TypeError) as error:
+                if not any(text in str(error) for text in UNKNOWN_OUTPUT):
                     raise
             return made(drop_unknown_outputs(model))
     except Exception as error:
