@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,6 +148,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def list_methods(task: Classifier) -> dict[str, Callable[[], Tensor]]:
-    """Bind the methods that can explain a classifier to it."""
-    return {name: partial(method, task) for name, method in METHODS.items() if name != "GradCAM" or task.last}
+def list_methods(task: Classifier, further: Mapping[str, Method] | None = None) -> dict[str, Callable[[], Tensor]]:
+    """Bind the methods that can explain a classifier to it, and further ones."""
+    methods = {**METHODS, **(further or {})}
+    return {name: partial(method, task) for name, method in methods.items() if name != "GradCAM" or task.last}

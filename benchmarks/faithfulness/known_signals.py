@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from image_methods import Classifier, list_methods
+from image_methods import NOISE, SAMPLES, Classifier, Method, list_methods
 from tasks import Task
 from torch import Tensor, nn
 
+import fxlrp
 from fxlrp.evaluate.localisation import measure_mass, measure_rank
 
 BATCH = 32
@@ -44,7 +46,7 @@ def judge_by_masks(parts: Sequence[Known], others: Mapping[str, Callable[[Tensor
         others: What else is written down.
     """
     masks = torch.cat([part.masks for part in parts])
-    bound = [list_methods(part.classifier) for part in parts]
+    bound = [list_methods(part.classifier, FURTHER) for part in parts]
 
     def explain(name: str) -> Tensor:
         return torch.cat([sum_channels(methods[name](), masks.ndim).abs() for methods in bound])
@@ -57,6 +59,32 @@ def judge_by_masks(parts: Sequence[Known], others: Mapping[str, Callable[[Tensor
 
     methods = {name: lambda name=name: explain(name) for name in bound[0]}
     return Task("relevance mass in the signal", mass, methods, {"rank": rank, **(others or {})})
+
+
+def read_coefficients(task: Classifier, copies: int = 1) -> Tensor:
+    """Return what relevance is divided by the input, averaged over noisy copies as SmoothGrad is if there are some.
+
+    Like the gradient it tells what an input would count for, not what it did, which is little where it is near 0.
+    """
+    name = "input:coefficient"
+    attributor = fxlrp.compile(task.model, rules="auto", read=name)
+    attribute = fxlrp.smooth(attributor, copies, NOISE) if copies > 1 else attributor
+    found: Tensor = attribute(task.inputs, target=task.target.tolist()).read[name]
+    return found
+
+
+def smooth_relevance(task: Classifier) -> Tensor:
+    attribute = fxlrp.smooth(fxlrp.compile(task.model, rules="auto"), SAMPLES, NOISE)
+    found: Tensor = attribute(task.inputs, target=task.target.tolist()).relevance
+    return found
+
+
+FURTHER: dict[str, Method] = {
+    "auto smoothed": smooth_relevance,
+    "coefficients of auto": read_coefficients,
+    "coefficients of auto smoothed": partial(read_coefficients, copies=SAMPLES),
+}
+"""What can be made of the default rules besides; the models are sequences, whose input has the name ``input``."""
 
 
 def sum_channels(relevance: Tensor, dimensions: int) -> Tensor:

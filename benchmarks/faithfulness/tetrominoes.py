@@ -69,7 +69,7 @@ def add_noise(scenario: str, shapes: np.ndarray, smooth: bool, generator: np.ran
         images = (1 - part * shapes) * noise
     else:
         images = part * shapes / np.linalg.norm(shapes) + (1 - part) * noise
-    return images / np.abs(images).max()
+    return images / images.std()
 
 
 def make_linear() -> nn.Module:
@@ -85,7 +85,10 @@ def make_cnn() -> nn.Module:
     layers: list[nn.Module] = []
     for channels in (1, 8, 8, 8):
         layers += [nn.Conv2d(channels, 8, 2, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))
+    for layer in (*model[:12:3], model[-1]):
+        nn.init.kaiming_normal_(layer.weight)
+    return model
 
 
 MODELS = {"linear": (make_linear, None), "mlp": (make_mlp, None), "cnn": (make_cnn, "10")}
@@ -102,7 +105,7 @@ def place_shapes(scenario: str, kind: str) -> Task:
         images = torch.from_numpy(add_noise(scenario, shapes, smooth, generator)).float()[:, None]
         wanted, shown = torch.from_numpy(classes), torch.from_numpy(shapes != 0)
         masks = shown if scenario == "rigid" else shown.any(0).expand_as(shown)
-        model = learn(build, images[TESTED:], wanted[TESTED:], epochs=20)
+        model = learn(build, images[TESTED:], wanted[TESTED:], epochs=10)
         right = choose_correct(model, images[:TESTED], wanted[:TESTED])
         if len(right) < LEAST * TESTED:
             continue
