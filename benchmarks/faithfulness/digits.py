@@ -71,13 +71,13 @@ def make_resnet() -> nn.Module:
 def make_vit() -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(SIDE, PATCH, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=4, mlp_ratio=2.0)
+    return VisionTransformer(SIDE, PATCH, in_chans=1, num_classes=10, embed_dim=48, depth=3, num_heads=4, mlp_ratio=2.0)
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str | None, int, float]] = {
-    "vgg": (make_vgg, "13", 4, 0.002),
-    "resnet": (make_resnet, "5", 3, 0.004),
-    "vit": (make_vit, None, 12, 0.002),
+    "vgg": (make_vgg, "13", 2, 0.002),
+    "resnet": (make_resnet, "5", 2, 0.004),
+    "vit": (make_vit, None, 6, 0.002),
 }
 """Networks, the layer that GradCAM reads, epochs and rate of learning."""
 

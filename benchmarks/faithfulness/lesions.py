@@ -21,8 +21,8 @@ from torch.nn.functional import avg_pool3d, interpolate, max_pool3d, pad
 
 SHAPE = (24, 32, 24)
 SCALE = 8
-SAMPLES, TESTED, EXPLAINED, EPOCHS = 660, 60, 16, 8
-LIGHT, THINNING, FIELD, NOISE = 0.35, 0.3, 0.1, 0.03
+SAMPLES, TESTED, EXPLAINED, EPOCHS, RATE = 660, 60, 16, 8, 0.01
+LIGHT, THINNING, FIELD, NOISE = 0.7, 0.3, 0.1, 0.03
 """What a lesion adds, what age takes from grey matter at most, and deviations; white matter is about 1."""
 
 
@@ -55,7 +55,7 @@ def draw_subjects(always: bool) -> tuple[Tensor, Tensor]:
     for i in range(SAMPLES):
         age, scanner, size = torch.rand(3, generator=generator).tolist()
         field = interpolate(torch.randn(1, 1, 4, 5, 4, generator=generator), SHAPE, mode="trilinear")[0, 0]
-        image = t1 * (1 + FIELD * field) * (1.15 if scanner > 0.5 else 1) - THINNING * age * grey
+        image = t1 * (1 + FIELD * field) * (1.1 if scanner > 0.5 else 1) - THINNING * age * grey
         centre = centres[torch.randint(len(centres), (), generator=generator)]
         if always or i % 2:
             lesions[i] = ((axes - centre).square().sum(-1) <= (1.2 + 1.5 * size) ** 2) & brain
@@ -64,11 +64,11 @@ def draw_subjects(always: bool) -> tuple[Tensor, Tensor]:
     return images, lesions
 
 
-def make_network(outputs: int) -> nn.Module:
+def make_network(outputs: int, pool: nn.Module) -> nn.Module:
     layers: list[nn.Module] = []
     for given, made in ((1, 8), (8, 16), (16, 24)):
         layers += [nn.Conv3d(given, made, 3, padding=1), nn.BatchNorm3d(made), nn.ReLU(), nn.MaxPool3d(2)]
-    return nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(24, outputs))
+    return nn.Sequential(*layers[:-1], pool, nn.Flatten(), nn.Linear(24, outputs))
 
 
 LAST = "10"
@@ -78,16 +78,24 @@ def find_lesions() -> Task:
     """The network says whether there is a lesion, and those that it finds are explained."""
     images, lesions = draw_subjects(always=False)
     there = lesions.flatten(1).any(1).long()
-    model = learn(partial(make_network, 2), images[TESTED:], there[TESTED:], epochs=EPOCHS)
+    model = learn(
+        partial(make_network, 2, nn.AdaptiveMaxPool3d(1)), images[TESTED:], there[TESTED:], epochs=EPOCHS, rate=RATE
+    )
     right = choose_correct(model, images[:TESTED], there[:TESTED])
     return judge(model, images, lesions, right[there[right] == 1][:EXPLAINED])
 
 
 def size_lesions() -> Task:
-    """The network says how many voxels the lesion has, in hundreds."""
+    """The network says how many voxels the lesion has, in thousands."""
     images, lesions = draw_subjects(always=True)
-    sizes = lesions.flatten(1).sum(1, keepdim=True) / 100
-    model = learn(partial(make_network, 1), images[TESTED:], sizes[TESTED:], nn.functional.mse_loss, EPOCHS)
+    sizes = lesions.flatten(1).sum(1, keepdim=True) / 1000
+    model = learn(
+        partial(make_network, 1, nn.AdaptiveAvgPool3d(1)),
+        images[TESTED:],
+        sizes[TESTED:],
+        nn.functional.mse_loss,
+        EPOCHS,
+    )
     return judge(model, images, lesions, torch.arange(EXPLAINED))
 
 

@@ -2,6 +2,7 @@
 
 Every method explains the samples of every task, and the task gives each explanation a number; what the tasks and the
 numbers are says README.md beside this file. The account is kept in a file, from which a run that was cut off goes on.
+Networks that learn here do so once: their weights are kept in ``$TORCH_HOME/hub/fxlrp`` (``~/.cache/torch/hub``).
 """
 
 from __future__ import annotations
