@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,10 +34,10 @@ class Classifier:
 
     Attributes:
         model: Images to logits.
-        inputs: ``(samples, channels, height, width)``.
+        inputs: ``(samples, channels, height, width)``, or of volumes ``(samples, channels, depth, height, width)``.
         target: The predicted classes, which are explained.
         patch: Side in pixels of what occlusion takes away.
-        last: Name of the last module that returns ``(samples, channels, height, width)``, for GradCAM, or None.
+        last: Name of the last module that returns the dimensions of the inputs, for GradCAM, or None.
     """
 
     model: nn.Module
@@ -100,17 +100,20 @@ def grad_cam(task: Classifier) -> Tensor:
         task.inputs.clone().requires_grad_(), task.target, relu_attributions=True
     )
     size = task.inputs.shape[2:]
-    whole: Tensor = nn.functional.interpolate(found.detach(), size, mode="bilinear", align_corners=False)[:, 0]
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    whole: Tensor = nn.functional.interpolate(found.detach(), size, mode=mode, align_corners=False)[:, 0]
     return whole
 
 
 def occlusion(task: Classifier) -> Tensor:
-    window = (task.inputs.shape[1], task.patch, task.patch)
+    channels, *sizes = task.inputs.shape[1:]
+    window = (channels, *(task.patch for _ in sizes))
+    places = tuple(range(2, task.inputs.ndim))
     method = captum.attr.Occlusion(task.model)
     return by_rows(
         task,
         lambda x, t: method.attribute(
-            x, window, strides=window, target=t, perturbations_per_eval=32, baselines=x.mean((2, 3), keepdim=True)
+            x, window, strides=window, target=t, perturbations_per_eval=32, baselines=x.mean(places, keepdim=True)
         ),
     )
 
@@ -124,7 +127,7 @@ def zennit(task: Classifier, name: str) -> Tensor:
     )
     with composite.context(task.model) as modified:
         y = modified(x)
-        (relevance,) = torch.autograd.grad(y, x, torch.eye(y.shape[1])[task.target])
+        (relevance,) = torch.autograd.grad(y, x, y.detach() * torch.eye(y.shape[1])[task.target])
     return relevance
 
 
@@ -145,6 +148,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def list_methods(task: Classifier) -> dict[str, Callable[[], Tensor]]:
-    """Bind the methods that can explain a classifier to it."""
-    return {name: partial(method, task) for name, method in METHODS.items() if name != "GradCAM" or task.last}
+def list_methods(task: Classifier, further: Mapping[str, Method] | None = None) -> dict[str, Callable[[], Tensor]]:
+    """Bind the methods that can explain a classifier to it, and further ones."""
+    methods = {**METHODS, **(further or {})}
+    return {name: partial(method, task) for name, method in methods.items() if name != "GradCAM" or task.last}

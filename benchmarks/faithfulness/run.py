@@ -2,6 +2,7 @@
 
 Every method explains the samples of every task, and the task gives each explanation a number; what the tasks and the
 numbers are says README.md beside this file. The account is kept in a file, from which a run that was cut off goes on.
+Networks that learn here do so once: their weights are kept in ``$TORCH_HOME/hub/fxlrp`` (``~/.cache/torch/hub``).
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import circuits
+import digits
+import hand_set
+import known_signals
+import lesions
 import photographs
 import plots
+import tetrominoes
 import texts
 import torch
 from rich.console import Console
@@ -31,7 +37,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import table
 
 HERE = Path(__file__).parent
-TASKS: dict[str, Callable[[], Task]] = {**photographs.TASKS, **texts.TASKS, **circuits.TASKS}
+TASKS: dict[str, Callable[[], Task]] = {
+    task: build
+    for room in (photographs, texts, circuits, digits, hand_set, tetrominoes, lesions, known_signals)
+    for task, build in room.TASKS.items()
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             start = time.process_time()
             answer = task.methods[method]()
             took = time.process_time() - start
-            done[method] = {"scores": [round(a, 4) for a in task.score(answer)], "seconds": round(took, 2)}
+            measures = {"scores": task.score, **task.others}
+            found = {measure: [round(a, 4) for a in judge(answer)] for measure, judge in measures.items()}
+            done[method] = {**found, "seconds": round(took, 2)}
             options.out.write_text(json.dumps(account, indent=1) + "\n")
         Console().print(compare(f"{name}: {task.measure}", done))
     if options.plot is not None and titles:
@@ -70,13 +82,15 @@ def compare(title: str, done: dict[str, Any]) -> Any:
     """The table of a task: means, and paired differences from the best with their 95 % interval."""
     ordered = sorted(done, key=lambda method: -statistics.mean(done[method]["scores"]))
     best = done[ordered[0]]["scores"]
+    others = [measure for measure in done[ordered[0]] if measure not in ("scores", "seconds")]
     lines = []
     for method in ordered:
         scores = done[method]["scores"]
         less = [a - b for a, b in zip(scores, best, strict=True)]
         apart = f"{statistics.mean(less):.2f} ± {plots.measure_half(less):.2f}"
-        lines.append((method, f"{statistics.mean(scores):.2f}", apart, f"{done[method]['seconds']:.1f}"))
-    return table(title, ("method", "mean", "less the best", "s of a core"), lines, texts=1)
+        means = [f"{statistics.mean(done[method][measure]):.2f}" for measure in others]
+        lines.append((method, f"{statistics.mean(scores):.2f}", apart, *means, f"{done[method]['seconds']:.1f}"))
+    return table(title, ("method", "mean", "less the best", *others, "s of a core"), lines, texts=1)
 
 
 if __name__ == "__main__":

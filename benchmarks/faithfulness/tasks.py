@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ class Task:
         measure: What the numbers are, in a few words.
         score: What a method answers, to one number per sample; larger is better.
         methods: Who explains, by name; each answers anew at every call.
+        others: What else of an answer is written down, by name, in the form of the score.
     """
 
     measure: str
     score: Callable[[Any], list[float]]
     methods: Mapping[str, Callable[[], Any]]
+    others: Mapping[str, Callable[[Any], list[float]]] = field(default_factory=dict)
 
 
 def find_file(place: str, digest: str | None = None) -> Path:

@@ -192,9 +192,13 @@ def test_conditions_are_those_of_calls_apart(script: Callable[..., dict[str, Any
     [
         ("smoke", ["attnlrp", "zennit epsilon_plus", "GradCAM", "random"]),
         ("smoke_tokens", ["auto", "random", "attention rollout", "integrated gradients", "Shapley sampling"]),
+        ("smoke_volumes", ["auto", "zennit epsilon_plus", "GradCAM", "occlusion", "SmoothGrad"]),
     ],
 )
-def test_faithfulness_goes_on_where_it_was(tmp_path: Path, task: str, methods: list[str]) -> None:
+def test_faithfulness_goes_on_where_it_was(
+    tmp_path: Path, task: str, methods: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "weights"))
     out, plot, script = tmp_path / "results.json", tmp_path / "plot.svg", FOLDER / "faithfulness" / "run.py"
     for some in (methods[:2], methods):
         command = [sys.executable, str(script), "--tasks", task, "--out", str(out), "--methods", *some]
@@ -206,6 +210,16 @@ def test_faithfulness_goes_on_where_it_was(tmp_path: Path, task: str, methods: l
         assert set(kept) == set(some)
     assert all(len(found["scores"]) == 3 for found in kept.values())
     assert all(method in plot.read_text() for method in methods)
+
+
+def test_contributions_to_networks_set_by_hand_are_found(tmp_path: Path) -> None:
+    out, names = tmp_path / "results.json", ("sum", "difference", "redundant", "surroundings", "unseen")
+    command = [sys.executable, str(FOLDER / "faithfulness" / "run.py"), "--out", str(out), "--methods", "attnlrp"]
+    command += ["--tasks", *(f"hand_set_{name}" for name in names)]
+    subprocess.run(command, check=True, capture_output=True)
+    found = [task["attnlrp"] for task in json.loads(out.read_text()).values()]
+    assert len(found) == len(names)
+    assert min(min(f["scores"] + f["mass"] + f["rank"]) for f in found) > 0.999
 
 
 def test_peers_agree_where_the_method_is_the_same(script: Callable[..., dict[str, Any]]) -> None:
