@@ -98,7 +98,7 @@ def load_efficientnet() -> nn.Sequential:
         raise FxlrpError(f'this needs the package {PACKAGE}, which is not installed: pip install "fxlrp[demo]"')
     path = Path(spec.origin).parent / FILE
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
-        raise FxlrpError(f'{path} is not the file that the demo knows: pip install --force-reinstall "fxlrp[demo]"')
+        raise FxlrpError(f"{path} is not the file of version 0.1.0: install {PACKAGE} anew")
     return fill_efficientnet(make_efficientnet(), path)
 
 
