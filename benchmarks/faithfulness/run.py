@@ -71,11 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measures = {"scores": task.score, **task.others}
             found = {measure: [round(a, 4) for a in judge(answer)] for measure, judge in measures.items()}
             done[method] = {**found, "seconds": round(took, 2)}
-            options.out.write_text(json.dumps(account, indent=1) + "\n")
+            options.out.write_text(write_account(account))
         Console().print(compare(f"{name}: {task.measure}", done))
     if options.plot is not None and titles:
         plots.draw({name: account[name] for name in titles}, titles, options.plot)
     return 0
+
+
+def write_account(account: dict[str, Any]) -> str:
+    """A line of JSON for each method of each task."""
+    tasks = []
+    for task, done in account.items():
+        lines = [f"  {json.dumps(method)}: {json.dumps(found)}" for method, found in done.items()]
+        tasks.append(f" {json.dumps(task)}: {{\n" + ",\n".join(lines) + "\n }")
+    return "{\n" + ",\n".join(tasks) + "\n}\n"
 
 
 def compare(title: str, done: dict[str, Any]) -> Any:
