@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.testing._internal.common_methods_invocations import op_db
-from torch.testing._internal.common_utils import set_rng_seed
+from torch.testing._internal.common_utils import SEED as OF_SAMPLES
 from torch.utils import _pytree as pytree
 
 from fxlrp.capture.functional_graph import capture
@@ -111,12 +113,20 @@ class Calls(nn.Module):
 def made_samples(entry: Any) -> Iterator[Any]:
     """Samples as ``entry.sample_inputs`` makes them.
 
-    That looks for the test that calls it, in the source of every frame, which takes longer than most ops.
+    That looks for the test that calls it, in the source of every frame, and seeds devices that are not there, which
+    takes longer than most ops.
     """
-    set_rng_seed()
+    seed_processor()
     for sample in entry.sample_inputs_func(entry, "cpu", torch.float64, True):
         yield sample
-        set_rng_seed()
+        seed_processor()
+
+
+def seed_processor() -> None:
+    """Seed what samples are drawn from."""
+    torch.default_generator.manual_seed(OF_SAMPLES)
+    random.seed(OF_SAMPLES)
+    np.random.seed(OF_SAMPLES)
 
 
 def samples(name: str) -> list[Call]:
