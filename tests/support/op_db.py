@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_utils import SEED as OF_SAMPLES
 from torch.utils import _pytree as pytree
 
 from fxlrp.capture.functional_graph import capture
@@ -107,12 +110,31 @@ class Calls(nn.Module):
         return torch.stack([call(*(next(given) for _ in call.slots)) for call in self.calls]).sum().reshape(1)
 
 
+def made_samples(entry: Any) -> Iterator[Any]:
+    """Samples as ``entry.sample_inputs`` makes them.
+
+    That looks for the test that calls it, in the source of every frame, and seeds devices that are not there, which
+    takes longer than most ops.
+    """
+    seed_processor()
+    for sample in entry.sample_inputs_func(entry, "cpu", torch.float64, True):
+        yield sample
+        seed_processor()
+
+
+def seed_processor() -> None:
+    """Seed what samples are drawn from."""
+    torch.default_generator.manual_seed(OF_SAMPLES)
+    random.seed(OF_SAMPLES)
+    np.random.seed(OF_SAMPLES)
+
+
 def samples(name: str) -> list[Call]:
     """All samples of an entry, the same at every call."""
     torch.manual_seed(0)
     entry = ENTRIES[name]
     calls = []
-    for sample in entry.sample_inputs("cpu", torch.float64, requires_grad=True):
+    for sample in made_samples(entry):
         leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
         calls.append(Call(entry.op, tuple(leaves), spec, sample.output_process_fn_grad))
     return calls

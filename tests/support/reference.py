@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from unittest import mock
 
@@ -34,9 +35,13 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
     live: tuple[int, ...] = (0,)
 
+    @cached_property
+    def _flat(self) -> tuple[list[Any], pytree.TreeSpec]:
+        return pytree.tree_flatten((self.args, self.kwargs))
+
     @property
     def leaves(self) -> list[Any]:
-        return pytree.tree_flatten((self.args, self.kwargs))[0]
+        return self._flat[0]
 
     @property
     def operands(self) -> list[Tensor]:
@@ -50,7 +55,7 @@ class Call:
 
     def at(self, changes: dict[int, Any]) -> Tensor:
         """Output with other leaves."""
-        leaves, spec = pytree.tree_flatten((self.args, self.kwargs))
+        leaves, spec = self._flat
         args, kwargs = pytree.tree_unflatten([changes.get(i, leaf) for i, leaf in enumerate(leaves)], spec)
         return self.op(*args, **kwargs)
 

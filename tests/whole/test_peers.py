@@ -38,17 +38,17 @@ def vgg(batch_norm: bool) -> nn.Module:
     return model
 
 
-def resnet(width: int) -> nn.Module:
-    """ResNet-50, whose bottlenecks are 64 wide."""
+def resnet(width: int, *layers: int) -> nn.Module:
+    """Return bottlenecks like those of ResNet-50, which are 64 wide."""
     block = torchvision.models.resnet.Bottleneck
-    return torchvision.models.ResNet(block, [3, 4, 6, 3], num_classes=10, width_per_group=width)
+    return torchvision.models.ResNet(block, list(layers), num_classes=10, width_per_group=width)
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], object]]] = {
     "vgg16": (lambda: vgg(False), zennit.torchvision.VGGCanonizer),
     "vgg16_bn": (lambda: vgg(True), zennit.torchvision.VGGCanonizer),
-    "resnet50": (lambda: resnet(8), zennit.torchvision.ResNetCanonizer),
-    "resnet50_full_width": (lambda: resnet(64), zennit.torchvision.ResNetCanonizer),
+    "resnet": (lambda: resnet(8, 2, 2, 2, 2), zennit.torchvision.ResNetCanonizer),
+    "resnet50": (lambda: resnet(64, 3, 4, 6, 3), zennit.torchvision.ResNetCanonizer),
 }
 RULES = {
     "epsilon_plus": "epsilon_plus",
@@ -62,8 +62,8 @@ RULES = {
 @pytest.mark.parametrize(
     ("network", "name"),
     [
-        *((network, name) for network in ("vgg16", "vgg16_bn", "resnet50") for name in RULES),
-        ("resnet50_full_width", "epsilon_gamma_box"),
+        *((network, name) for network in ("vgg16", "vgg16_bn", "resnet") for name in RULES),
+        ("resnet50", "epsilon_gamma_box"),
     ],
 )
 def test_v24_zennit(network: str, name: str) -> None:

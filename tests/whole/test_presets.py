@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fxlrp
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-SEQUENCE = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
+SEQUENCE = torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(1))
 
 
 class Residual(nn.Module):
