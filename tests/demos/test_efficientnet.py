@@ -62,10 +62,10 @@ def test_weights_are_taken_in_their_order(tmp_path, monkeypatch):
 
 def test_another_file_is_refused(tmp_path, monkeypatch):
     make_package(tmp_path, monkeypatch, {})
-    with pytest.raises(fxlrp.FxlrpError, match="is not the file of version 0.1.0: install"):
+    with pytest.raises(fxlrp.FxlrpError, match=r"is not the file of version 0\.1\.0: install"):
         efficientnet.load_efficientnet()
     (tmp_path / efficientnet.FILE).unlink()
-    with pytest.raises(fxlrp.FxlrpError, match="is not the file of version 0.1.0"):
+    with pytest.raises(fxlrp.FxlrpError, match=r"is not the file of version 0\.1\.0"):
         efficientnet.load_efficientnet()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,15 +55,24 @@ every_model = pytest.mark.parametrize("make", leave_to_slow([images, sequences],
 Make = Callable[[], tuple[nn.Module, Tensor]]
 
 
+@cache
+def captured(make: Make) -> tuple[fxlrp.Attributor, Tensor]:
+    """What all presets share."""
+    model, x = make()
+    attributor = fxlrp.compile(model.double(), rules="attnlrp")
+    attributor(x.double(), target=3)
+    return attributor, x.double()
+
+
 @every_model
 @every_preset
 def test_the_account_closes(preset: str, make: Make) -> None:
-    model, x = make()
-    attributor = fxlrp.compile(model.double(), rules=preset)
-    ledger = attributor.ledger(x.double(), target=3)
+    shared, x = captured(make)
+    attributor = shared.with_rules(fxlrp.rule_set(preset))
+    ledger = attributor.ledger(x, target=3)
     scale = max(abs(ledger.explained), *map(abs, ledger.inputs.values()), *(abs(e.received) for e in ledger.entries))
     assert abs(ledger.gap) <= 1e-8 * scale
-    found = float(attributor(x.double(), target=3).relevance.sum())
+    found = float(attributor(x, target=3).relevance.sum())
     assert sum(ledger.inputs.values()) == pytest.approx(found, abs=1e-9 * scale)
 
 
