@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.ir.ops import AFFINE, CONVOLUTIONS, GATHERS, LAYOUTS
+from fxlrp.ir.ops import AFFINE, CONVOLUTIONS, LAYOUTS, LOOKUPS
 from fxlrp.ir.program import find_op, is_floating
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.linear import affine
@@ -21,8 +21,6 @@ from fxlrp.rules.weighted import gamma
 
 aten = torch.ops.aten
 
-LOOKUPS = (aten.embedding.default, *GATHERS)
-"""Ops that take entries of a table by integers."""
 PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
 """Products of matrices."""
 PLANE = 4

@@ -82,6 +82,9 @@ LAYOUTS = (*VIEWS, *COPIES, aten.expand.default, aten.repeat.default, aten.cat.d
 GATHERS = (aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_select.default, aten.gather.default)
 """Entries of the first operand picked by integers."""
 
+LOOKUPS = (aten.embedding.default, *GATHERS)
+"""Ops that take entries of a table by integers."""
+
 MOVES = (
     *LAYOUTS,
     *GATHERS,

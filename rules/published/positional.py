@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp._torch import statically_known_true
-from fxlrp.ir.ops import GATHERS, MOVES, SOFTMAXES, SUMS
+from fxlrp.ir.ops import LOOKUPS, MOVES, SOFTMAXES, SUMS
 from fxlrp.ir.program import find_op, is_floating
 
 aten = torch.ops.aten
@@ -22,7 +22,6 @@ MASKING = (aten.where.self, aten.masked_fill.Scalar)
 NEAR = 16
 """How many nodes are looked at between scores and their softmax."""
 
-LOOKUPS = (aten.embedding.default, *GATHERS)
 HELD = {aten.scaled_dot_product_attention.default: 3, aten.baddbmm.default: 0}
 """Ops that take what is made of positions at one place."""
 
