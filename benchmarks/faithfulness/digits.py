@@ -34,9 +34,12 @@ def load_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Load images in -1 to 1 with their classes, to learn from and to test with."""
     with gzip.open(find_file("mnist/data/mnist.pkl.gz", DIGEST)) as file:
         (images, classes), _, (tests, answers) = ArraysOnly(file, encoding="latin1").load()
-    shape = lambda rows: torch.from_numpy(rows).float().reshape(-1, 1, SIDE, SIDE) * 2 - 1  # noqa: E731
-    whole = shape(images[:LEARNED]), classes[:LEARNED], shape(tests[:TESTED]), answers[:TESTED]
-    return whole[0], torch.from_numpy(whole[1]), whole[2], torch.from_numpy(whole[3])
+    images, classes, tests, answers = map(torch.from_numpy, (images, classes, tests, answers))
+    return shape_images(images[:LEARNED]), classes[:LEARNED], shape_images(tests[:TESTED]), answers[:TESTED]
+
+
+def shape_images(rows: Tensor) -> Tensor:
+    return rows.float().reshape(-1, 1, SIDE, SIDE) * 2 - 1
 
 
 def make_vgg() -> nn.Module:
