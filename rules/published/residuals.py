@@ -9,8 +9,8 @@ from torch import Tensor, fx
 
 from fxlrp.ir.closures import by_value
 from fxlrp.ir.numerics import EPSILON, bound_epsilon
-from fxlrp.ir.ops import AFFINE, CUTS, LAYOUTS, NORMS, SUMS
-from fxlrp.ir.program import find_op
+from fxlrp.ir.ops import AFFINE, CUTS, LAYOUTS, LOOKUPS, NORMS, SUMS
+from fxlrp.ir.program import find_op, is_floating
 from fxlrp.ir.rule import Parts, Rule, Site
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.weights import write_call
@@ -46,7 +46,8 @@ def is_residual_addition(node: fx.Node) -> bool:
     is, up to views of all entries, casts and numbers as factors, a node from which the other operand is computed by an
     op that mixes features or positions (a linear op, a convolution, a product of matrices, attention). A skip
     connection may have one linear op or convolution of its own, as where a residual network changes its width; then
-    the branch has at least two. Sums within an activation, of projections, of gates and of embeddings are none.
+    the branch has at least two. Sums within an activation, of projections, of gates and of embeddings are none, nor is
+    the addition of a mask or of a bias of positions to scores, which every layer computes its own from.
     """
     if find_op(node) is not aten.add.Tensor:
         return False
@@ -88,7 +89,26 @@ def leads_to(skip: fx.Node, branch: fx.Node) -> bool:
     skip, branch = skip_passing(skip), skip_passing(branch)
     start: Any = skip.args[0] if find_op(skip) in AFFINE else None
     own = isinstance(start, fx.Node) and has_mixing(skip_passing(start), branch, 2)
-    return own or has_mixing(skip, branch, 1)
+    return (own or has_mixing(skip, branch, 1)) and carries_input(skip)
+
+
+def carries_input(node: fx.Node) -> bool:
+    """Whether a node has values of the input: floating ones, or entries of a table that integers of it chose.
+
+    Masks have none, as only comparisons and integers lead to them, and neither have biases of relative positions.
+    The earliest operand is looked at first, so that the walk along a stream is short.
+    """
+    waiting, seen = [(node, False)], set[tuple[fx.Node, bool]]()
+    while waiting:
+        here = node, chosen = waiting.pop()
+        if here in seen or not (is_floating(node) or (chosen and isinstance(node.meta.get("val"), Tensor))):
+            continue
+        seen.add(here)
+        if node.meta.get("user_input"):
+            return True
+        looks_up = find_op(node) in LOOKUPS
+        waiting.extend((given, chosen or looks_up) for given in sorted(node.all_input_nodes, reverse=True))
+    return False
 
 
 def has_mixing(start: fx.Node, end: fx.Node, least: int) -> bool:

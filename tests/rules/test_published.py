@@ -57,11 +57,28 @@ class Sums(nn.Module):
             "parts of one projection": lambda: a(x)[:, :2] + c(a(x).tanh())[:, 2:],
             "no skip": lambda: a(x).relu() + c(b(x).relu()),
             "difference": lambda: x - a(x).relu(),
+            "mask of every layer": lambda: masked(c(masked(a(x), x)), x),
+            "bias of every layer": lambda: a(c(a(x) + b.weight[:2]).relu()) + b.weight[:2],
         }[way]()
 
 
+def masked(scores: Tensor, x: Tensor) -> Tensor:
+    """Add a mask that the input decides on."""
+    return scores + torch.where(x > 0, 0.0, -1e3)
+
+
 RESIDUAL = ("skip", "turned", "cast, view and number", "after a norm", "projected", "product of matrices")
-OTHER = ("activation", "mean", "two projections", "bias", "parts of one projection", "no skip", "difference")
+OTHER = (
+    "activation",
+    "mean",
+    "two projections",
+    "bias",
+    "parts of one projection",
+    "no skip",
+    "difference",
+    "mask of every layer",
+    "bias of every layer",
+)
 
 
 @pytest.mark.parametrize(("way", "found"), [*((way, True) for way in RESIDUAL), *((way, False) for way in OTHER)])
