@@ -94,7 +94,7 @@ def peaks(module: fx.GraphModule, tensors: tuple[Tensor, ...], folder: Path) -> 
 def test_no_more_than_autograd_and_with_low_at_most_half(tmp_path: Path) -> None:
     model, inputs = llama(12, 128)
     baseline = peak(lambda: input_times_gradient(model, inputs), tmp_path)
-    module = fxlrp.compile(model, kwargs=inputs).program.module
+    module = fxlrp.compile(model, kwargs=inputs, rules="attnlrp").program.module
     target = torch.tensor([[-1, -1]])
     normal, low = peaks(module, (inputs["attention_mask"], inputs["input_ids"], target), tmp_path)
     assert normal <= baseline

@@ -100,7 +100,7 @@ def payload(text: str) -> dict:
 @cache
 def compiled(name: str) -> fxlrp.attributor.Attributor:
     model, args, kwargs = ZOO[name]()
-    return fxlrp.compile(model, args, kwargs)
+    return fxlrp.compile(model, args, kwargs, rules="attnlrp")
 
 
 @pytest.fixture(scope="module", params=leave_to_slow(["resnet50", "llama", "flan_t5", "mixtral"], but={"llama"}))

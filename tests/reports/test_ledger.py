@@ -129,7 +129,7 @@ def test_fused_attention_leaks_what_its_softmax_would(name: str) -> None:
     dtype, tolerance = (torch.float32, 1e-5) if name == "llama" else (torch.float64, 1e-10)
     leaks = []
     for op, (model, args, kwargs) in (("scaled_dot_product_attention", ZOO[name]()), ("softmax", opened(name))):
-        ledger = fxlrp.compile(model.to(dtype)).ledger(*args, **kwargs)
+        ledger = fxlrp.compile(model.to(dtype), rules="attnlrp").ledger(*args, **kwargs)
         leaks.append({e.module: e.leaked for e in ledger.entries if op in e.op})
     fused, written = leaks
     assert fused == pytest.approx(written, rel=tolerance)
@@ -168,7 +168,7 @@ def test_absorbed_by_name() -> None:
 @models(leave_to_slow(["vgg16", "resnet50", "lstm", "gru"], but=()))
 def test_without_biases_everything_arrives(name: str) -> None:
     model, args, kwargs = ZOO[name]()
-    ledger = fxlrp.compile(model).ledger(*args, zero_bias=True, **kwargs)
+    ledger = fxlrp.compile(model, rules="attnlrp").ledger(*args, zero_bias=True, **kwargs)
     assert ledger.explained == pytest.approx(sum(ledger.inputs.values()), rel=1e-9)
     assert abs(ledger.absorbed) <= 1e-9 * scale(ledger)
 

@@ -166,7 +166,7 @@ FREE = {
 def test_other_sizes_without_another_capture(name: str) -> None:
     model, args, kwargs = sample(name)
     fixed, expected = explained(name, "attnlrp")
-    attributor = fxlrp.compile(model, dynamic_shapes=FREE[name])
+    attributor = fxlrp.compile(model, rules="attnlrp", dynamic_shapes=FREE[name])
     for size in (4, 3, BATCH):
         a, k = rows((args, kwargs), 0, size)
         found = named(attributor, attributor(*a, target=chosen(name)[:size], **k))
@@ -175,7 +175,7 @@ def test_other_sizes_without_another_capture(name: str) -> None:
         short = {key: value[:, 2:5] for key, value in kwargs.items()}
         target = [(*entry[:-2], *((2,) if len(entry) == 2 else ()), entry[-1]) for entry in chosen(name)]
         found = named(attributor, attributor(*args, target=target, **short))
-        again = fxlrp.compile(model)
+        again = fxlrp.compile(model, rules="attnlrp")
         assert_close(found, named(again, again(*args, target=target, **short)), 1e-10)
     assert len(attributor._programs) == 1
 
@@ -226,8 +226,15 @@ def test_inductor_agrees(name: str) -> None:
     assert_close(named(compiled, compiled(*args, target=chosen(name)[:2], **kwargs)), expected, 1e-9)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "gemma3", "qwen3", "mixtral", "whisper", "siglip2"])
-def test_fused_attention_is_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        *((name, "attnlrp") for name in ("bert", "gpt2", "llama", "gemma3", "qwen3", "mixtral", "whisper", "siglip2")),
+        ("gpt2", "auto"),
+        ("siglip2", "auto"),
+    ],
+)
+def test_fused_attention_is_attention(name: str, rules: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eager attention takes its softmax in float32 in some of these; here it keeps float64."""
     softmax = nn.functional.softmax
     monkeypatch.setattr(nn.functional, "softmax", lambda x, dim, **_: softmax(x, dim))
@@ -235,17 +242,17 @@ def test_fused_attention_is_attention(name: str, monkeypatch: pytest.MonkeyPatch
     inner = getattr(model, "model", model) if name == "siglip2" else model
     assert inner.config._attn_implementation == "sdpa"
     inner.set_attn_implementation("eager")
-    attributor = fxlrp.compile(model)
+    attributor = fxlrp.compile(model, rules=rules)
     found = attributor(*args, target=chosen(name)[:2], **kwargs)
     assert "aten.scaled_dot_product_attention.default" not in {row.op for row in attributor.coverage().rows}
-    assert_close(named(attributor, found), rows(named(*explained(name, "attnlrp")), 0, 2), 1e-10)
+    assert_close(named(attributor, found), rows(named(*explained(name, rules)), 0, 2), 1e-10)
 
 
 def test_cache_that_the_model_returns() -> None:
     model, args, kwargs = ZOO["llama"](BATCH)
     model.config.use_cache = True
     assert model(*args, **kwargs).past_key_values is not None
-    attributor = fxlrp.compile(model)
+    attributor = fxlrp.compile(model, rules="attnlrp")
     found = attributor(*args, target=chosen("llama"), **kwargs)
     assert_close(named(attributor, found), named(*explained("llama", "attnlrp")), 1e-12)
 
