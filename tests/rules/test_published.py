@@ -43,6 +43,10 @@ class Sums(nn.Module):
 
     def forward(self, x: Tensor, way: str) -> Tensor:
         a, b, c = self.a, self.b, self.c
+
+        def shift_twice(shift: Tensor) -> Tensor:
+            return c(a(x) + shift) + shift
+
         return {
             "skip": lambda: x + a(x).relu(),
             "turned": lambda: a(x).relu() + x,
@@ -57,14 +61,9 @@ class Sums(nn.Module):
             "parts of one projection": lambda: a(x)[:, :2] + c(a(x).tanh())[:, 2:],
             "no skip": lambda: a(x).relu() + c(b(x).relu()),
             "difference": lambda: x - a(x).relu(),
-            "mask of every layer": lambda: masked(c(masked(a(x), x)), x),
-            "bias of every layer": lambda: a(c(a(x) + b.weight[:2]).relu()) + b.weight[:2],
+            "mask of every layer": lambda: shift_twice(torch.where(x > 0, 0.0, -1e3)),
+            "bias of every layer": lambda: shift_twice(b.weight[:2]),
         }[way]()
-
-
-def masked(scores: Tensor, x: Tensor) -> Tensor:
-    """Add a mask that the input decides on."""
-    return scores + torch.where(x > 0, 0.0, -1e3)
 
 
 RESIDUAL = ("skip", "turned", "cast, view and number", "after a norm", "projected", "product of matrices")
