@@ -10,12 +10,13 @@ from torch import Tensor, fx, nn
 
 from fxlrp._torch import enable_python_dispatcher, lazy_modules, make_fx, preserve_node_meta
 from fxlrp.emit import explained_rows
+from fxlrp.emit.starts_and_masks import start_and_mask
 from fxlrp.emit.walk import walk_backward, walk_forward
 from fxlrp.ir import adjoint_cache, numerics, targets
 from fxlrp.ir.decisions import Env, Tail, Twin
 from fxlrp.ir.ops import is_mutable
 from fxlrp.ir.program import Captured
-from fxlrp.plan.read_points import Point, start_and_mask
+from fxlrp.plan.read_points import Point
 
 Results = Callable[[Env, Env], list[Any]]
 """What a program returns, from the value and the carried coefficient of every node."""

@@ -12,13 +12,14 @@ from graphs import FLOOR, Choose, Graph, Pack, build
 from steps import PLAIN, SIGNED
 from torch import Tensor, fx
 
+from fxlrp.emit.starts_and_masks import start_and_mask
 from fxlrp.emit.walk import walk_backward
 from fxlrp.ir import numerics
 from fxlrp.ir.decisions import Env, Twin
 from fxlrp.ir.provenance import module_path
 from fxlrp.ir.rule import Facts
 from fxlrp.passes.analyses.liveness import list_operands
-from fxlrp.plan.read_points import Point, drop_broken_facts, start_and_mask
+from fxlrp.plan.read_points import Point, drop_broken_facts
 from fxlrp.rules import PRESETS
 
 NAMES = (*SIGNED, *SIGNED, *PLAIN)
