@@ -56,19 +56,25 @@ Make = Callable[[], tuple[nn.Module, Tensor]]
 
 
 @cache
-def captured(make: Make) -> tuple[fxlrp.Attributor, Tensor]:
+def captured(make: Make, dtype: torch.dtype, backend: str) -> tuple[fxlrp.Attributor, Tensor]:
     """What all presets share."""
     model, x = make()
-    attributor = fxlrp.compile(model.double(), rules="attnlrp")
-    attributor(x.double(), target=3)
-    return attributor, x.double()
+    attributor = fxlrp.compile(model.to(dtype), rules="gradient", backend=backend)
+    attributor(x.to(dtype), target=3)
+    return attributor, x.to(dtype)
+
+
+def compiled(
+    make: Make, preset: str, dtype: torch.dtype = torch.float32, backend: str = "eager"
+) -> tuple[fxlrp.Attributor, Tensor]:
+    shared, x = captured(make, dtype, backend)
+    return shared.with_rules(fxlrp.rule_set(preset)), x
 
 
 @every_model
 @every_preset
 def test_the_account_closes(preset: str, make: Make) -> None:
-    shared, x = captured(make)
-    attributor = shared.with_rules(fxlrp.rule_set(preset))
+    attributor, x = compiled(make, preset, torch.float64)
     ledger = attributor.ledger(x, target=3)
     scale = max(abs(ledger.explained), *map(abs, ledger.inputs.values()), *(abs(e.received) for e in ledger.entries))
     assert abs(ledger.gap) <= 1e-8 * scale
@@ -80,8 +86,8 @@ def test_the_account_closes(preset: str, make: Make) -> None:
 @pytest.mark.parametrize("make", [images])
 @every_preset
 def test_v28_half_precision_is_finite(preset: str, make: Make) -> None:
-    model, x = make()
-    found = fxlrp.compile(model.bfloat16(), rules=preset)(x.bfloat16(), target=3)
+    attributor, x = compiled(make, preset, torch.bfloat16)
+    found = attributor(x, target=3)
     assert found.relevance.isfinite().all()
     assert found.relevance.abs().max() > 0
 
@@ -91,10 +97,9 @@ def test_v28_half_precision_is_finite(preset: str, make: Make) -> None:
 @pytest.mark.parametrize("make", [images])
 @every_preset
 def test_every_way_to_run_gives_the_same(preset: str, make: Make, tmp_path: Path) -> None:
-    model, x = make()
-    attributor = fxlrp.compile(model, rules=preset)
+    attributor, x = compiled(make, preset)
     relevance = attributor(x, target=3).relevance
-    compiled = fxlrp.compile(model, rules=preset, backend="inductor")(x, target=3).relevance
-    saved = fxlrp.load(attributor.save(tmp_path / "model.pt2", x))(x, target=3).relevance
-    for other in (compiled, saved):
+    faster, _ = compiled(make, preset, backend="inductor")
+    saved = fxlrp.load(attributor.save(tmp_path / "model.pt2", x))
+    for other in (faster(x, target=3).relevance, saved(x, target=3).relevance):
         torch.testing.assert_close(other, relevance, rtol=1e-3, atol=1e-4 * float(relevance.abs().max()))
