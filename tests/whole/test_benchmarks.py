@@ -192,6 +192,7 @@ def test_conditions_are_those_of_calls_apart(script: Callable[..., dict[str, Any
     [
         ("smoke", ["attnlrp", "zennit epsilon_plus", "GradCAM", "random"]),
         ("smoke_tokens", ["auto", "random", "attention rollout", "integrated gradients", "Shapley sampling"]),
+        ("smoke_sanity", ["auto", "gradient"]),
         ("smoke_volumes", ["auto", "zennit epsilon_plus", "GradCAM", "occlusion", "SmoothGrad"]),
     ],
 )
