@@ -56,6 +56,7 @@ def measure_half(scores: Sequence[float]) -> float:
 
 
 def find_kind(method: str) -> str:
+    """Say whether a method is the default, another of ours (a preset, the default smoothed), or a peer."""
     if method == "auto":
         return method
-    return "preset" if method in fxlrp.presets() else "peer"
+    return "preset" if method in fxlrp.presets() or "auto" in method.split() else "peer"

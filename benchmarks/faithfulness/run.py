@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             done[method] = {**found, **{name: round(took, 2) for name, took in seconds.items()}}
             options.out.write_text(write_account(account))
         Console().print(compare(f"{name}: {task.measure}", done))
+    Console().print(summarise({name: account[name] for name in titles}))
     if options.plot is not None and titles:
         plots.draw({name: account[name] for name in titles}, titles, options.plot)
     return 0
@@ -99,11 +100,29 @@ def compare(title: str, done: dict[str, Any]) -> Any:
     lines = []
     for method in ordered:
         scores = done[method]["scores"]
-        less = [a - b for a, b in zip(scores, best, strict=True)]
-        apart = f"{statistics.mean(less):.2f} ± {plots.measure_half(less):.2f}"
         means = [f"{statistics.mean(done[method][measure]):.2f}" for measure in others]
+        apart = subtract(scores, best)
         lines.append((method, f"{statistics.mean(scores):.2f}", apart, *means, f"{done[method]['seconds']:.1f}"))
     return table(title, ("method", "mean", "less the best", *others, "s of a core"), lines, texts=1)
+
+
+def subtract(a: list[float], b: list[float]) -> str:
+    """The mean of paired differences, and half of its 95 % interval."""
+    less = [x - y for x, y in zip(a, b, strict=True)]
+    return f"{statistics.mean(less):.2f} ± {plots.measure_half(less):.2f}"
+
+
+def summarise(account: dict[str, Any]) -> Any:
+    """Set the default beside the best of what is not ours, task by task."""
+    lines = []
+    for task, done in account.items():
+        means = {method: statistics.mean(found["scores"]) for method, found in done.items()}
+        peers = [method for method in done if plots.find_kind(method) == "peer"]
+        if "auto" in done and peers:
+            best = max(peers, key=means.__getitem__)
+            apart = subtract(done["auto"]["scores"], done[best]["scores"])
+            lines.append((task, f"{means['auto']:.2f}", best, f"{means[best]:.2f}", apart))
+    return table("auto beside the best peer", ("task", "auto", "peer", "mean", "auto less it"), lines, texts=1)
 
 
 if __name__ == "__main__":
