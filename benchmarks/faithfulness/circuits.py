@@ -130,19 +130,21 @@ def read_scores(rules: str) -> dict[str, Tensor]:
 
 
 def judge_by_patching(kind: str) -> Task:
-    """Correlate scores of all layers and positions with what patching measures, both summed over a template (Pearson).
+    """Correlate scores of all layers and positions with what patching measures (Pearson).
 
-    Source: Rezaei Jafari et al. 2025, which sums over all sentences.
+    Both are summed over the sentences of a template, and besides over all sentences, as Rezaei Jafari et al. 2025 do.
     """
     truth = cache(partial(patch, kind))
 
-    def score(scores: Tensor) -> list[float]:
-        rows = (x.unflatten(0, (len(TEMPLATES), -1)).sum(1).flatten(1) for x in (scores, truth()))
+    def correlate(scores: Tensor, groups: int) -> list[float]:
+        rows = (x.unflatten(0, (groups, -1)).sum(1).flatten(1) for x in (scores, truth()))
         found: list[float] = correlate_rows(*rows).tolist()
         return found
 
     methods: dict[str, Callable[[], Any]] = {rules: lambda rules=rules: read_scores(rules)[kind] for rules in RULES}
-    return Task(f"correlation with activation patching, {kind}", score, methods)
+    others = {"all sentences": partial(correlate, groups=1)}
+    score = partial(correlate, groups=len(TEMPLATES))
+    return Task(f"correlation with activation patching, {kind}", score, methods, others)
 
 
 TASKS: dict[str, Callable[[], Task]] = {f"smollm2_{kind}": partial(judge_by_patching, kind) for kind in KINDS}
