@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import characters
 import circuits
 import digits
 import hand_set
@@ -26,6 +27,7 @@ import plots
 import tetrominoes
 import texts
 import torch
+import vision_transformers
 from rich.console import Console
 from rich.progress import track
 from tasks import Task
@@ -39,7 +41,10 @@ from measure import table
 HERE = Path(__file__).parent
 TASKS: dict[str, Callable[[], Task]] = {
     task: build
-    for room in (photographs, texts, circuits, digits, hand_set, tetrominoes, lesions, known_signals)
+    for room in (
+        *(photographs, vision_transformers, characters, texts, circuits),
+        *(digits, hand_set, tetrominoes, lesions, known_signals),
+    )
     for task, build in room.TASKS.items()
 }
 
