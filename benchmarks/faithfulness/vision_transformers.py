@@ -115,13 +115,14 @@ def watch_attention(model: Any) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
     layers = [block.attn for block in model.blocks]
     handles = [layer.attn_drop.register_forward_hook(lambda _, __, weights: found.append(weights)) for layer in layers]
+    fused = [layer.fused_attn for layer in layers]
     for layer in layers:
         layer.fused_attn = False
     try:
         yield found
     finally:
-        for layer, handle in zip(layers, handles, strict=True):
-            layer.fused_attn = True
+        for layer, handle, before in zip(layers, handles, fused, strict=True):
+            layer.fused_attn = before
             handle.remove()
 
 
