@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import characters
 import circuits
 import digits
 import hand_set
@@ -27,6 +28,7 @@ import sanity
 import tetrominoes
 import texts
 import torch
+import vision_transformers
 from rich.console import Console
 from rich.progress import track
 from tasks import Task
@@ -42,7 +44,10 @@ COSTS = "seconds", "judged"
 """Seconds of a core that it took to explain all samples, and to judge what was said of them."""
 TASKS: dict[str, Callable[[], Task]] = {
     task: build
-    for room in (photographs, texts, circuits, digits, hand_set, tetrominoes, lesions, known_signals, sanity)
+    for room in (
+        *(photographs, vision_transformers, characters, texts, circuits),
+        *(digits, hand_set, tetrominoes, lesions, known_signals, sanity),
+    )
     for task, build in room.TASKS.items()
 }
 
