@@ -23,6 +23,7 @@ import known_signals
 import lesions
 import photographs
 import plots
+import recurrent
 import tetrominoes
 import texts
 import torch
@@ -39,7 +40,7 @@ from measure import table
 HERE = Path(__file__).parent
 TASKS: dict[str, Callable[[], Task]] = {
     task: build
-    for room in (photographs, texts, circuits, digits, hand_set, tetrominoes, lesions, known_signals)
+    for room in (photographs, texts, circuits, digits, hand_set, tetrominoes, lesions, recurrent, known_signals)
     for task, build in room.TASKS.items()
 }
 
