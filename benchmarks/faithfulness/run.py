@@ -24,6 +24,7 @@ import known_signals
 import lesions
 import photographs
 import plots
+import recurrent
 import sanity
 import tetrominoes
 import texts
@@ -45,7 +46,7 @@ COSTS = "seconds", "judged"
 TASKS: dict[str, Callable[[], Task]] = {
     task: build
     for room in (
-        *(photographs, vision_transformers, characters, texts, circuits),
+        *(photographs, vision_transformers, characters, texts, recurrent, circuits),
         *(digits, hand_set, tetrominoes, lesions, known_signals, sanity),
     )
     for task, build in room.TASKS.items()

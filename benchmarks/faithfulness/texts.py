@@ -173,9 +173,9 @@ def judge_by_blanks(load: Callable[[], Reader]) -> Task:
     return Task("correlation with leave-one-out", score, methods)
 
 
-def read_sentences() -> Reader:
-    """SmolLM2 on 21 sentences: which of two names is said next (difference of logits)."""
-    given = load_sentences()
+def read_sentences(name: str) -> Reader:
+    """Explain on 21 sentences which of two names a language model says next (difference of logits)."""
+    given = load_sentences(name)
     model = given.model.model
 
     def attend(ids: Tensor) -> tuple[Tensor, ...]:
@@ -304,7 +304,8 @@ def read_noise() -> Reader:
 
 
 TASKS: dict[str, Callable[[], Task]] = {
-    "smollm2_tokens": partial(judge_by_blanks, read_sentences),
+    "smollm2_tokens": partial(judge_by_blanks, partial(read_sentences, "smollm2")),
+    "gemma_tokens": partial(judge_by_blanks, partial(read_sentences, "gemma")),
     "minilm_tweets": partial(judge_by_blanks, read_tweets),
     "antiberty_species": partial(judge_by_blanks, read_antibodies),
     "smoke_tokens": partial(judge_by_blanks, read_noise),
