@@ -1,28 +1,28 @@
 """The rule set that serves each part of a model as measurements say; it is the default.
 
-The parts are found from the graph: what sees images, what reads words, and attention.
+The parts are found from the graph: what sees images, what reads words, and state spaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Flag, auto
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxlrp.ir.ops import AFFINE, CONVOLUTIONS, LAYOUTS, LOOKUPS
+from fxlrp.ir.ops import AFFINE, CONVOLUTIONS, LOOKUPS
 from fxlrp.ir.program import find_op, is_floating
 from fxlrp.ir.rule_set import RuleSet
-from fxlrp.rules.linear import affine
-from fxlrp.rules.published.residuals import is_stream_addition, residual_gamma
-from fxlrp.rules.weighted import gamma
+from fxlrp.rules.products import signal_takes_all
+from fxlrp.rules.published.recurrent import is_selection
+from fxlrp.rules.published.residuals import is_stream_addition, residual_gamma, skip_passing
+from fxlrp.rules.softmax import stopped
+from fxlrp.rules.weighted import gamma, z_plus
 
 aten = torch.ops.aten
 
-PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
-"""Products of matrices."""
 PLANE = 4
 """Dimensions of the weight of a convolution over two; one over volumes has five."""
 
@@ -37,8 +37,8 @@ class Origin(Flag):
     IMAGES = auto()
 
 
-def find_image_layers(nodes: Sequence[fx.Node]) -> list[fx.Node]:
-    """Find convolutions over planes and volumes, and linear ops of what is computed from them but not from words.
+def find_image_convolutions(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """Find convolutions over planes and volumes, and others of what they computed, but not from words.
 
     Of a model that reads pictures and words they are in the part in front of the words. Their weights are fixed.
     """
@@ -46,10 +46,16 @@ def find_image_layers(nodes: Sequence[fx.Node]) -> list[fx.Node]:
     return [
         node
         for node in nodes
-        if find_op(node) in AFFINE
+        if find_op(node) in CONVOLUTIONS
         and origins[node] & (Origin.IMAGES | Origin.WORDS) == Origin.IMAGES
         and not any(Origin.INPUT in origins[given] for given in node.args[1:] if isinstance(given, fx.Node))
     ]
+
+
+def find_first_convolutions(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """Find the convolutions over images in front of which there is none: they read the image itself."""
+    origins = find_origins(nodes)
+    return [n for n in find_image_convolutions(nodes) if Origin.IMAGES not in origins[n.all_input_nodes[0]]]
 
 
 def find_word_region(nodes: Sequence[fx.Node]) -> list[fx.Node]:
@@ -58,34 +64,20 @@ def find_word_region(nodes: Sequence[fx.Node]) -> list[fx.Node]:
     return [node for node in nodes if Origin.WORDS in origins[node]]
 
 
-def find_attention_layers(nodes: Sequence[fx.Node]) -> list[fx.Node]:
-    """Find the linear ops that make queries, keys and values of attention, and that put the heads together again.
-
-    Attention is the fused op, or a product of two matrices that both depend on the input.
-    """
-    origins = find_origins(nodes)
-    attention = {node for node in nodes if is_attention(node, origins)}
-    seen, layers = set[fx.Node](), set[fx.Node]()
-    for node in reversed(nodes):  # from attention on to what makes its operands
-        if node in attention or (node in seen and find_op(node) not in AFFINE):
-            seen.update(node.all_input_nodes)
-        elif node in seen:
-            layers.add(node)
-    behind = set[fx.Node]()
-    for node in nodes:  # from attention on to what reads it as it is
-        if node in attention or (find_op(node) in LAYOUTS and not behind.isdisjoint(node.all_input_nodes)):
-            behind.add(node)
-        elif find_op(node) in AFFINE and node.args[0] in behind:
-            layers.add(node)
-    return [node for node in nodes if node in layers]
+def find_state_spaces(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """Find what is computed from what selects in a state space, such as Mamba's, to the linear op behind it."""
+    selections = {node for node in nodes if is_selection(node)}
+    inside = set(selections)
+    for node in nodes:
+        if any(n in selections or (n in inside and find_op(n) not in AFFINE) for n in node.all_input_nodes):
+            inside.add(node)
+    return [node for node in nodes if node in inside]
 
 
-def is_attention(node: fx.Node, origins: Mapping[fx.Node, Origin]) -> bool:
-    """Say whether a node is fused attention, or a product of two matrices that both depend on the input."""
-    if find_op(node) is aten.scaled_dot_product_attention.default:
-        return True
-    operands = [given for given in node.args[:2] if isinstance(given, fx.Node)]
-    return find_op(node) in PRODUCTS and all(Origin.INPUT in origins[given] for given in operands)
+def find_word_streams(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """Find what is computed from words, but for the sums that take the output of a state space up."""
+    inside = set(find_state_spaces(nodes))
+    return [node for node in find_word_region(nodes) if inside.isdisjoint(map(skip_passing, node.all_input_nodes))]
 
 
 def find_origins(nodes: Sequence[fx.Node]) -> dict[fx.Node, Origin]:
@@ -117,27 +109,37 @@ def is_spatial_convolution(node: fx.Node) -> bool:
 
 
 AUTO = (
-    RuleSet("auto", "AttnLRP, with gamma where images are seen and bounded residual additions where words are read")
+    RuleSet("auto", "AttnLRP, with gamma where images are seen, and more for streams of words and state spaces")
     .where(
         residual_gamma(1.0),
         ops=aten.add.Tensor,
         predicate=is_stream_addition,
-        region=find_word_region,
+        region=find_word_streams,
         reason="additions to a stream without norms: large terms that cancel would blow relevance up",
     )
     .where(
-        gamma(0.05),
-        ops=aten.linear.default,
-        region=find_image_layers,
-        reason="dense layers behind image convolutions: without gamma, relevance of both signs adds up to noise",
-    )
-    .where(affine, ops=aten.linear.default, region=find_attention_layers)
-    .where(affine, ops=aten.linear.default, position="last")
-    .where(
         gamma(0.1),
         ops=CONVOLUTIONS,
-        region=find_image_layers,
+        region=find_image_convolutions,
         reason="convolutions over images: without gamma, relevance of both signs adds up to speckle",
+    )
+    .where(
+        z_plus(),
+        ops=CONVOLUTIONS,
+        region=find_first_convolutions,
+        reason="first convolutions over images: what adds to outputs counts, as signs of scaled pixels say nothing",
+    )
+    .where(
+        stopped,
+        ops=AFFINE,
+        predicate=is_selection,
+        reason="what selects in a state space: it steers the signal, as gates do",
+    )
+    .where(
+        signal_takes_all,
+        ops=aten.mul.Tensor,
+        region=find_state_spaces,
+        reason="gates of a state space: constants, so that the signal takes all",
     )
     .named("auto")
     .optional()

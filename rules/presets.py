@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
-from torch import fx
 
-from fxlrp._torch import OpOverload, tree_flatten
-from fxlrp.ir.closures import recipe_by_name
+from fxlrp._torch import OpOverload
 from fxlrp.ir.ops import AVERAGE_POOLS, CONVOLUTIONS, REDUCTIONS, SUMS
 from fxlrp.ir.rule import Rule
 from fxlrp.ir.rule_set import RuleSet
 from fxlrp.rules.attention import value_only
 from fxlrp.rules.auto import AUTO
 from fxlrp.rules.linear import affine
-from fxlrp.rules.products import product
+from fxlrp.rules.products import signal_takes_all
 from fxlrp.rules.published import PUBLISHED
 from fxlrp.rules.softmax import stopped
 from fxlrp.rules.taylor import adjoint
@@ -25,7 +21,6 @@ from fxlrp.rules.weights import Bounds
 aten = torch.ops.aten
 
 LINEAR = (aten.linear.default,)
-ACTIVATIONS = (aten.silu.default, aten.gelu.default, aten.relu.default)
 
 
 def map_layers(convolution: Rule) -> dict[OpOverload, Rule]:
@@ -34,21 +29,6 @@ def map_layers(convolution: Rule) -> dict[OpOverload, Rule]:
         (*LINEAR, *SUMS, *REDUCTIONS, *AVERAGE_POOLS), epsilon()
     )
 
-
-def hold_activated(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
-    """Hold the operands of a product that come out of an activation function, unless all do."""
-    leaves = tree_flatten((node.args, node.kwargs))[0]
-    held = [slot for slot in reached if leaves[slot].target in ACTIVATIONS]
-    return held if len(held) < len(reached) else ()
-
-
-signal_takes_all = Rule(
-    "signal_takes_all",
-    "product",
-    product.apply,
-    holds=hold_activated,
-    recipe=recipe_by_name("fxlrp.rules.presets:signal_takes_all"),
-)
 
 _PLUS = map_layers(z_plus())
 _ALPHA_BETA = map_layers(alpha_beta(2.0, 1.0))

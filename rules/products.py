@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx
 
+from fxlrp._torch import tree_flatten
+from fxlrp.ir.closures import recipe_by_name
 from fxlrp.ir.numerics import stabilise
 from fxlrp.ir.program import find_op
-from fxlrp.ir.rule import Site, rule
+from fxlrp.ir.rule import Rule, Site, rule
 
 aten = torch.ops.aten
 
@@ -139,3 +141,23 @@ def solution(site: Site, c: Tensor) -> tuple[Tensor, ...]:
         half = torch.triu if site.arguments["upper"] else torch.tril
         return tuple(half(part) for part in site.adjoint(c))
     return site.adjoint(c)
+
+
+ACTIVATIONS = (aten.silu.default, aten.gelu.default, aten.relu.default)
+
+
+def hold_activated(node: fx.Node, reached: tuple[int, ...]) -> Iterable[int]:
+    """Hold the operands of a product that come out of an activation function, unless all do."""
+    leaves = tree_flatten((node.args, node.kwargs))[0]
+    held = [slot for slot in reached if leaves[slot].target in ACTIVATIONS]
+    return held if len(held) < len(reached) else ()
+
+
+signal_takes_all = Rule(
+    "signal_takes_all",
+    "product",
+    product.apply,
+    holds=hold_activated,
+    recipe=recipe_by_name("fxlrp.rules.products:signal_takes_all"),
+)
+"""Activated gates are constants, so that what they multiply takes all (Ali et al. 2022)."""
