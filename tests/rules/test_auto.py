@@ -179,7 +179,7 @@ def test_every_image_has_its_first_convolution() -> None:
 
 @pytest.mark.slow
 def test_state_spaces_have_constant_gates_and_selections() -> None:
-    """In both layers; their sums are not bounded, and norms multiply as they do elsewhere. What is stopped is no row."""
+    """Sums are not bounded there, and norms multiply as they do elsewhere; what is stopped has no row."""
     model, args, kwargs = ZOO["mamba"]()
     rows = fxlrp.compile(model, args, kwargs).coverage().to_rows()
     found = Counter((row["op"].split(".")[1], row["rule"]) for row in rows for _ in range(row["count"]))
