@@ -38,7 +38,7 @@ KEPT = (
 )
 """Methods that are measured: flipping takes ten seconds for each, and the others are for networks of other kinds.
 
-libragrad is cp_lrp here, to the last digit; what zennit's composites find is not finite.
+libragrad is cp_lrp here, to the digits shown; what zennit's epsilon_plus finds is not finite.
 """
 
 
