@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiers import leave_to_slow
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -187,7 +188,11 @@ def product(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return y.detach(), x.detach() * g
 
 
-@pytest.mark.parametrize("stop", STOPS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "stop",
+    leave_to_slow(STOPS, but={detach, detach_, data, no_grad, inference, through_a_view, made_and_written}),
+    ids=lambda f: f.__name__,
+)
 def test_a_module(stop: Any) -> None:
     torch.manual_seed(1)
     own = Nested(stop).double().eval()

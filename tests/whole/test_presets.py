@@ -72,7 +72,7 @@ def compiled(
 
 
 @every_model
-@every_preset
+@pytest.mark.parametrize("preset", leave_to_slow(fxlrp.presets(), but={"auto", "attnlrp", "epsilon_gamma_box"}))
 def test_the_account_closes(preset: str, make: Make) -> None:
     attributor, x = compiled(make, preset, torch.float64)
     ledger = attributor.ledger(x, target=3)
