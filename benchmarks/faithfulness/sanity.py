@@ -60,7 +60,7 @@ def take_texts(read: Callable[[], Any]) -> Explained:
 
 TASKS: dict[str, Callable[[], Task]] = {
     "efficientnet_lite0_sanity": partial(judge_by_randomising, take_photographs),
-    "smollm2_sanity": partial(judge_by_randomising, partial(take_texts, read_sentences)),
+    "smollm2_sanity": partial(judge_by_randomising, partial(take_texts, partial(read_sentences, "smollm2"))),
     "minilm_sanity": partial(judge_by_randomising, partial(take_texts, read_tweets)),
     "antiberty_sanity": partial(judge_by_randomising, partial(take_texts, read_antibodies)),
     "smoke_sanity": partial(judge_by_randomising, partial(take_texts, read_noise)),
