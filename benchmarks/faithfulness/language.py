@@ -55,6 +55,7 @@ class Sentences:
         other: The token that it has to tell from that.
         swapped: The sentences with the other name the second time, so that the other token is right.
         blank: A token that says nothing, to put in place of others.
+        start: Where the words begin, behind what the tokenizer puts in front of them.
     """
 
     model: Next
@@ -63,6 +64,7 @@ class Sentences:
     other: Tensor
     swapped: Tensor
     blank: int
+    start: int
 
     def measure(self, ids: Tensor, sample: int, model: Any = None) -> Tensor:
         """Return how much more the model says the wanted token of a sample than the other, for each row of ids."""
@@ -118,4 +120,7 @@ def load_sentences(name: str = "smollm2") -> Sentences:
     said = [(t.format(a=a, b=b, c=b), t.format(a=a, b=b, c=a), a, b) for t in TEMPLATES for a, b in pairs]
     ids, swapped = (torch.tensor([tokenizer.encode(row[i]) for row in said]) for i in (0, 1))
     wanted, other = (torch.tensor([number(f" {row[i]}") for row in said]) for i in (2, 3))
-    return Sentences(Next(model).eval().requires_grad_(False), ids, wanted, other, swapped, number("_"))
+    start = int(
+        tokenizer.encode(said[0][0], add_special_tokens=False)[0] != ids[0, 0]
+    )  # whether there is a mark in front
+    return Sentences(Next(model).eval().requires_grad_(False), ids, wanted, other, swapped, number("_"), start)

@@ -12,8 +12,9 @@ from functools import partial
 
 import torch
 from known_signals import learn
+from readers import Reader
 from tasks import Task
-from texts import Reader, at_random, blank_each, explain, integrate, sample_shapley
+from texts import at_random, blank_each, explain, integrate, sample_shapley
 from torch import Tensor, nn
 
 from fxlrp.errors import FxlrpError

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from photographs import load_lite
+from readers import Reader, read_antibodies, read_noise, read_sentences, read_tweets
 from tasks import Task
-from texts import read_antibodies, read_noise, read_sentences, read_tweets
 from torch import Tensor, nn
 
 import fxlrp
@@ -53,7 +53,7 @@ def take_photographs() -> Explained:
     return classifier.model, classifier.inputs[::EVERY], classifier.target[::EVERY].tolist()
 
 
-def take_texts(read: Callable[[], Any]) -> Explained:
+def take_texts(read: Callable[[], Reader]) -> Explained:
     reader = read()
     return reader.model, reader.ids, reader.target
 
