@@ -321,6 +321,7 @@ def test_biases_masks_shifts_and_types_are_no_positions() -> None:
     torch.testing.assert_close(found.relevance, plain.relevance, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_positions_of_samples_are_apart_and_sequences_open() -> None:
     model = Reader("leaning", "fused")
     model.head = nn.Identity()

@@ -177,7 +177,7 @@ def degenerate_calls(*scales: float) -> Iterator[tuple[str, reference.Call, Fact
             yield label, reference.Call(op, (scale * signed(x), *rest), {}, (0,)), Facts(bool((signed(x) >= 0).all()))
 
 
-@pytest.mark.parametrize("closure", leave_to_slow(CLOSURES, but=WITH_BIAS))
+@pytest.mark.parametrize("closure", leave_to_slow(CLOSURES, but=sorted(WITH_BIAS)[::3]))
 def test_degenerate_sites_agree_with_the_formula(closure: str) -> None:
     """Both with what the analyses may prove of them and without."""
     rule, formula = CLOSURES[closure](1e-6)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiers import leave_to_slow
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -546,7 +547,11 @@ PROGRAMS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize(
+    "function",
+    leave_to_slow(PROGRAMS, but={in_place, tied, selection, masks, rotations}),
+    ids=lambda function: function.__name__,
+)
 def test_programs_of_every_kind(function: Callable[..., Tensor]) -> None:
     own = model(function)
     result = fxlrp.compile(own, rules="gradient")(X)

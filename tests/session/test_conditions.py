@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiers import leave_to_slow
 from torch import Tensor, nn
 
 import fxlrp
@@ -85,7 +86,7 @@ VIEWS: dict[str, tuple[Callable[[], nn.Module], Tensor, Any, str, Any, str, Tens
 
 
 @pytest.mark.parametrize("option", ["keep", "inject"])
-@pytest.mark.parametrize("kind", VIEWS)
+@pytest.mark.parametrize("kind", leave_to_slow(VIEWS, but={"mask of channels", "channels of an input", "heads"}))
 def test_views(kind: str, option: str) -> None:
     """A mask or a start by a view is one of the whole value."""
     make, x, target, name, given, whole, spread = VIEWS[kind]
