@@ -102,7 +102,7 @@ def find_origins(nodes: Sequence[fx.Node]) -> dict[fx.Node, Origin]:
 
 def is_spatial_convolution(node: fx.Node) -> bool:
     """Say whether a node is a convolution over two or more dimensions."""
-    if find_op(node) not in AFFINE:
+    if find_op(node) not in CONVOLUTIONS:
         return False
     weight: Any = node.args[1]
     return len(weight.meta["val"].shape) >= PLANE

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from image_methods import SAMPLES, Classifier, by_rows, list_methods
+from image_methods import Classifier, integrated_gradients, list_methods
 from recogniser import load_recogniser
 from tasks import Task, find_file
 from torch import Tensor, nn
 
 from fxlrp.evaluate.localisation import draw_boxes, measure_mass, measure_rank
-
-from image_methods import captum  # isort: skip # it imports torchvision, which image_methods lets it
 
 FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf")
 """Of matplotlib."""
@@ -22,7 +21,7 @@ ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 """Without characters that are drawn alike."""
 
 
-class Reader(nn.Module):
+class LineReader(nn.Module):
     """The largest logit of each character of the alphabet along the line."""
 
     def __init__(self) -> None:
@@ -68,16 +67,10 @@ def draw_lines(count: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(images), torch.tensor(chosen), torch.stack(masks)
 
 
-def integrate_from_white(task: Classifier) -> Tensor:
-    """Integrate gradients from an empty line, and not from a grey one."""
-    method = captum.attr.IntegratedGradients(task.model)
-    return by_rows(task, lambda x, t: method.attribute(x, 1.0, target=t, n_steps=SAMPLES, internal_batch_size=8))
-
-
 def read_lines() -> Task:
     """16 lines of five characters, of which one is explained: the part of positive relevance in the box of its ink."""
     images, chosen, masks = draw_lines(EXPLAINED)
-    classifier = Classifier(Reader().eval().requires_grad_(False), images, chosen, PATCH, "network.see")
+    classifier = Classifier(LineReader().eval().requires_grad_(False), images, chosen, PATCH, "network.see")
 
     def mass(relevance: Tensor) -> list[float]:
         return measure_mass(relevance.detach(), masks).tolist()
@@ -85,8 +78,8 @@ def read_lines() -> Task:
     def rank(relevance: Tensor) -> list[float]:
         return measure_rank(relevance.detach(), masks).tolist()
 
-    further = {"integrated gradients from white": integrate_from_white}
-    methods = list_methods(classifier, further)
+    white = partial(integrated_gradients, start=1.0)  # an empty line, where 0 is a grey one
+    methods = list_methods(classifier, {"integrated gradients from white": white})
     return Task("positive relevance in the box", mass, methods, {"rank": rank})
 
 

@@ -88,9 +88,10 @@ def smooth_grad(task: Classifier) -> Tensor:
     return by_rows(task, attribute)
 
 
-def integrated_gradients(task: Classifier) -> Tensor:
+def integrated_gradients(task: Classifier, start: float = 0.0) -> Tensor:
+    """Integrate gradients from an image of one number."""
     method = captum.attr.IntegratedGradients(task.model)
-    return by_rows(task, lambda x, t: method.attribute(x, target=t, n_steps=SAMPLES, internal_batch_size=8))
+    return by_rows(task, lambda x, t: method.attribute(x, start, target=t, n_steps=SAMPLES, internal_batch_size=8))
 
 
 def grad_cam(task: Classifier) -> Tensor:

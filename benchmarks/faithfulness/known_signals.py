@@ -105,22 +105,32 @@ def learn(
     """
     torch.manual_seed(0)
     model = build()
+
+    def train() -> dict[str, Tensor]:
+        steps = -(-len(inputs) // BATCH) * epochs
+        optimiser = torch.optim.Adam(model.parameters(), rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for _ in range(epochs):
+            for chosen in torch.randperm(len(inputs)).split(BATCH):
+                optimiser.zero_grad()
+                loss(model(inputs[chosen]), wanted[chosen]).backward()
+                optimiser.step()
+                schedule.step()
+        return model.state_dict()
+
     file = find_weights(f"{model} {epochs} {rate} {BATCH} {torch.__version__}", inputs, wanted)
-    if file.exists():
-        model.load_state_dict(torch.load(file, weights_only=True))
-        return model.eval()
-    steps = -(-len(inputs) // BATCH) * epochs
-    optimiser = torch.optim.Adam(model.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(epochs):
-        for chosen in torch.randperm(len(inputs)).split(BATCH):
-            optimiser.zero_grad()
-            loss(model(inputs[chosen]), wanted[chosen]).backward()
-            optimiser.step()
-            schedule.step()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), file)
+    model.load_state_dict(remember(file, train))
     return model.eval()
+
+
+def remember(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the weights that a file holds, or make them and write it."""
+    if not file.exists():
+        weights = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(weights, file)
+    found: dict[str, Tensor] = torch.load(file, weights_only=True)
+    return found
 
 
 def find_weights(settings: str, *data: Tensor) -> Path:

@@ -120,7 +120,5 @@ def load_sentences(name: str = "smollm2") -> Sentences:
     said = [(t.format(a=a, b=b, c=b), t.format(a=a, b=b, c=a), a, b) for t in TEMPLATES for a, b in pairs]
     ids, swapped = (torch.tensor([tokenizer.encode(row[i]) for row in said]) for i in (0, 1))
     wanted, other = (torch.tensor([number(f" {row[i]}") for row in said]) for i in (2, 3))
-    start = int(
-        tokenizer.encode(said[0][0], add_special_tokens=False)[0] != ids[0, 0]
-    )  # whether there is a mark in front
+    start = ids.shape[1] - len(tokenizer.encode(said[0][0], add_special_tokens=False))
     return Sentences(Next(model).eval().requires_grad_(False), ids, wanted, other, swapped, number("_"), start)

@@ -11,6 +11,7 @@ from tasks import Task, find_file
 from torch import Tensor, nn
 
 from fxlrp.demos.efficientnet import MEAN, STAGES, STD, fill_efficientnet, make_efficientnet
+from fxlrp.evaluate.baselines import Baseline
 from fxlrp.evaluate.flipping import flip_patches
 
 PHOTOGRAPHS = {
@@ -46,12 +47,13 @@ def load_photographs(size: int) -> list[np.ndarray]:
     return found
 
 
-def judge_by_flipping(classifier: Classifier, per_step: int) -> Task:
-    """Replace patches by a blur of 15 pixels; the score is the area between the curves of the predicted logit."""
+def judge_by_flipping(classifier: Classifier, per_step: int, baseline: Baseline | None = None) -> Task:
+    """Replace patches, by a blur of 15 pixels unless told, and score by the area between the curves of the logit."""
 
     def score(relevance: Tensor) -> list[float]:
         found = classifier.model, classifier.inputs, relevance, classifier.target
-        areas: list[float] = flip_patches(*found, patch=classifier.patch, per_step=per_step, batch=12).abpc.tolist()
+        options = {"patch": classifier.patch, "per_step": per_step, "baseline": baseline, "batch": 12}
+        areas: list[float] = flip_patches(*found, **options).abpc.tolist()
         return areas
 
     return Task("area between the curves", score, list_methods(classifier))

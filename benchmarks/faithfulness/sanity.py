@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from photographs import load_lite
 from readers import Reader, read_antibodies, read_noise, read_sentences, read_tweets
 from tasks import Task
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp.evaluate.correlation import correlate_ranks
-from fxlrp.evaluate.randomise import copy_for_changes, draw_anew, explain_flat
+from fxlrp.evaluate.randomise import copy_for_changes, draw_all_anew, explain_flat
 
 EVERY = 3
 """One in so many photographs."""
@@ -28,9 +27,7 @@ def explain_twice(explained: Explained, rules: str) -> tuple[Tensor, Tensor]:
     model, inputs, target = explained
     own, call = copy_for_changes(fxlrp.compile(model, rules=rules, verify="never"), None, target)
     learned = explain_flat(call, (inputs,), {}, target, absolute=False)
-    generator = torch.Generator().manual_seed(0)
-    for name in own.order_parameters():
-        draw_anew(own.model.get_parameter(name), generator)
+    draw_all_anew(own, 0)
     return learned, explain_flat(call, (inputs,), {}, target, absolute=False)
 
 

@@ -7,6 +7,7 @@ from functools import cache, partial
 
 import torch
 from readers import Reader, read_antibodies, read_noise, read_sentences, read_tweets
+from rollout import roll_out
 from tasks import Task
 from torch import Tensor
 
@@ -29,12 +30,7 @@ def explain(reader: Reader, preset: str) -> Tensor:
 
 @torch.no_grad()
 def roll_out_attention(reader: Reader) -> Tensor:
-    """Multiply the attention of all layers, each with its skip connection (Abnar and Zuidema 2020)."""
-    length = reader.ids.shape[1]
-    whole = torch.eye(length).expand(len(reader.ids), -1, -1)
-    for attention in reader.attentions(reader.ids):
-        whole = (attention.mean(1) + torch.eye(length)) / 2 @ whole
-    return (reader.read(reader.ids)[:, None] @ whole)[:, 0]
+    return (reader.read(reader.ids)[:, None] @ roll_out(reader.attentions(reader.ids)))[:, 0]
 
 
 def integrate(reader: Reader) -> Tensor:

